@@ -1,0 +1,1 @@
+"""The HTTP edge. Starlette lives only here."""

@@ -1,0 +1,1 @@
+"""Bytes and cells: the lowest layer, which knows neither requests nor HTTP."""

@@ -1,0 +1,166 @@
+"""What happened (past tense) and what to do (imperative), as plain frozen values.
+
+Events go into `Scheduler.handle(event, now)`, actions come out. Neither holds a reference to a task, stream or process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slotwise.errors import SlotwiseError
+
+# ---- events
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSubmitted:
+    """A request passed the HTTP edge."""
+
+    request_id: str
+    model: str
+    max_output_tokens: int | None
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPriced:
+    """The worker has rendered and tokenised the prompt."""
+
+    request_id: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareRefused:
+    """The worker could not use the prompt: the request ends with this error."""
+
+    request_id: str
+    error: SlotwiseError
+
+
+@dataclass(frozen=True, slots=True)
+class OutputStarted:
+    """A part of the answer was handed to the client; from now on the request can not be replayed."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceFinished:
+    """The worker's terminal report: slot and cells are free again. `output_tokens` feeds the wait estimate."""
+
+    request_id: str
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancelled:
+    """Whoever asked has left. Safe to send at any time, also twice, also for a request that is gone."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    worker_id: int
+    slots: int
+    kv_cells: int
+    context_cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStartFailed:
+    """The load failed for a reason that another try would meet again. Final for the model."""
+
+    worker_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """The process is gone, whatever the reason: crash, kill, or the end of a stop we asked for."""
+
+    worker_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreloadRequested:
+    """Load a model before anybody asks for it."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """Take nothing new, refuse what waits, let running sequences end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; sent when `next_deadline()` is reached."""
+
+
+Event = (
+    RequestSubmitted
+    | RequestPriced
+    | PrepareRefused
+    | OutputStarted
+    | SequenceFinished
+    | RequestCancelled
+    | WorkerReady
+    | WorkerStartFailed
+    | WorkerLost
+    | PreloadRequested
+    | DrainRequested
+    | Tick
+)
+
+# ---- actions
+
+
+@dataclass(frozen=True, slots=True)
+class PreparePrompt:
+    """Have the worker render and tokenise the prompt, and answer with RequestPriced or PrepareRefused."""
+
+    request_id: str
+    worker_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Slot and cells are reserved: start the sequence with at most this many output tokens."""
+
+    request_id: str
+    worker_id: int
+    max_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndRequest:
+    """The request is over with this error: refused, failed, or refused as poison. Nothing follows for it."""
+
+    request_id: str
+    error: SlotwiseError
+
+
+@dataclass(frozen=True, slots=True)
+class CancelSequence:
+    """Tell the worker to stop (or forget) it. A running one still holds its slot until SequenceFinished."""
+
+    request_id: str
+    worker_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    worker_id: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorker:
+    worker_id: int
+
+
+Action = PreparePrompt | Grant | EndRequest | CancelSequence | StartWorker | StopWorker

@@ -1,0 +1,1 @@
+"""Model processes: the seam they are reached through, the process main, and the parent's side of it."""

@@ -1,0 +1,287 @@
+"""The worker process: reads commands from its pipe, steps its model, writes reports to its pipe.
+
+Three threads, each with one job: the reader (pipe -> inbox), the preparer (templates and tokenising, with a large
+stack), and the main thread, which alone touches the context. Whatever the native library prints goes to the log pipe:
+the frame pipes are moved to descriptors of their own before anything else is imported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import logging
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+from typing import NoReturn
+
+from slotwise.workers.fake import SCHEME, FakeModel
+from slotwise.workers.frames import FrameBuffer, FrameError, decode_command, encode
+from slotwise.workers.loop import ModelBroken, StepLoop
+from slotwise.workers.model import Model
+from slotwise.workers.prepare import PromptPreparer, PromptRefused
+from slotwise.workers.protocol import (
+    CancelSequence,
+    Command,
+    Loading,
+    LoadModel,
+    Message,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    Ready,
+    Shutdown,
+    StartFailed,
+    StartSequence,
+)
+
+logger = logging.getLogger("slotwise.worker")
+
+#: llama.cpp's regex fallback recurses once per character (llama.cpp #27783): 8 MiB of stack end at about 26,000.
+PREPARE_STACK_BYTES = 512 * 1024 * 1024
+EXIT_MODEL_BROKEN = 70
+_PR_SET_PDEATHSIG = 1
+
+
+class FrameWriter:
+    """Writes whole frames to a descriptor, from any thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        view = memoryview(encode(message))
+        with self._lock:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+
+
+class Inbox:
+    """Commands in order of arrival, for the main thread; filled by the reader and the preparer."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Command | _PreparedTokens] = queue.SimpleQueue()
+
+    def put(self, item: Command | _PreparedTokens) -> None:
+        self._queue.put(item)
+
+    def drain(self, *, wait: bool) -> list[Command | _PreparedTokens]:
+        """Everything there is; with `wait`, at least one item."""
+        items = [self._queue.get()] if wait else []
+        while True:
+            try:
+                items.append(self._queue.get_nowait())
+            except queue.Empty:
+                return items
+
+
+class _PreparedTokens:
+    """From the preparer to the main thread: the tokens of one prompt."""
+
+    def __init__(self, request_id: str, tokens: list[int]) -> None:
+        self.request_id = request_id
+        self.tokens = tokens
+
+
+class Preparer:
+    """The prepare thread and the set of prompts it still owes."""
+
+    def __init__(self, prompts: PromptPreparer, inbox: Inbox, writer: FrameWriter) -> None:
+        self._prompts = prompts
+        self._inbox = inbox
+        self._writer = writer
+        self._queue: queue.SimpleQueue[Prepare] = queue.SimpleQueue()
+        self._cancelled: set[str] = set()
+        #: Asked for and not yet taken over by the main thread. Only the main thread touches it.
+        self.owed: set[str] = set()
+        _start_thread(self._run, "prepare", stack_bytes=PREPARE_STACK_BYTES)
+
+    def submit(self, command: Prepare) -> None:
+        self.owed.add(command.request_id)
+        self._queue.put(command)
+
+    def cancel(self, request_id: str) -> None:
+        if request_id in self.owed:
+            self._cancelled.add(request_id)
+
+    def take(self, item: _PreparedTokens) -> list[int] | None:
+        """The tokens, or None if nobody wants them any more."""
+        self.owed.discard(item.request_id)
+        if item.request_id in self._cancelled:
+            self._cancelled.discard(item.request_id)
+            return None
+        return item.tokens
+
+    def _run(self) -> None:
+        while True:
+            command = self._queue.get()
+            tokens: list[int] = []
+            report: Message
+            try:
+                if command.request_id not in self._cancelled:
+                    tokens = self._prompts.prepare(command.prompt)
+                report = Prepared(command.request_id, prompt_tokens=len(tokens))
+            except PromptRefused as refusal:
+                report = PrepareFailed(command.request_id, refusal.message, refusal.param, refusal.code)
+            except Exception:
+                logger.exception("prompt of %s could not be prepared", command.request_id)
+                report = PrepareFailed(command.request_id, "the prompt could not be tokenised", "messages")
+            # First the tokens, then the news: a StartSequence that answers the news must find the tokens.
+            self._inbox.put(_PreparedTokens(command.request_id, tokens))
+            self._writer.send(report)
+
+
+def run_worker(frames_in: int, frames_out: int) -> int:
+    """Load, then step until told to stop. Returns the exit code."""
+    inbox, writer = Inbox(), FrameWriter(frames_out)
+    _start_thread(lambda: _read_commands(frames_in, inbox), "reader")
+    load = _first_command(inbox)
+    if load is None:
+        return 0
+    try:
+        model = _load(load, writer)
+    except Exception as error:
+        logger.exception("could not load %s", load.path)
+        writer.send(StartFailed(str(error) or type(error).__name__))
+        return 0
+    preparer = Preparer(PromptPreparer(model.vocabulary, model.info.vocab_size), inbox, writer)
+    loop = StepLoop(model)
+    writer.send(Ready(model.info))
+    try:
+        _serve(loop, inbox, preparer, writer)
+    except ModelBroken as error:
+        logger.error("%s", error)
+        return EXIT_MODEL_BROKEN
+    loop.close()
+    model.close()
+    return 0
+
+
+def _serve(loop: StepLoop, inbox: Inbox, preparer: Preparer, writer: FrameWriter) -> None:
+    while True:
+        for item in inbox.drain(wait=loop.idle):
+            if isinstance(item, Shutdown):
+                return
+            _apply(item, loop, preparer)
+        if not loop.idle:
+            writer.send(loop.step())
+
+
+def _apply(item: Command | _PreparedTokens, loop: StepLoop, preparer: Preparer) -> None:
+    if isinstance(item, _PreparedTokens):
+        tokens = preparer.take(item)
+        if tokens:
+            loop.prepared(item.request_id, tokens)
+    elif isinstance(item, Prepare):
+        preparer.submit(item)
+    elif isinstance(item, StartSequence):
+        loop.start(item)
+    elif isinstance(item, CancelSequence):
+        preparer.cancel(item.request_id)
+        loop.cancel(item.request_id)
+    else:
+        raise FrameError(f"unexpected command {type(item).__name__}")
+
+
+def _first_command(inbox: Inbox) -> LoadModel | None:
+    first, *_ = inbox.drain(wait=True)
+    if isinstance(first, Shutdown):
+        return None
+    if not isinstance(first, LoadModel):
+        raise FrameError(f"the first command must be LoadModel, not {type(first).__name__}")
+    return first
+
+
+def _load(load: LoadModel, writer: FrameWriter) -> Model:
+    reported = -1
+
+    def on_progress(stage: str, fraction: float) -> None:
+        nonlocal reported
+        percent = int(fraction * 100)
+        if stage != "weights" or percent != reported:
+            reported = percent
+            writer.send(Loading(stage, fraction))
+
+    if load.path.startswith(SCHEME):
+        return FakeModel(load, on_progress)
+    from slotwise.workers.llama import LlamaModel  # the native library, loaded only where a model is
+
+    model = LlamaModel(load, on_progress)
+    writer.send(Loading("warm-up", 1.0))
+    model.warm_up()
+    return model
+
+
+def _read_commands(descriptor: int, inbox: Inbox) -> None:
+    buffer = FrameBuffer()
+    while data := os.read(descriptor, 1 << 16):
+        for payload in buffer.feed(data):
+            inbox.put(decode_command(payload))
+    # The front is gone. Nobody reads our reports, nobody may own this memory: leave at once.
+    os._exit(0)
+
+
+def _start_thread(target: object, name: str, *, stack_bytes: int = 0) -> None:
+    """A daemon thread whose failure ends the process: a worker without its reader or preparer would hang for ever."""
+
+    def run() -> None:
+        try:
+            target()  # type: ignore[operator]
+        except BaseException:
+            logger.exception("worker thread %s failed", name)
+            os._exit(EXIT_MODEL_BROKEN)
+
+    previous = threading.stack_size(stack_bytes)
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    finally:
+        threading.stack_size(previous)
+
+
+def _claim_pipes() -> tuple[int, int]:
+    """Move the frame pipes away from 0 and 1, where native code and stray prints would write."""
+    frames_in, frames_out = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    return frames_in, frames_out
+
+
+def _settle_in(parent: int) -> None:
+    """Die with the parent, leave no core file, be the one the kernel shoots when memory runs out."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")
+    except OSError:
+        logger.debug("oom_score_adj can not be set here")
+    # A step must not wait 5 ms for the preparer to let go of the GIL.
+    sys.setswitchinterval(0.0005)
+
+
+def main() -> NoReturn:
+    frames_in, frames_out = _claim_pipes()
+    faulthandler.enable(sys.stderr)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    _settle_in(int(sys.argv[1]))
+    code = EXIT_MODEL_BROKEN
+    try:
+        code = run_worker(frames_in, frames_out)
+    except Exception:
+        logger.exception("the worker failed")
+    sys.stderr.flush()
+    # Not sys.exit: interpreter shutdown with native threads alive is slower and less certain than this.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

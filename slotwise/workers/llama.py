@@ -1,0 +1,351 @@
+"""The only module that imports llama_cpp: a llama.cpp model with one context, through the low-level C API.
+
+Facts this is built on (llama-cpp-python 0.3.36; research notes memory.md and llama-server.md section 5):
+- The bindings open the library with `CDLL`, which gives the GIL away on every call. Right for decode and sampling,
+  wrong for tiny calls, which are made through a second handle of class `PyDLL`.
+- More rows than `n_batch`, or more outputs than `n_outputs_max`, abort the process: both are checked here.
+- `kv_unified` is off by default in the library; shared prefixes and one common pool need it on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from slotwise.request import SamplingParams
+from slotwise.workers.model import Row
+from slotwise.workers.protocol import LoadModel, ModelInfo
+
+logger = logging.getLogger(__name__)
+
+KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+#: How far back the penalties look, in tokens.
+PENALTY_WINDOW = 1024
+_LOAD_MODE_NONE, _LOAD_MODE_MMAP = 0, 1
+_MAX_PIECE_BYTES = 4096
+_LOG_ERROR = 4
+
+
+class LoadError(Exception):
+    """Raised when llama.cpp can not load a model or make a context; the message has its own reason."""
+
+
+class _NativeLog:
+    """llama.cpp's log, to our stderr; keeps the last error lines, because return codes carry no reason."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        # Keep a reference: ctypes callbacks die with their Python object.
+        self._callback = llama_cpp.llama_log_callback(self._receive)
+        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _receive(self, level: int, text: bytes, _data: object) -> None:
+        # The binding's own level table is wrong: llama.cpp has debug 1, info 2, warn 3, error 4.
+        line = text.decode("utf-8", "replace").strip()
+        if line and level == _LOG_ERROR:
+            self.errors = [*self.errors[-7:], line]
+            logger.warning("llama.cpp: %s", line)
+
+    def reason(self, fallback: str) -> str:
+        return "; ".join(self.errors[-2:]) or fallback
+
+
+class _TinyCalls:
+    """Calls that take microseconds, through a handle that keeps the GIL."""
+
+    def __init__(self) -> None:
+        library = ctypes.PyDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libllama.so"))
+        pointer, integer = ctypes.c_void_p, ctypes.c_int32
+
+        def bind(name: str, result: Any, *arguments: Any) -> Any:
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, list(arguments)
+            return function
+
+        self.logits = bind("llama_get_logits_ith", pointer, pointer, integer)
+        self.piece = bind(
+            "llama_token_to_piece", integer, pointer, integer, ctypes.c_char_p, integer, integer, ctypes.c_bool
+        )
+        self.is_end = bind("llama_vocab_is_eog", ctypes.c_bool, pointer, integer)
+        self.attributes = bind("llama_vocab_get_attr", ctypes.c_int, pointer, integer)
+        self.remove = bind("llama_memory_seq_rm", ctypes.c_bool, pointer, integer, integer, integer)
+        self.position_max = bind("llama_memory_seq_pos_max", integer, pointer, integer)
+        self.accept = bind("llama_sampler_accept", None, pointer, integer)
+
+
+class LlamaVocabulary:
+    """The tokenizer of a loaded model. Pieces are read once, so that steps call nothing for text."""
+
+    _CONTROL = 1 << 3
+    _USER_DEFINED = 1 << 4
+
+    def __init__(self, model: Any, tiny: _TinyCalls) -> None:
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        vocab, size = self._vocab, llama_cpp.llama_vocab_n_tokens(self._vocab)
+        buffer = ctypes.create_string_buffer(_MAX_PIECE_BYTES)
+
+        def piece(token: int, special: bool) -> bytes:
+            length = tiny.piece(vocab, token, buffer, _MAX_PIECE_BYTES, 0, special)
+            return buffer.raw[:length] if length > 0 else b""
+
+        self.size = size
+        self.end_tokens = frozenset(token for token in range(size) if tiny.is_end(vocab, token))
+        # Control tokens have no text in an answer; user-defined ones (think tags, tool marks) do.
+        self._pieces = [piece(token, False) for token in range(size)]
+        special = [t for t in range(size) if tiny.attributes(vocab, t) & (self._CONTROL | self._USER_DEFINED)]
+        self.special_texts = [piece(token, True).decode("utf-8", "replace") for token in special]
+        template = llama_cpp.llama_model_chat_template(model, None)
+        self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
+        self.bos_text = _token_text(llama_cpp.llama_vocab_bos(vocab), piece)
+        self.eos_text = _token_text(llama_cpp.llama_vocab_eos(vocab), piece)
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        data = text.encode("utf-8")
+        capacity = len(data) + 8
+        tokens = (llama_cpp.llama_token * capacity)()
+        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, capacity, add_special, parse_special)
+        if count < 0:  # the text needs more tokens than bytes: the answer is the number, negated
+            tokens = (llama_cpp.llama_token * -count)()
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, -count, add_special, parse_special)
+        return list(tokens[:count])
+
+    def piece(self, token: int) -> bytes:
+        return self._pieces[token]
+
+
+def _token_text(token: int, piece: Callable[[int, bool], bytes]) -> str:
+    return piece(token, True).decode("utf-8", "replace") if token >= 0 else ""
+
+
+class GreedySampler:
+    """Temperature 0 with nothing that changes logits: the largest one, read in place."""
+
+    def __init__(self, model: LlamaModel) -> None:
+        self._model = model
+
+    def sample(self, row: int) -> int:
+        return int(np.argmax(self._model.logits(row)))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class ChainSampler:
+    """A llama.cpp sampler chain: bias, penalties, top-k, top-p, min-p, temperature, draw."""
+
+    def __init__(
+        self, model: LlamaModel, params: SamplingParams, prompt: Sequence[int], banned: frozenset[int]
+    ) -> None:
+        self._context = model.context
+        self._chain: Any = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        self._add_bias(params, banned, model.info.vocab_size)
+        self._add_penalties(params, prompt, model.tiny)
+        if params.temperature <= 0:
+            self._add(llama_cpp.llama_sampler_init_greedy())
+            return
+        if params.top_k > 0:
+            self._add(llama_cpp.llama_sampler_init_top_k(params.top_k))
+        if params.top_p < 1:
+            self._add(llama_cpp.llama_sampler_init_top_p(params.top_p, 1))
+        if params.min_p > 0:
+            self._add(llama_cpp.llama_sampler_init_min_p(params.min_p, 1))
+        self._add(llama_cpp.llama_sampler_init_temp(params.temperature))
+        seed = int.from_bytes(os.urandom(4), "little") if params.seed is None else params.seed & 0xFFFFFFFF
+        # 0xFFFFFFFF means "random" to llama.cpp; a seed must mean the same text every time.
+        self._add(llama_cpp.llama_sampler_init_dist(seed if seed != 0xFFFFFFFF else 0))
+
+    def sample(self, row: int) -> int:
+        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
+
+    def close(self) -> None:
+        if self._chain is not None:
+            llama_cpp.llama_sampler_free(self._chain)
+            self._chain = None
+
+    def _add(self, sampler: Any) -> Any:
+        llama_cpp.llama_sampler_chain_add(self._chain, sampler)
+        return sampler
+
+    def _add_bias(self, params: SamplingParams, banned: frozenset[int], vocab_size: int) -> None:
+        bias = {token: value for token, value in params.logit_bias.items() if 0 <= token < vocab_size}
+        bias |= dict.fromkeys(banned, float("-inf"))
+        if bias:
+            entries = (llama_cpp.llama_logit_bias * len(bias))()
+            for entry, (token, value) in zip(entries, bias.items(), strict=True):
+                # OpenAI's -100 means "never".
+                entry.token, entry.bias = token, value if value > -100 else float("-inf")
+            self._add(llama_cpp.llama_sampler_init_logit_bias(vocab_size, len(bias), entries))
+
+    def _add_penalties(self, params: SamplingParams, prompt: Sequence[int], tiny: _TinyCalls) -> None:
+        if params.repeat_penalty != 1:
+            # Counts the prompt too; the other two are defined over the answer only.
+            repeat = self._add(llama_cpp.llama_sampler_init_penalties(PENALTY_WINDOW, params.repeat_penalty, 0.0, 0.0))
+            for token in prompt[-PENALTY_WINDOW:]:
+                tiny.accept(repeat, token)
+        if params.frequency_penalty or params.presence_penalty:
+            self._add(
+                llama_cpp.llama_sampler_init_penalties(
+                    PENALTY_WINDOW, 1.0, params.frequency_penalty, params.presence_penalty
+                )
+            )
+
+
+class LlamaModel:
+    """Weights and one unified context of `slots` sequences."""
+
+    def __init__(self, load: LoadModel, on_progress: Callable[[str, float], None]) -> None:
+        """Loads; calls `on_progress(stage, 0..1)` on the way.
+
+        Raises:
+            LoadError: with llama.cpp's reason.
+        """
+        self._log = _NativeLog()
+        llama_cpp.llama_backend_init()
+        self.tiny = _TinyCalls()
+        self._model = self._load_weights(load, on_progress)
+        self.vocabulary = LlamaVocabulary(self._model, self.tiny)
+        on_progress("context", 0.0)
+        context_train = llama_cpp.llama_model_n_ctx_train(self._model)
+        context_cap = min(load.context_cap or context_train, context_train)
+        kv_cells = load.kv_cells or load.slots * context_cap
+        self.context = self._make_context(load, kv_cells)
+        self._memory = llama_cpp.llama_get_memory(self.context)
+        self.n_batch = llama_cpp.llama_n_batch(self.context)
+        kv_cells = llama_cpp.llama_n_ctx(self.context)
+        self.info = ModelInfo(
+            architecture=self._metadata("general.architecture"),
+            slots=load.slots,
+            kv_cells=kv_cells,
+            context_cap=min(context_cap, kv_cells),
+            context_train=context_train,
+            vocab_size=self.vocabulary.size,
+            n_params=llama_cpp.llama_model_n_params(self._model),
+            size_bytes=llama_cpp.llama_model_size(self._model),
+            has_chat_template=self.vocabulary.chat_template is not None,
+            use_extra_bufts=load.use_extra_bufts,
+        )
+        self._batch = _BatchBuffers(self.n_batch)
+        self._max_outputs = load.slots
+
+    def warm_up(self) -> None:
+        """One multi-token decode: page in the weights, and meet a faulty instruction set here, not in a request."""
+        token = max(llama_cpp.llama_vocab_bos(llama_cpp.llama_model_get_vocab(self._model)), 0)
+        count = min(16, self.n_batch)
+        code = self.decode([Row(token, position, 0, position == count - 1) for position in range(count)])
+        llama_cpp.llama_synchronize(self.context)
+        self.remove(0)
+        if code != 0:
+            raise LoadError(self._log.reason(f"the first llama_decode failed with code {code}"))
+
+    def decode(self, rows: Sequence[Row]) -> int:
+        outputs = sum(row.output for row in rows)
+        if len(rows) > self.n_batch or outputs > self._max_outputs:
+            raise ValueError(
+                f"batch of {len(rows)} rows, {outputs} outputs is over {self.n_batch}, {self._max_outputs}"
+            )
+        return int(llama_cpp.llama_decode(self.context, self._batch.fill(rows)))
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Logits of a batch row that asked for output, shape (vocab_size,), valid until the next decode."""
+        address = self.tiny.logits(self.context, row)
+        if not address:
+            raise ValueError(f"batch row {row} has no logits")
+        return np.ctypeslib.as_array((ctypes.c_float * self.info.vocab_size).from_address(address))
+
+    def new_sampler(
+        self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool
+    ) -> GreedySampler | ChainSampler:
+        changes_logits = (
+            params.logit_bias or params.repeat_penalty != 1 or params.frequency_penalty or params.presence_penalty
+        )
+        if params.temperature <= 0 and not changes_logits and not ignore_eos:
+            return GreedySampler(self)
+        return ChainSampler(self, params, prompt, self.vocabulary.end_tokens if ignore_eos else frozenset())
+
+    def remove(self, seq_id: int, start: int = 0) -> None:
+        # Recurrent models refuse a partial removal: then the whole sequence goes and `positions` says so.
+        if not self.tiny.remove(self._memory, seq_id, start, -1):
+            self.tiny.remove(self._memory, seq_id, -1, -1)
+
+    def positions(self, seq_id: int) -> int:
+        return int(self.tiny.position_max(self._memory, seq_id)) + 1
+
+    def close(self) -> None:
+        llama_cpp.llama_free(self.context)
+        llama_cpp.llama_model_free(self._model)
+
+    def _load_weights(self, load: LoadModel, on_progress: Callable[[str, float], None]) -> Any:
+        @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator]
+        def progress(fraction: float, _data: object) -> bool:
+            on_progress("weights", fraction)
+            return True
+
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = load.n_gpu_layers
+        params.load_mode = _LOAD_MODE_MMAP
+        params.use_extra_bufts = load.use_extra_bufts
+        params.progress_callback = progress
+        model = llama_cpp.llama_model_load_from_file(load.path.encode(), params)
+        if not model:
+            raise LoadError(self._log.reason("llama.cpp could not load the file and gave no reason"))
+        return model
+
+    def _make_context(self, load: LoadModel, kv_cells: int) -> Any:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = kv_cells
+        params.n_seq_max = load.slots
+        params.kv_unified = True
+        params.n_batch = params.n_ubatch = max(load.n_batch, load.slots)
+        # One row of logits per sequence, not one per token of the batch: a third of the compute buffer.
+        params.n_outputs_max = load.slots
+        params.n_threads = params.n_threads_batch = load.threads or os.cpu_count() or 1
+        params.type_k = params.type_v = KV_TYPES[load.kv_type]
+        params.flash_attn_type = FLASH_ATTENTION[load.flash_attn]
+        params.no_perf = True
+        context = llama_cpp.llama_init_from_model(self._model, params)
+        if not context:
+            llama_cpp.llama_model_free(self._model)
+            raise LoadError(self._log.reason(f"llama.cpp could not make a context of {kv_cells} cells"))
+        return context
+
+    def _metadata(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        length = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, 256)
+        return buffer.value.decode("utf-8", "replace") if length > 0 else "unknown"
+
+
+class _BatchBuffers:
+    """A classic `llama_batch` over numpy arrays that are made once; a step only fills them."""
+
+    def __init__(self, capacity: int) -> None:
+        self._token = np.zeros(capacity, np.int32)
+        self._pos = np.zeros(capacity, np.int32)
+        self._seq = np.zeros(capacity, np.int32)
+        self._output = np.zeros(capacity, np.int8)
+        self._n_seq = np.ones(capacity, np.int32)
+        self._seq_pointers = np.uint64(self._seq.ctypes.data) + np.arange(capacity, dtype=np.uint64) * np.uint64(4)
+        self._batch = llama_cpp.llama_batch()
+        self._batch.embd = None
+        self._batch.token = self._token.ctypes.data_as(type(self._batch.token))
+        self._batch.pos = self._pos.ctypes.data_as(type(self._batch.pos))
+        self._batch.n_seq_id = self._n_seq.ctypes.data_as(type(self._batch.n_seq_id))
+        self._batch.seq_id = self._seq_pointers.ctypes.data_as(type(self._batch.seq_id))
+        self._batch.logits = self._output.ctypes.data_as(type(self._batch.logits))
+
+    def fill(self, rows: Sequence[Row]) -> Any:
+        count = len(rows)
+        self._token[:count] = [row.token for row in rows]
+        self._pos[:count] = [row.position for row in rows]
+        self._seq[:count] = [row.seq_id for row in rows]
+        self._output[:count] = [row.output for row in rows]
+        self._batch.n_tokens = count
+        return self._batch

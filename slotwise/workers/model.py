@@ -1,0 +1,79 @@
+"""The seam between the step loop and a model: llama.cpp in production, a scripted model in tests and simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from slotwise.request import SamplingParams
+from slotwise.workers.protocol import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token of a batch: its place in its sequence, and whether its logits are wanted."""
+
+    token: int
+    position: int
+    seq_id: int
+    output: bool
+
+
+class Sampler(Protocol):
+    """Chooses the tokens of one sequence; holds its penalties' history and its random state."""
+
+    def sample(self, row: int) -> int:
+        """The next token from the logits of batch row `row` of the last decode, which must have asked for output."""
+
+    def close(self) -> None: ...
+
+
+class Vocabulary(Protocol):
+    """Text to tokens and back. `tokenize` is called from the prepare thread while a step runs."""
+
+    #: Tokens that end a generation.
+    end_tokens: frozenset[int]
+    chat_template: str | None
+    #: Texts of the begin/end tokens, for chat templates.
+    bos_text: str
+    eos_text: str
+
+    @property
+    def special_texts(self) -> Sequence[str]:
+        """Texts of all special tokens: what must not be parsed out of a user's message."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+
+    def piece(self, token: int) -> bytes: ...
+
+
+class Model(Protocol):
+    """A loaded model with one context."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def n_batch(self) -> int:
+        """Most rows of one `decode`."""
+
+    def decode(self, rows: Sequence[Row]) -> int:
+        """Run one batch of at most `n_batch` rows. Return code as `llama_decode` (llama.h):
+
+        0 done · 1 no free cells, nothing changed · 2 aborted, -1 refused (nothing changed) · < -1 failed; after 2 and
+        < -1 a part of the rows may be stored: ask `positions`.
+        """
+
+    def new_sampler(self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool) -> Sampler: ...
+
+    def remove(self, seq_id: int, start: int = 0) -> None:
+        """Drop the cells of a sequence from position `start` on."""
+
+    def positions(self, seq_id: int) -> int:
+        """How many tokens of the sequence are stored."""
+
+    def close(self) -> None: ...

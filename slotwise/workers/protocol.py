@@ -1,0 +1,173 @@
+"""The seam between the front process and a worker: commands down, reports up.
+
+Rules:
+1. Every `Prepare` is answered by exactly one `Prepared` or `PrepareFailed`, unless the worker dies.
+2. Every `StartSequence` is answered by exactly one terminal `Delta` (one with `finish_reason`), also after a
+   `CancelSequence` (then the reason is CANCELLED, or whatever came first). Only that report gives slot and cells back.
+3. `CancelSequence` is idempotent; for a prompt that is prepared but not started it forgets the prompt and says nothing.
+4. A worker that is being loaded reports `Loading` any number of times, then one of `Ready` or `StartFailed`.
+
+The structs are the wire format (msgpack, tagged by `t`); `frames` turns them into bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from slotwise.request import FinishReason, Prompt, SamplingParams, Usage
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
+    """Base of everything that crosses the pipe."""
+
+
+# ---- commands: front -> worker
+
+
+class LoadModel(Message, frozen=True, tag="load"):
+    """The first command: what to load and how. Sizes in tokens (= KV cells) unless said otherwise."""
+
+    model_id: str
+    path: str
+    slots: int
+    context_cap: int  # most tokens of one sequence; 0 = the model's training context
+    kv_cells: int = 0  # size of the shared pool; 0 = slots * context_cap
+    n_batch: int = 512
+    n_gpu_layers: int = 0
+    threads: int = 0  # 0 = physical cores
+    kv_type: str = "f16"
+    flash_attn: str = "auto"
+    #: Repacked weight buffers (AMX, NEON …). Off after a crash in the first decode; see BUILDING notes on AMX.
+    use_extra_bufts: bool = True
+
+
+class Prepare(Message, frozen=True, tag="prepare"):
+    """Render and tokenise a prompt and keep its tokens until it is started or cancelled."""
+
+    request_id: str
+    prompt: Prompt
+
+
+class StartSequence(Message, frozen=True, tag="start"):
+    """Run a prepared prompt. The scheduler has reserved a slot and prompt + max_output_tokens cells for it."""
+
+    request_id: str
+    max_output_tokens: int
+    sampling: SamplingParams
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+class CancelSequence(Message, frozen=True, tag="cancel"):
+    request_id: str
+
+
+class Shutdown(Message, frozen=True, tag="shutdown"):
+    """Cancel what runs and exit."""
+
+
+Command = LoadModel | Prepare | StartSequence | CancelSequence | Shutdown
+
+
+# ---- reports: worker -> front
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """What a loaded worker offers."""
+
+    architecture: str
+    slots: int
+    kv_cells: int
+    context_cap: int
+    context_train: int
+    vocab_size: int
+    n_params: int
+    size_bytes: int
+    has_chat_template: bool
+    use_extra_bufts: bool = True
+
+
+class Loading(Message, frozen=True, tag="loading"):
+    """Progress of a load, 0..1. `stage` is "weights" | "context" | "warm-up"."""
+
+    stage: str
+    progress: float
+
+
+class Ready(Message, frozen=True, tag="ready"):
+    info: ModelInfo
+
+
+class StartFailed(Message, frozen=True, tag="start_failed"):
+    """The model can not be loaded; `reason` is the library's own words where it said any."""
+
+    reason: str
+
+
+class Prepared(Message, frozen=True, tag="prepared"):
+    request_id: str
+    prompt_tokens: int
+
+
+class PrepareFailed(Message, frozen=True, tag="prepare_failed"):
+    """The prompt can not be used: the client's fault (400) with the field that is wrong."""
+
+    request_id: str
+    message: str
+    param: str | None = None
+    code: str = "invalid_value"
+
+
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one step did for one sequence."""
+
+    request_id: str
+    text: str = ""
+    tokens: int = 0
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    error: str | None = None  # with FinishReason.ERROR
+
+
+class StepReport(Message, frozen=True, tag="step"):
+    """One per step for all sequences, so that the hop costs the same at 1 and at 64 users."""
+
+    deltas: tuple[Delta, ...]
+    decode_rows: int = 0
+    prefill_tokens: int = 0
+    seconds: float = 0.0
+    cells_used: int = 0
+    #: Times `llama_decode` returned 1 (no cells) in this step. Admitted traffic keeps it at 0.
+    no_cells: int = 0
+
+
+Report = Loading | Ready | StartFailed | Prepared | PrepareFailed | StepReport
+
+
+# ---- the parent's side
+
+
+class PoolListener(Protocol):
+    """Who hears from the workers. Called on the event loop, one call at a time, never from inside a pool method."""
+
+    def worker_report(self, worker_id: int, report: Report) -> None: ...
+
+    def worker_lost(self, worker_id: int, reason: str) -> None:
+        """The process is gone (after `Ready`, or before it without a `StartFailed`). Nothing follows for this id."""
+
+
+class WorkerPool(Protocol):
+    """Real processes, or a fake in memory. All methods return at once; results come to the listener.
+
+    Worker ids are chosen by the caller, never reused: an id is one incarnation of one model's worker.
+    """
+
+    def start(self, worker_id: int, load: LoadModel) -> None: ...
+
+    def send(self, worker_id: int, command: Command) -> None:
+        """Queue a command. Commands to a worker that is gone are dropped: `worker_lost` has been or will be told."""
+
+    def stop(self, worker_id: int) -> None:
+        """Ask to exit, then insist. `worker_lost` follows when the process is gone."""
