@@ -80,6 +80,8 @@ class FakeModel:
         if "fail" in options:
             raise RuntimeError(options["fail"])
         on_progress("warm-up", 1.0)
+        if "crash_in_warm_up" in options and load.use_extra_bufts:
+            os.abort()
         self.vocabulary = FakeVocabulary(options.get("crash_in_prepare", ""))
         context_cap = load.context_cap or 2048
         self.info = ModelInfo(
@@ -92,6 +94,7 @@ class FakeModel:
             n_params=0,
             size_bytes=0,
             has_chat_template=True,
+            use_extra_bufts=load.use_extra_bufts,
         )
         self.n_batch = load.n_batch
         self._stored: dict[int, list[int]] = {}
