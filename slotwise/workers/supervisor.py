@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import anyio
 import anyio.abc
 import msgspec
 
@@ -28,6 +29,7 @@ class Supervisor:
         self._load_timeout_s = load_timeout_s
         self._handles: dict[int, WorkerHandle] = {}
         self._listener: PoolListener | None = None
+        self._reaped = anyio.Event()
 
     def connect(self, listener: PoolListener) -> None:
         """Name who hears from the workers; before the first `start`."""
@@ -56,6 +58,12 @@ class Supervisor:
         for handle in self._handles.values():
             handle.stop()
 
+    async def wait_empty(self) -> None:
+        """Until the last process has been reaped."""
+        while self._handles:
+            self._reaped = anyio.Event()
+            await self._reaped.wait()
+
     async def _run(self, worker_id: int, load: LoadModel) -> None:
         handle = self._handles[worker_id]
         try:
@@ -74,6 +82,7 @@ class Supervisor:
             reason = f"the process could not be started: {error}"
         finally:
             del self._handles[worker_id]
+            self._reaped.set()
         assert self._listener is not None
         self._listener.worker_lost(worker_id, reason)
 

@@ -1,0 +1,5 @@
+"""`python -m slotwise`."""
+
+from slotwise.cli import main
+
+main()

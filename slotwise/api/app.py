@@ -1,0 +1,205 @@
+"""The HTTP application: routes, and how their errors look."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from slotwise import __version__
+from slotwise.api.body import ClientLeft, read_json_body
+from slotwise.api.edge import Edge
+from slotwise.api.metrics import Metrics
+from slotwise.api.openai import CHAT, COMPLETION, Dialect
+from slotwise.api.openapi import document
+from slotwise.api.replies import Reply, error_reply, json_reply, raw_reply
+from slotwise.api.schema import ParsedRequest, parse_chat, parse_completion
+from slotwise.api.seam import Generation
+from slotwise.api.streaming import GenerationResponse
+from slotwise.errors import ModelNotFound, SlotwiseError
+from slotwise.scheduler.dispatcher import ServedModel
+
+DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
+Parse = Callable[..., ParsedRequest]
+
+
+class UnknownUrl(SlotwiseError):
+    """Raised for a path that is not served."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_url"
+
+
+class MethodNotAllowed(SlotwiseError):
+    """Raised for a known path with a method it does not have."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+def create_app(
+    service: Generation,
+    *,
+    api_keys: Sequence[str] = (),
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    clock: Callable[[], float] = time.monotonic,
+) -> ASGIApp:
+    """The whole HTTP edge of one server."""
+    routes = Routes(service, max_body_bytes, clock)
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/completions", routes.completion, methods=["POST"]),
+            Route("/v1/models", routes.models, methods=["GET"]),
+            Route("/v1/models/{model_id:path}", routes.model, methods=["GET"]),
+            Route("/v1/slotwise/status", routes.status, methods=["GET"]),
+            Route("/health", routes.health, methods=["GET"]),
+            Route("/ready", routes.ready, methods=["GET"]),
+            Route("/metrics", routes.metrics_text, methods=["GET"]),
+            Route("/openapi.json", routes.openapi, methods=["GET"]),
+        ],
+        exception_handlers={HTTPException: _http_exception},
+    )
+    # An exact path or a 404: a redirect to another spelling would turn a POST into a GET.
+    app.router.redirect_slashes = False
+    return Edge(app, api_keys)
+
+
+class Routes:
+    """The endpoints, over one service."""
+
+    def __init__(self, service: Generation, max_body_bytes: int, clock: Callable[[], float]) -> None:
+        self._service = service
+        self._max_body_bytes = max_body_bytes
+        self._clock = clock
+        self._started_at = clock()
+        self._created = int(time.time())
+        self._metrics = Metrics(service.status)
+
+    async def chat(self, request: Request) -> Response:
+        return await self._generate(request, parse_chat, CHAT)
+
+    async def completion(self, request: Request) -> Response:
+        return await self._generate(request, parse_completion, COMPLETION)
+
+    async def _generate(self, request: Request, parse: Parse, dialect: Dialect) -> Response:
+        if int_header(request, "x-stainless-retry-count"):
+            self._metrics.retried.inc()
+        try:
+            body = await read_json_body(request.headers, request.receive, self._max_body_bytes)
+        except ClientLeft:
+            return _AsResponse(_silence)
+        try:
+            parsed = parse(body, key=request.scope["slotwise.key"])
+        except SlotwiseError as error:
+            self._metrics.rejected.labels(error.code).inc()
+            raise
+        return GenerationResponse(  # type: ignore[return-value]  # an ASGI app is all that Starlette asks for
+            parsed, dialect, self._service, self._metrics, clock=self._clock
+        )
+
+    async def models(self, request: Request) -> Response:
+        return _json({"object": "list", "data": [self._model_object(served) for served in self._service.status()]})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["model_id"]
+        for served in self._service.status():
+            if served.status.model == name:
+                return _json(self._model_object(served))
+        raise ModelNotFound(f"The model '{name[:100]}' does not exist.", param="model")
+
+    async def status(self, request: Request) -> Response:
+        models = [_status_object(served) for served in self._service.status()]
+        uptime = round(self._clock() - self._started_at, 3)
+        state = {"version": __version__, "uptime_s": uptime, "draining": self._service.draining, "models": models}
+        return _json(state)
+
+    async def health(self, request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        states = {served.status.model: served.status.state for served in self._service.status()}
+        usable = not self._service.draining and any(state != "failed" for state in states.values())
+        body = {"status": "ready" if usable else "not ready", "draining": self._service.draining, "models": states}
+        return _json(body, 200 if usable else 503)
+
+    async def metrics_text(self, request: Request) -> Response:
+        content_type = b"text/plain; version=0.0.4; charset=utf-8"
+        return _AsResponse(raw_reply(self._metrics.render(), content_type))
+
+    async def openapi(self, request: Request) -> Response:
+        return _json(document())
+
+    def _model_object(self, served: ServedModel) -> dict[str, Any]:
+        status, counters = served.status, served.counters
+        return {
+            "id": status.model,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "slotwise",
+            "state": status.state,
+            "load_progress": _percent(counters.load_progress),
+            "failure": status.failure,
+            "max_model_len": status.context_cap,
+            "context": {
+                "per_request": status.context_cap,
+                "train": counters.info.context_train if counters.info else None,
+            },
+            "slots": {"total": status.slots, "free": status.slots - status.busy_slots},
+        }
+
+
+def _status_object(served: ServedModel) -> dict[str, Any]:
+    counters = asdict(served.counters)
+    info = counters.pop("info")
+    return asdict(served.status) | counters | {"info": msgspec.to_builtins(served.counters.info) if info else None}
+
+
+def _percent(progress: float | None) -> int | None:
+    return None if progress is None else round(100 * progress)
+
+
+def int_header(request: Request, name: str) -> int:
+    """A header that counts something; 0 where it is absent or no number."""
+    value = request.headers.get(name, "")
+    return int(value) if value.isdigit() and len(value) < 10 else 0
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.scope["path"][:100]
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        fault: SlotwiseError = MethodNotAllowed(f"{request.method} is not possible at {path}; use {allow}.")
+        return _AsResponse(error_reply(fault, [(b"allow", allow.encode())]))
+    return _AsResponse(error_reply(UnknownUrl(f"There is nothing at {request.method} {path}.")))
+
+
+class _AsResponse(Response):
+    """A reply of ours where Starlette wants a Response."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._reply(send)
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return _AsResponse(json_reply(body, status))
+
+
+async def _silence(send: Send) -> None:
+    """The client is gone: there is nobody to answer."""

@@ -1,0 +1,97 @@
+"""What every request passes: a request id, a key where keys are asked for, and a last resort for our own faults.
+
+Default deny: where keys are configured, everything but PUBLIC_PATHS asks for one, unknown paths included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from slotwise.api.replies import error_reply
+from slotwise.errors import InvalidApiKey, SlotwiseError
+
+logger = logging.getLogger(__name__)
+
+PUBLIC_PATHS = frozenset({"/health", "/ready"})
+_ECHOED_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class Edge:
+    """ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp, api_keys: Sequence[str]) -> None:
+        self._app = app
+        self._digests = [_digest(key.encode()) for key in api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        stamped = _Stamp(send, _request_id(headers))
+        try:
+            scope["slotwise.key"] = self._identify(scope["path"], headers)
+            await self._app(scope, receive, stamped)
+        except SlotwiseError as error:
+            if stamped.started:
+                raise
+            await error_reply(error)(stamped)
+        except Exception:
+            logger.exception("request %s failed by a fault of ours", stamped.request_id.decode())
+            if not stamped.started:
+                message = f"Something went wrong inside the server; its log has it as {stamped.request_id.decode()}."
+                await error_reply(SlotwiseError(message))(stamped)
+
+    def _identify(self, path: str, headers: dict[bytes, bytes]) -> str:
+        """Who asks: a short digest of the key, or "" where none are configured. Raises InvalidApiKey."""
+        if not self._digests or path in PUBLIC_PATHS:
+            return ""
+        presented = headers.get(b"x-api-key")
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer":
+            presented = token.strip()
+        if not presented:
+            raise InvalidApiKey("No API key was given. Send it as 'Authorization: Bearer KEY'.")
+        digest = _digest(presented)
+        # All keys are compared, each in constant time: the answer's time says nothing about which is close.
+        if not sum(hmac.compare_digest(digest, known) for known in self._digests):
+            raise InvalidApiKey("The API key is not known here.")
+        return digest.hex()[:12]
+
+
+class _Stamp:
+    """A `send` that puts the request id and the time taken on the response."""
+
+    def __init__(self, send: Send, request_id: bytes) -> None:
+        self._send = send
+        self.request_id = request_id
+        self._began = time.perf_counter()
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            milliseconds = b"%d" % round(1000 * (time.perf_counter() - self._began))
+            own = [(b"x-request-id", self.request_id), (b"openai-processing-ms", milliseconds)]
+            message = {**message, "headers": [*message.get("headers", []), *own]}
+        await self._send(message)
+
+
+def _request_id(headers: dict[bytes, bytes]) -> bytes:
+    for name in (b"x-request-id", b"x-client-request-id"):
+        value = headers.get(name, b"")
+        if _ECHOED_ID.fullmatch(value):
+            return value
+    return f"req-{secrets.token_hex(12)}".encode()
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,161 @@
+"""Reading fields out of a JSON object: the value, or a 400 naming the field, the value and what is allowed. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from slotwise.errors import InvalidRequest
+
+MAX_DEPTH = 64
+#: llama.cpp's fallback tokenizer recurses once per character of a run (llama.cpp #27783). The worker's stack is made
+#: for more than this, and no honest prompt has it.
+MAX_CHARACTER_RUN = 100_000
+_SHOWN = 60
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    Raises:
+        InvalidRequest: not JSON (NaN, lone surrogates and endless nesting included), or not an object.
+    """
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}", code="invalid_json") from error
+    except RecursionError as error:
+        raise _too_deep() from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The body must be a JSON object, not {_kind(value)}.", code="invalid_json")
+    if _depth_over(value, MAX_DEPTH):
+        raise _too_deep()
+    return value
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
+
+
+def _depth_over(value: object, limit: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(limit):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def invalid(param: str, value: object, allowed: str) -> InvalidRequest:
+    return InvalidRequest(f"'{param}' is {shown(value)}; it must be {allowed}.", param=param)
+
+
+def unsupported(param: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"'{param}' is not supported: {why}", param=param, code="unsupported_parameter")
+
+
+def shown(value: object) -> str:
+    """A value as it may stand in a message: short, and without control characters."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def string(data: Mapping[str, Any], name: str, *, max_length: int, path: str | None = None) -> str | None:
+    """A string without NUL, at most `max_length` characters; None where absent or null."""
+    return checked_text(data.get(name), path or name, max_length=max_length)
+
+
+def checked_text(value: object, path: str, *, max_length: int | None = None) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise invalid(path, value, "a string")
+    if "\0" in value:
+        raise invalid(path, value, "a string without NUL characters")
+    if max_length is not None and len(value) > max_length:
+        raise invalid(path, value, f"at most {max_length} characters long")
+    return value
+
+
+def prompt_text(value: object, path: str) -> str:
+    """Text for the tokenizer: also without a run that could kill it."""
+    text = checked_text(value, path)
+    if text is None:
+        raise invalid(path, value, "a string")
+    character = _long_run(text)
+    if character is not None:
+        raise InvalidRequest(
+            f"'{path}' repeats {shown(character)} more than {MAX_CHARACTER_RUN} times in a row.",
+            param=path,
+            code="prompt_run_too_long",
+        )
+    return text
+
+
+def _long_run(text: str) -> str | None:
+    """A character that stands more than MAX_CHARACTER_RUN times in a row, or None. Linear: such a run must cover a
+    multiple of MAX_CHARACTER_RUN, so only the runs around those positions are measured."""
+    for position in range(0, len(text), MAX_CHARACTER_RUN):
+        character = text[position]
+        right = text[position : position + MAX_CHARACTER_RUN + 1]
+        left = text[max(position - MAX_CHARACTER_RUN, 0) : position]
+        length = len(right) - len(right.lstrip(character)) + len(left) - len(left.rstrip(character))
+        if length > MAX_CHARACTER_RUN:
+            return character
+    return None
+
+
+def boolean(data: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    value = data.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise invalid(name, value, "true or false")
+    return value
+
+
+def integer(data: Mapping[str, Any], name: str, low: int, high: int | None = None) -> int | None:
+    """A whole number (2.0 counts as one), at least `low`; `high` = None for no bound. None where absent or null."""
+    value = data.get(name)
+    if value is None:
+        return None
+    allowed = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        raise invalid(name, value, allowed)
+    return value
+
+
+def number(data: Mapping[str, Any], name: str, low: float, high: float, default: float) -> float:
+    value = data.get(name)
+    if value is None:
+        return default
+    return checked_number(value, name, low, high)
+
+
+def checked_number(value: object, path: str, low: float, high: float) -> float:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    if not good or not math.isfinite(float(value)):  # type: ignore[arg-type]
+        raise invalid(path, value, f"a number from {low:g} to {high:g}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def sequence(value: object, path: str, low: int, high: int) -> Sequence[Any]:
+    if not isinstance(value, list) or not low <= len(value) <= high:
+        allowed = f"a list of {low} to {high} items"
+        raise invalid(path, value if not isinstance(value, list) else f"a list of {len(value)} items", allowed)
+    return value

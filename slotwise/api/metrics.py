@@ -1,0 +1,91 @@
+"""Prometheus: counters and histograms of requests here, everything about models from one snapshot per scrape.
+
+Labels come only from configured model names and our own codes, so that nobody outside can make series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from slotwise.scheduler.dispatcher import ServedModel
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
+_GAP_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56)
+
+
+class Metrics:
+    """All series of one server, in a registry of its own."""
+
+    def __init__(self, status: Callable[[], Sequence[ServedModel]]) -> None:
+        self._registry = registry = CollectorRegistry()
+        registry.register(_ModelCollector(status))
+        self.requests = Counter(
+            "slotwise_requests", "Requests that ended, by outcome", ["model", "outcome"], registry=registry
+        )
+        self.rejected = Counter(
+            "slotwise_requests_rejected", "Requests refused or failed, by error code", ["code"], registry=registry
+        )
+        self.disconnects = Counter(
+            "slotwise_client_disconnects", "Clients that left before their answer ended", registry=registry
+        )
+        self.retried = Counter(
+            "slotwise_retried_requests", "Requests that a client sent again by itself", registry=registry
+        )
+        self.queue_time = self._histogram("request_queue_time_seconds", "From arrival to a slot", _SECONDS)
+        self.ttft = self._histogram("time_to_first_token_seconds", "From arrival to the first token", _SECONDS)
+        self.token_gap = self._histogram("inter_token_latency_seconds", "Between chunks of one stream", _GAP_SECONDS)
+        self.latency = self._histogram("e2e_request_latency_seconds", "From arrival to the last token", _SECONDS)
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"slotwise_{name}", text, ["model"], buckets=buckets, registry=self._registry)
+
+
+class _ModelCollector(Collector):
+    def __init__(self, status: Callable[[], Sequence[ServedModel]]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterable[Metric]:
+        models = self._status()
+        gauges: list[tuple[str, str, Callable[[ServedModel], float]]] = [
+            ("model_ready", "1 if the model is loaded and takes requests", lambda m: m.status.state == "ready"),
+            ("requests_running", "Requests that hold a slot", lambda m: m.status.busy_slots),
+            ("requests_waiting", "Requests in line", lambda m: m.status.waiting),
+            ("slots_total", "Slots of the model", lambda m: m.status.slots),
+            ("slots_busy", "Slots in use", lambda m: m.status.busy_slots),
+            ("kv_cells_capacity", "KV cells of the pool", lambda m: m.status.kv_cells),
+            ("kv_cells_reserved", "KV cells promised to running requests", lambda m: m.status.reserved_cells),
+            ("kv_cells_used", "KV cells that hold tokens", lambda m: m.counters.cells_used),
+        ]
+        counters: list[tuple[str, str, Callable[[ServedModel], float]]] = [
+            ("prompt_tokens", "Prompt tokens of ended requests", lambda m: m.counters.prompt_tokens_total),
+            ("cached_prompt_tokens", "Of them, taken from cells", lambda m: m.counters.cached_tokens_total),
+            ("generation_tokens", "Tokens generated", lambda m: m.counters.output_tokens_total),
+            ("steps", "Batches computed", lambda m: m.counters.steps_total),
+            ("step_seconds", "Time in batches", lambda m: m.counters.step_seconds_total),
+            ("decode_rows", "Decode rows computed", lambda m: m.counters.decode_rows_total),
+            ("prefill_tokens", "Prompt tokens computed", lambda m: m.counters.prefill_tokens_total),
+            (
+                "no_cells",
+                "Steps that found no KV cells; 0 unless something is wrong",
+                lambda m: m.counters.no_cells_total,
+            ),
+            ("worker_restarts", "Workers lost that nobody had asked to stop", lambda m: m.status.restarts),
+        ]
+        for name, text, read in gauges:
+            gauge = GaugeMetricFamily(f"slotwise_{name}", text, labels=["model"])
+            for model in models:
+                gauge.add_metric([model.status.model], read(model))
+            yield gauge
+        for name, text, read in counters:
+            counter = CounterMetricFamily(f"slotwise_{name}", text, labels=["model"])
+            for model in models:
+                counter.add_metric([model.status.model], read(model))
+            yield counter

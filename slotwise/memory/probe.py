@@ -1,0 +1,74 @@
+"""What the machine has: host memory (container limits count) and GPUs. The only module that asks psutil and NVML."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pynvml
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_CGROUP_USAGES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    index: int
+    name: str
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """One look at the machine."""
+
+    total_bytes: int
+    available_bytes: int
+    gpus: tuple[GpuReading, ...]
+
+
+def read_memory() -> MemoryReading:
+    host = psutil.virtual_memory()
+    total, available = host.total, host.available
+    limit = _first_number(_CGROUP_LIMITS)
+    if limit is not None and limit < total:
+        total = limit
+        available = min(available, max(limit - (_first_number(_CGROUP_USAGES) or 0), 0))
+    return MemoryReading(total, available, _read_gpus())
+
+
+def physical_cores() -> int:
+    """Cores for compute threads; hyper-threads do not help matrix products."""
+    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+
+
+def _read_gpus() -> tuple[GpuReading, ...]:
+    """No driver is not an error: then there are no GPUs."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        return tuple(_read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return ()
+    finally:
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _read_gpu(index: int) -> GpuReading:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    name = pynvml.nvmlDeviceGetName(handle)
+    return GpuReading(index, name if isinstance(name, str) else name.decode(), int(memory.total), int(memory.free))
+
+
+def _first_number(paths: tuple[str, ...]) -> int | None:
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            return int(Path(path).read_text())  # "max" is no number: no limit
+    return None

@@ -1,0 +1,273 @@
+"""The loop around the core: events in, actions out, tokens from workers to leases.
+
+Everything here runs on one event loop, and nothing between an event and its last action awaits: the core and the leases
+need no lock. Events that arise while actions are performed wait their turn in `_inbox`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+import anyio
+
+from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
+from slotwise.request import FinishReason, GenerationRequest, TokenChunk
+from slotwise.scheduler import events as ev
+from slotwise.scheduler.core import ModelStatus, Scheduler
+from slotwise.scheduler.lease import Lease
+from slotwise.workers import protocol
+from slotwise.workers.protocol import Delta, LoadModel, ModelInfo, Report, StepReport, WorkerPool
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ModelCounters:
+    """What a model's workers have told since the server started."""
+
+    info: ModelInfo | None = None
+    load_stage: str = ""
+    load_progress: float | None = None
+    cells_used: int = 0
+    output_tokens_total: int = 0
+    prompt_tokens_total: int = 0
+    cached_tokens_total: int = 0
+    steps_total: int = 0
+    step_seconds_total: float = 0.0
+    decode_rows_total: int = 0
+    prefill_tokens_total: int = 0
+    no_cells_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The core's status of a model beside its counters."""
+
+    status: ModelStatus
+    counters: ModelCounters
+
+
+@dataclass(slots=True)
+class _Inbox:
+    events: deque[ev.Event] = field(default_factory=deque)
+    busy: bool = False
+
+
+class Dispatcher:
+    """Performs what the core decides, on a pool of workers."""
+
+    def __init__(
+        self,
+        core: Scheduler,
+        pool: WorkerPool,
+        loads: Mapping[str, LoadModel],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._core = core
+        self._pool = pool
+        self._loads = loads
+        self._clock = clock
+        self._leases: dict[str, Lease] = {}
+        self._workers: dict[int, str] = {}
+        self._counters = {model: ModelCounters() for model in core.models}
+        self._inbox = _Inbox()
+        self._deadline_changed = anyio.Event()
+        self._deadline: float | None = None
+        self._idle = anyio.Event()
+
+    # ---- for the API and the service
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return self._core.models
+
+    @property
+    def draining(self) -> bool:
+        return self._core.draining
+
+    def lease(self, request: GenerationRequest) -> Lease:
+        """A lease for one request, submitted when it is entered."""
+        return Lease(request, submit=self._submit, leave=self._leave, clock=self._clock)
+
+    def status(self) -> list[ServedModel]:
+        return [ServedModel(self._core.model_status(model), self._counters[model]) for model in self.models]
+
+    def preload(self, model: str) -> None:
+        self._post(ev.PreloadRequested(model))
+
+    def drain(self) -> None:
+        """Refuse what waits and what comes; running requests go on."""
+        self._post(ev.DrainRequested())
+
+    async def wait_idle(self) -> None:
+        """Until no request is on its way."""
+        while not self._core.idle:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    async def run(self) -> None:
+        """Tell the core when its deadlines come. Runs until cancelled."""
+        while True:
+            self._deadline_changed = anyio.Event()
+            self._deadline = self._core.next_deadline()
+            if self._deadline is None:
+                await self._deadline_changed.wait()
+                continue
+            with anyio.move_on_after(max(0.0, self._deadline - self._clock())) as scope:
+                await self._deadline_changed.wait()
+            if scope.cancelled_caught:
+                self._post(ev.Tick())
+
+    def check_invariants(self) -> None:
+        self._core.check_invariants()
+        assert not self._inbox.events
+
+    # ---- leases
+
+    def _submit(self, lease: Lease) -> None:
+        request = lease.request
+        if request.request_id in self._leases:
+            raise ValueError(f"request id {request.request_id!r} is in use")
+        self._leases[request.request_id] = lease
+        self._post(
+            ev.RequestSubmitted(request.request_id, request.model, request.max_output_tokens, request.key),
+        )
+
+    def _leave(self, lease: Lease) -> None:
+        request_id = lease.request.request_id
+        if self._leases.get(request_id) is lease:
+            del self._leases[request_id]
+            self._post(ev.RequestCancelled(request_id))
+
+    def _fail(self, request_id: str, error: SlotwiseError) -> None:
+        if lease := self._leases.pop(request_id, None):
+            lease.fail(error)
+
+    # ---- PoolListener
+
+    def worker_report(self, worker_id: int, report: Report) -> None:
+        model = self._workers.get(worker_id)
+        if model is None:
+            return
+        counters = self._counters[model]
+        match report:
+            case StepReport():
+                self._step(report, counters)
+            case protocol.Prepared():
+                self._post(ev.RequestPriced(report.request_id, report.prompt_tokens))
+            case protocol.PrepareFailed():
+                error = InvalidRequest(report.message, param=report.param, code=report.code)
+                self._post(ev.PrepareRefused(report.request_id, error))
+            case protocol.Loading():
+                counters.load_stage, counters.load_progress = report.stage, report.progress
+            case protocol.Ready():
+                counters.info, counters.load_progress = report.info, None
+                info = report.info
+                self._post(ev.WorkerReady(worker_id, info.slots, info.kv_cells, info.context_cap))
+            case protocol.StartFailed():
+                counters.load_progress = None
+                logger.error("%s could not be loaded: %s", model, report.reason)
+                self._post(ev.WorkerStartFailed(worker_id, report.reason))
+            case _:
+                assert_never(report)
+
+    def worker_lost(self, worker_id: int, reason: str) -> None:
+        model = self._workers.pop(worker_id, None)
+        if model is None:
+            return
+        logger.info("the worker of %s is gone: %s", model, reason)
+        counters = self._counters[model]
+        counters.info, counters.load_progress, counters.cells_used = None, None, 0
+        self._post(ev.WorkerLost(worker_id, reason))
+
+    def _step(self, report: StepReport, counters: ModelCounters) -> None:
+        counters.steps_total += 1
+        counters.step_seconds_total += report.seconds
+        counters.decode_rows_total += report.decode_rows
+        counters.prefill_tokens_total += report.prefill_tokens
+        counters.no_cells_total += report.no_cells
+        counters.cells_used = report.cells_used
+        for delta in report.deltas:
+            self._deliver(delta, counters)
+
+    def _deliver(self, delta: Delta, counters: ModelCounters) -> None:
+        lease = self._leases.get(delta.request_id)
+        counters.output_tokens_total += delta.tokens
+        if delta.finish_reason is None:
+            if lease is not None:
+                self._push(lease, TokenChunk(text=delta.text, tokens=delta.tokens))
+            return
+        usage = delta.usage
+        if usage is not None:
+            counters.prompt_tokens_total += usage.prompt_tokens
+            counters.cached_tokens_total += usage.cached_tokens
+        if delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+            if lease is not None:
+                chunk = TokenChunk(text=delta.text, tokens=delta.tokens, finish_reason=delta.finish_reason, usage=usage)
+                self._push(lease, chunk)
+        else:
+            self._fail(delta.request_id, WorkerFailed(f"The model failed during the answer: {delta.error}."))
+        self._leases.pop(delta.request_id, None)
+        self._post(ev.SequenceFinished(delta.request_id, usage.completion_tokens if usage else 0))
+
+    def _push(self, lease: Lease, chunk: TokenChunk) -> None:
+        if lease.first_chunk_at is None:
+            self._post(ev.OutputStarted(lease.request.request_id))
+        if not lease.push(chunk):
+            logger.warning("%s: the client does not read; its request is cancelled", lease.request.request_id)
+            self._leave(lease)
+
+    # ---- events in, actions out
+
+    def _post(self, event: ev.Event) -> None:
+        inbox = self._inbox
+        inbox.events.append(event)
+        if inbox.busy:
+            return
+        inbox.busy = True
+        try:
+            while inbox.events:
+                for action in self._core.handle(inbox.events.popleft(), self._clock()):
+                    self._perform(action)
+        finally:
+            inbox.busy = False
+        if self._core.next_deadline() != self._deadline:
+            self._deadline_changed.set()
+        if self._core.idle:
+            self._idle.set()
+
+    def _perform(self, action: ev.Action) -> None:
+        match action:
+            case ev.PreparePrompt(request_id, worker_id):
+                prompt = self._leases[request_id].request.prompt
+                self._pool.send(worker_id, protocol.Prepare(request_id, prompt))
+            case ev.Grant(request_id, worker_id, max_output_tokens):
+                self._start_sequence(request_id, worker_id, max_output_tokens)
+            case ev.EndRequest(request_id, error):
+                self._fail(request_id, error)
+            case ev.CancelSequence(request_id, worker_id):
+                self._pool.send(worker_id, protocol.CancelSequence(request_id))
+            case ev.StartWorker(worker_id, model):
+                logger.info("loading %s", model)
+                self._workers[worker_id] = model
+                self._counters[model].load_progress = 0.0
+                self._pool.start(worker_id, self._loads[model])
+            case ev.StopWorker(worker_id):
+                self._pool.stop(worker_id)
+            case _:
+                assert_never(action)
+
+    def _start_sequence(self, request_id: str, worker_id: int, max_output_tokens: int) -> None:
+        lease = self._leases[request_id]
+        lease.granted_at = self._clock()
+        request = lease.request
+        command = protocol.StartSequence(
+            request_id, max_output_tokens, request.sampling, request.stop, request.ignore_eos
+        )
+        self._pool.send(worker_id, command)

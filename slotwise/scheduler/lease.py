@@ -1,0 +1,125 @@
+"""What a caller holds while its request is on its way: leaving it, for whatever reason, gives everything back.
+
+    async with dispatcher.lease(request) as lease:
+        async for chunk in lease:
+            ...
+
+Refusals and failures are raised by the first `next_chunk` that can not be served; entering never raises one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+
+import anyio
+
+from slotwise.errors import SlotwiseError
+from slotwise.request import GenerationRequest, TokenChunk
+
+#: Text that nobody has read: over it the reader is taken for gone and its request is cancelled.
+MAX_UNREAD_BYTES = 256 * 1024
+
+
+class ClientTooSlow(SlotwiseError):
+    """Raised when an answer was not read for so long that its unread part grew over the bound."""
+
+    status = 499
+    type = "invalid_request_error"
+    code = "client_too_slow"
+
+
+class Lease:
+    """One request's stream of chunks. The dispatcher pushes, the caller reads; both on the event loop."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        *,
+        submit: Callable[[Lease], None],
+        leave: Callable[[Lease], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.request = request
+        self._submit = submit
+        self._leave = leave
+        self._clock = clock
+        self._unread: list[TokenChunk] = []
+        self._unread_bytes = 0
+        self._error: SlotwiseError | None = None
+        self._wake = anyio.Event()
+        self._finished = False
+        self.submitted_at: float | None = None
+        self.granted_at: float | None = None
+        self.first_chunk_at: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """The last chunk or an error has been pushed: nothing can follow."""
+        return self._finished or self._error is not None
+
+    async def __aenter__(self) -> Lease:
+        self.submitted_at = self._clock()
+        self._submit(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # No await: a caller that is being cancelled gives its slot back all the same.
+        self._leave(self)
+
+    def __aiter__(self) -> AsyncIterator[TokenChunk]:
+        return self._chunks()
+
+    async def _chunks(self) -> AsyncIterator[TokenChunk]:
+        while True:
+            chunk = await self.next_chunk()
+            yield chunk
+            if chunk.finish_reason is not None:
+                return
+
+    async def next_chunk(self) -> TokenChunk:
+        """The next part of the answer; what waits unread comes as one chunk.
+
+        Raises:
+            SlotwiseError: the request was refused or failed. What was pushed before is given out first.
+        """
+        while not self._unread:
+            if self._error is not None:
+                raise self._error
+            self._wake = anyio.Event()
+            await self._wake.wait()
+        unread, self._unread = self._unread, []
+        self._unread_bytes = 0
+        return unread[0] if len(unread) == 1 else _merged(unread)
+
+    def push(self, chunk: TokenChunk) -> bool:
+        """Add a part of the answer; False if the reader is too slow and the lease has failed."""
+        if self.over:
+            return True
+        if self.first_chunk_at is None:
+            self.first_chunk_at = self._clock()
+        self._unread_bytes += len(chunk.text)
+        if self._unread_bytes > MAX_UNREAD_BYTES:
+            self.fail(ClientTooSlow(f"more than {MAX_UNREAD_BYTES} bytes of the answer were not read"))
+            return False
+        self._unread.append(chunk)
+        self._finished = chunk.finish_reason is not None
+        self._wake.set()
+        return True
+
+    def fail(self, error: SlotwiseError) -> None:
+        if not self.over:
+            self._error = error
+            self._wake.set()
+
+
+def _merged(chunks: list[TokenChunk]) -> TokenChunk:
+    last = chunks[-1]
+    return TokenChunk(
+        text="".join(chunk.text for chunk in chunks),
+        tokens=sum(chunk.tokens for chunk in chunks),
+        finish_reason=last.finish_reason,
+        usage=last.usage,
+    )

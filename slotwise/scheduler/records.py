@@ -1,0 +1,145 @@
+"""What the core knows of requests, workers and models. Only the core changes these."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from slotwise.memory.ledger import Ledger
+from slotwise.scheduler.admission import ServiceEstimate
+from slotwise.scheduler.events import RequestSubmitted
+from slotwise.scheduler.lifecycle import HOLDING, RequestState, WorkerState, next_request_state, next_worker_state
+from slotwise.scheduler.queue import WaitingLine
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """How the core decides, for all models."""
+
+    #: Most requests that may wait, over all models. A request that finds a free slot is not waiting.
+    max_queue: int = 256
+    #: Most bytes of loaded models; None = no bound.
+    memory_budget_bytes: int | None = None
+    #: First pause before a restart that is not the first in the window; doubles each time.
+    restart_backoff_s: float = 1.0
+    restart_backoff_max_s: float = 60.0
+    restart_window_s: float = 60.0
+    #: So many deaths in a row before the first `WorkerReady` make the model failed.
+    start_deaths_limit: int = 3
+    #: A model that has waited this long for memory may ask a busy one to make room.
+    memory_patience_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A configured model. The figures of its worker replace slots, cells and cap once it is ready."""
+
+    memory_bytes: int
+    slots: int
+    kv_cells: int
+    context_cap: int
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request on its way."""
+
+    submitted: RequestSubmitted
+    arrival: int
+    state: RequestState = RequestState.SUBMITTED
+    worker_id: int | None = None
+    prompt_tokens: int = 0
+    granted_at: float = 0.0
+    output_started: bool = False
+    #: At how many deaths of a worker it was being prepared or running.
+    deaths: int = 0
+
+    @property
+    def request_id(self) -> str:
+        return self.submitted.request_id
+
+    @property
+    def model(self) -> str:
+        return self.submitted.model
+
+    def advance(self, to: RequestState) -> None:
+        self.state = next_request_state(self.state, to)
+
+
+@dataclass(slots=True)
+class WorkerRecord:
+    """One incarnation of one model's worker."""
+
+    worker_id: int
+    model: str
+    state: WorkerState = WorkerState.STARTING
+    slots: int = 0
+    context_cap: int = 0
+    ready_at: float = 0.0
+    cells: Ledger = field(default_factory=lambda: Ledger(0))
+    #: Requests it holds in any state, in order of their arrival there.
+    requests: dict[str, RequestRecord] = field(default_factory=dict)
+    preparing: int = 0
+    #: The suspect that has the worker to itself.
+    alone: str | None = None
+
+    @property
+    def running(self) -> int:
+        return self.cells.owners
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of one sequence."""
+        return min(self.context_cap, self.cells.capacity)
+
+    def advance(self, to: WorkerState) -> None:
+        self.state = next_worker_state(self.state, to)
+
+
+@dataclass(slots=True)
+class ModelRecord:
+    """One configured model, its lines and its history."""
+
+    name: str
+    spec: ModelSpec
+    worker: WorkerRecord | None = None
+    #: Not yet tokenised, in order of arrival.
+    unpriced: WaitingLine = field(default_factory=WaitingLine)
+    #: Tokenised, waiting for slot and cells.
+    priced: WaitingLine = field(default_factory=WaitingLine)
+    #: Present at a death: each is run alone before anybody else.
+    suspects: WaitingLine = field(default_factory=WaitingLine)
+    preload: bool = False
+    failure: str | None = None
+    service: ServiceEstimate = field(default_factory=ServiceEstimate)
+    deaths: deque[float] = field(default_factory=deque)
+    start_deaths: int = 0
+    restarts: int = 0
+    not_before: float = 0.0
+    #: Since when it waits for memory that others hold.
+    memory_wait_since: float | None = None
+    #: Takes no new grants, so that a model waiting for memory gets its turn.
+    retiring: bool = False
+    last_used: float = 0.0
+
+    @property
+    def waiting(self) -> int:
+        preparing = self.worker.preparing if self.worker else 0
+        return len(self.unpriced) + len(self.priced) + len(self.suspects) + preparing
+
+    @property
+    def running(self) -> int:
+        return self.worker.running if self.worker else 0
+
+    @property
+    def wanted(self) -> bool:
+        """Somebody waits for it, or it is to be loaded anyway."""
+        return self.failure is None and (self.waiting > 0 or self.preload)
+
+    @property
+    def idle(self) -> bool:
+        return self.waiting == 0 and self.running == 0
+
+
+def holds_slot(request: RequestRecord) -> bool:
+    return request.state in HOLDING

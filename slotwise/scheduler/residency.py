@@ -1,0 +1,158 @@
+"""Which models are loaded: starts, restarts with back-off, and making room. Pure.
+
+Rules:
+1. Bytes are reserved before a worker is started and come back only when its process is gone.
+2. Idle models make room first, least recently used first, and only if that is enough.
+3. A model that has waited `memory_patience_s` may retire the busy model that was loaded longest: it takes no new
+   grants, becomes idle, and goes. Each model so keeps its memory for at least that long: no thrashing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from slotwise.memory.ledger import Ledger
+from slotwise.scheduler.events import Action, StartWorker, StopWorker
+from slotwise.scheduler.lifecycle import WorkerState
+from slotwise.scheduler.records import ModelRecord, SchedulerConfig, WorkerRecord
+
+
+class Residency:
+    """Owns the host ledger and the workers' records."""
+
+    def __init__(self, config: SchedulerConfig, models: Mapping[str, ModelRecord]) -> None:
+        self._config = config
+        self._models = models
+        total = sum(model.spec.memory_bytes for model in models.values())
+        budget = config.memory_budget_bytes
+        self.memory = Ledger(total if budget is None else budget)
+        self.workers: dict[int, WorkerRecord] = {}
+        self._last_worker_id = 0
+
+    def too_large(self, model: ModelRecord) -> bool:
+        """It does not fit even into an empty machine."""
+        return model.spec.memory_bytes > self.memory.capacity
+
+    def shortage(self, model: ModelRecord) -> str:
+        """Why it is too large, with both numbers."""
+        need, there = model.spec.memory_bytes / 2**30, self.memory.capacity / 2**30
+        return f"it needs {need:.2f} GiB of memory and {there:.2f} GiB are there for all models"
+
+    def ensure(self, model: ModelRecord, now: float) -> list[Action]:
+        """Start the model's worker if it is wanted and may start now, making room if need be."""
+        if model.worker is not None or not model.wanted or now < model.not_before or self.too_large(model):
+            return []
+        need = model.spec.memory_bytes
+        if self.memory.fits(need):
+            return [self._start(model)]
+        if model.memory_wait_since is None:
+            model.memory_wait_since = now
+        actions: list[Action] = []
+        coming = self._coming_free()
+        for victim in self._idle_models():
+            if self.memory.free + coming >= need:
+                break
+            coming += victim.spec.memory_bytes
+            actions += self.stop(victim)
+        if self.memory.free + coming < need and now >= model.memory_wait_since + self._config.memory_patience_s:
+            self._retire_one(now)
+        return actions
+
+    def reprieve(self) -> list[ModelRecord]:
+        """Nobody waits for memory any more: the models that were to make room go on; returns them."""
+        for model in self._models.values():
+            if not model.wanted:
+                model.memory_wait_since = None
+        if any(model.memory_wait_since is not None for model in self._models.values()):
+            return []
+        retiring = [model for model in self._models.values() if model.retiring]
+        for model in retiring:
+            model.retiring = False
+        return retiring
+
+    def stop(self, model: ModelRecord) -> list[Action]:
+        """Ask its worker to end; its bytes come back with `lost`."""
+        worker = model.worker
+        if worker is None or worker.state is WorkerState.DRAINING:
+            return []
+        worker.advance(WorkerState.DRAINING)
+        return [StopWorker(worker.worker_id)]
+
+    def lost(self, worker: WorkerRecord, now: float, *, blame: bool) -> None:
+        """Its process is gone. With `blame` the death counts against the model's restarts."""
+        model = self._models[worker.model]
+        asked_for = worker.state is WorkerState.DRAINING
+        was_starting = worker.state is WorkerState.STARTING
+        worker.advance(WorkerState.DEAD)
+        del self.workers[worker.worker_id]
+        self.memory.release(worker.worker_id)
+        model.worker = None
+        model.retiring = False
+        model.restarts += not asked_for
+        if not blame:
+            return
+        model.start_deaths = model.start_deaths + 1 if was_starting else 0
+        while model.deaths and model.deaths[0] <= now - self._config.restart_window_s:
+            model.deaths.popleft()
+        model.deaths.append(now)
+        model.not_before = now + self._backoff(len(model.deaths))
+
+    def next_deadline(self) -> float | None:
+        """When `ensure` may decide otherwise than at the last event; None if only an event can change that."""
+        deadlines = (self._deadline(m) for m in self._models.values() if m.worker is None and m.wanted)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _deadline(self, model: ModelRecord) -> float | None:
+        if model.memory_wait_since is None:
+            return model.not_before
+        if any(other.retiring for other in self._models.values()):
+            return None
+        if self.memory.free + self._coming_free() >= model.spec.memory_bytes:
+            return None
+        patience = self._config.memory_patience_s
+        loaded = [w.ready_at for w in self.workers.values() if w.state is WorkerState.READY]
+        return max(model.memory_wait_since, min(loaded)) + patience if loaded else None
+
+    def check_invariants(self) -> None:
+        self.memory.check_invariants()
+        assert self.memory.owners == len(self.workers)
+        for worker in self.workers.values():
+            worker.cells.check_invariants()
+            assert self._models[worker.model].worker is worker
+            assert worker.running <= worker.slots or worker.state is WorkerState.STARTING
+
+    def _start(self, model: ModelRecord) -> StartWorker:
+        self._last_worker_id += 1
+        worker = WorkerRecord(self._last_worker_id, model.name)
+        self.memory.reserve(worker.worker_id, model.spec.memory_bytes)
+        self.workers[worker.worker_id] = worker
+        model.worker = worker
+        model.memory_wait_since = None
+        return StartWorker(worker.worker_id, model.name)
+
+    def _coming_free(self) -> int:
+        draining = (w for w in self.workers.values() if w.state is WorkerState.DRAINING)
+        return sum(self._models[worker.model].spec.memory_bytes for worker in draining)
+
+    def _idle_models(self) -> list[ModelRecord]:
+        idle = [m for m in self._models.values() if m.worker and m.worker.state is WorkerState.READY]
+        return sorted((m for m in idle if m.running == 0 and (m.waiting == 0 or m.retiring)), key=_last_used)
+
+    def _retire_one(self, now: float) -> None:
+        """One at a time: the busy model that was loaded longest."""
+        if any(model.retiring for model in self._models.values()):
+            return
+        patience = self._config.memory_patience_s
+        ready = [w for w in self.workers.values() if w.state is WorkerState.READY and now >= w.ready_at + patience]
+        if ready:
+            longest = min(ready, key=lambda worker: (worker.ready_at, worker.worker_id))
+            self._models[longest.model].retiring = True
+
+    def _backoff(self, deaths: int) -> float:
+        if deaths <= 1:
+            return 0.0
+        return float(min(self._config.restart_backoff_s * 2 ** min(deaths - 2, 30), self._config.restart_backoff_max_s))
+
+
+def _last_used(model: ModelRecord) -> tuple[float, str]:
+    return model.last_used, model.name

@@ -1,0 +1,134 @@
+"""The composition root: builds every part, runs them in one task group, and takes them down in order.
+
+Start: bind the port, then start workers. Stop: drain (running requests end, waiting ones get 503), then the HTTP
+server, then the workers. A second signal stops now. No part outlives `serve`.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import TaskGroup
+
+from slotwise.api.app import create_app
+from slotwise.config import Settings, memory_budget, model_loads
+from slotwise.console import announce, watch_loads
+from slotwise.memory.estimate import model_memory_bytes
+from slotwise.scheduler.core import Scheduler
+from slotwise.scheduler.dispatcher import Dispatcher
+from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+from slotwise.server import AddressInUse, Server, bind, http_server
+from slotwise.workers.fake import SCHEME as FAKE_SCHEME
+from slotwise.workers.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from slotwise.workers.protocol import LoadModel
+
+logger = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_CUT, EXIT_CANNOT_BIND = 0, 1, 3
+
+
+class Service:
+    """All parts of one running server."""
+
+    def __init__(self, settings: Settings, loads: Mapping[str, LoadModel], tasks: TaskGroup) -> None:
+        self._settings = settings
+        self._tasks = tasks
+        core = Scheduler(_scheduler_config(settings), _model_specs(loads))
+        self.supervisor = Supervisor(tasks, load_timeout_s=settings.load_timeout)
+        self.dispatcher = Dispatcher(core, self.supervisor, loads)
+        self.supervisor.connect(self.dispatcher)
+        self.server: Server = http_server(
+            create_app(
+                self.dispatcher,
+                api_keys=[key.get_secret_value() for key in settings.api_key],
+                max_body_bytes=settings.max_body,
+            )
+        )
+        self._stopped = anyio.Event()
+        self.exit_code = EXIT_OK
+
+    async def run(self, sock: socket.socket) -> None:
+        """Serve until a signal ends it."""
+        self._tasks.start_soon(self.dispatcher.run)
+        self._tasks.start_soon(self._serve_http, sock)
+        self._tasks.start_soon(watch_loads, self.dispatcher)
+        if self._settings.preload:
+            for model in self.dispatcher.models:
+                self.dispatcher.preload(model)
+        await self._wait_for_signals()
+        self._tasks.cancel_scope.cancel()
+
+    async def _serve_http(self, sock: socket.socket) -> None:
+        await self.server.serve(sockets=[sock])
+        self._stopped.set()
+
+    async def _wait_for_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                logger.info("%s: draining; once more stops now", signal.Signals(number).name)
+                break
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._shut_down, tasks)
+                async for number in signals:
+                    logger.warning("%s again: stopping now", signal.Signals(number).name)
+                    self.exit_code = EXIT_CUT
+                    tasks.cancel_scope.cancel()
+
+    async def _shut_down(self, tasks: TaskGroup) -> None:
+        self.dispatcher.drain()
+        with anyio.move_on_after(self._settings.drain_timeout) as scope:
+            await self.dispatcher.wait_idle()
+        if scope.cancelled_caught:
+            logger.warning("drain timeout of %g s: cutting what still runs", self._settings.drain_timeout)
+            self.exit_code = EXIT_CUT
+        self.supervisor.stop_all()
+        with anyio.move_on_after(10):
+            await self.supervisor.wait_empty()
+            self.server.should_exit = True
+            await self._stopped.wait()
+        tasks.cancel_scope.cancel()
+
+
+async def serve(settings: Settings) -> int:
+    """Run the server; returns the process's exit code (0 clean, 1 something was cut, 3 cannot bind)."""
+    loads = model_loads(settings)
+    try:
+        sock = bind(settings.host, settings.port)
+    except AddressInUse as error:
+        logger.error("%s", error)
+        return EXIT_CANNOT_BIND
+    with sock:
+        announce(settings, tuple(loads))
+        async with anyio.create_task_group() as tasks:
+            service = Service(settings, loads, tasks)
+            await service.run(sock)
+    return service.exit_code
+
+
+def _scheduler_config(settings: Settings) -> SchedulerConfig:
+    return SchedulerConfig(max_queue=settings.max_queue, memory_budget_bytes=memory_budget(settings))
+
+
+def _model_specs(loads: Mapping[str, LoadModel]) -> dict[str, ModelSpec]:
+    return {
+        model: ModelSpec(
+            memory_bytes=_memory_bytes(load),
+            slots=load.slots,
+            kv_cells=load.kv_cells,
+            context_cap=load.context_cap,
+        )
+        for model, load in loads.items()
+    }
+
+
+def _memory_bytes(load: LoadModel) -> int:
+    if load.path.startswith(FAKE_SCHEME):
+        return 0
+    return model_memory_bytes(load.path, load.kv_cells or load.slots * load.context_cap, load.kv_type)
