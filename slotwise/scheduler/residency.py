@@ -42,7 +42,8 @@ class Residency:
         """Start the model's worker if it is wanted and may start now, making room if need be."""
         if model.worker is not None or not model.wanted or now < model.not_before or self.too_large(model):
             return []
-        need = model.spec.memory_bytes
+        # Who waited longer goes first: room that was made for one model is not for whoever asks next.
+        need = model.spec.memory_bytes + self._wanted_before(model, now)
         if self.memory.fits(need):
             return [self._start(model)]
         if model.memory_wait_since is None:
@@ -120,6 +121,18 @@ class Residency:
             worker.cells.check_invariants()
             assert self._models[worker.model].worker is worker
             assert worker.running <= worker.slots or worker.state is WorkerState.STARTING
+
+    def _wanted_before(self, model: ModelRecord, now: float) -> int:
+        """Bytes of the models that have waited for memory longer than this one."""
+        since = model.memory_wait_since
+        return sum(
+            other.spec.memory_bytes
+            for other in self._models.values()
+            if other.memory_wait_since is not None
+            and (since is None or other.memory_wait_since < since)
+            and now >= other.not_before
+            and other.wanted
+        )
 
     def _start(self, model: ModelRecord) -> StartWorker:
         self._last_worker_id += 1

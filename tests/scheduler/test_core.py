@@ -1,0 +1,297 @@
+"""Decisions of the core, one at a time."""
+
+import pytest
+
+from slotwise.errors import (
+    ContextLengthExceeded,
+    ModelNotFound,
+    ModelUnavailable,
+    PoisonRequest,
+    ServerDraining,
+    ServerOverloaded,
+    WorkerFailed,
+)
+from slotwise.scheduler import events as ev
+from slotwise.scheduler.core import Scheduler
+from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+
+SPEC = ModelSpec(memory_bytes=10, slots=2, kv_cells=100, context_cap=60)
+
+
+class Driver:
+    """A core with a clock, and shorthand for what happens to it."""
+
+    def __init__(self, config: SchedulerConfig | None = None, models: dict[str, ModelSpec] | None = None) -> None:
+        self.core = Scheduler(config or SchedulerConfig(), models or {"m": SPEC})
+        self.now = 0.0
+
+    def do(self, event: ev.Event) -> list[ev.Action]:
+        actions = self.core.handle(event, self.now)
+        self.core.check_invariants()
+        return actions
+
+    def submit(self, name: str, model: str = "m", max_output: int | None = 10) -> list[ev.Action]:
+        return self.do(ev.RequestSubmitted(name, model, max_output))
+
+    def ready(self, worker_id: int = 1) -> list[ev.Action]:
+        return self.do(ev.WorkerReady(worker_id, 2, 100, 60))
+
+    def price(self, name: str, tokens: int = 10) -> list[ev.Action]:
+        return self.do(ev.RequestPriced(name, tokens))
+
+    def run(self, name: str, tokens: int = 10, model: str = "m") -> list[ev.Action]:
+        """Submit and price on a ready worker."""
+        self.submit(name, model)
+        return self.price(name, tokens)
+
+    def lose(self, worker_id: int = 1) -> list[ev.Action]:
+        return self.do(ev.WorkerLost(worker_id, "killed"))
+
+    def tick(self, seconds: float) -> list[ev.Action]:
+        self.now += seconds
+        return self.do(ev.Tick())
+
+
+def _error(actions: list[ev.Action], name: str) -> Exception:
+    (error,) = [a.error for a in actions if isinstance(a, ev.EndRequest) and a.request_id == name]
+    return error
+
+
+@pytest.fixture
+def loaded() -> Driver:
+    driver = Driver()
+    driver.do(ev.PreloadRequested("m"))
+    driver.ready()
+    return driver
+
+
+def test_the_first_request_starts_the_worker_and_is_granted_when_it_is_priced() -> None:
+    driver = Driver()
+
+    assert driver.submit("a") == [ev.StartWorker(1, "m")]
+    assert driver.submit("b") == []
+    assert driver.ready() == [ev.PreparePrompt("a", 1), ev.PreparePrompt("b", 1)]
+    assert driver.price("a", 10) == [ev.Grant("a", 1, 10)]
+
+
+def test_an_unknown_model_is_refused_with_the_names_there_are(loaded: Driver) -> None:
+    error = _error(loaded.submit("a", model="nope"), "a")
+
+    assert isinstance(error, ModelNotFound)
+    assert "Models here: m" in str(error)
+
+
+def test_a_grant_never_promises_more_than_the_cap(loaded: Driver) -> None:
+    loaded.submit("a", max_output=1000)
+
+    assert loaded.price("a", 20) == [ev.Grant("a", 1, 40)]
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused_with_both_numbers(loaded: Driver) -> None:
+    loaded.submit("a")
+    actions = loaded.price("a", 60)
+
+    error = _error(actions, "a")
+    assert isinstance(error, ContextLengthExceeded)
+    assert error.details == {"n_prompt_tokens": 60, "n_ctx": 60}
+    assert ev.CancelSequence("a", 1) in actions
+
+
+def test_slots_are_granted_in_order_of_arrival_and_given_back_once(loaded: Driver) -> None:
+    for name in "abc":
+        loaded.submit(name)
+    assert loaded.price("a") == [ev.Grant("a", 1, 10)]
+    assert loaded.price("b") == [ev.Grant("b", 1, 10)]
+    assert loaded.price("c") == []
+
+    assert loaded.do(ev.SequenceFinished("b")) == [ev.Grant("c", 1, 10)]
+    assert loaded.do(ev.SequenceFinished("b")) == []
+
+
+def test_cells_are_reserved_and_a_head_that_does_not_fit_is_not_overtaken(loaded: Driver) -> None:
+    loaded.submit("a", max_output=None)
+    loaded.price("a", 10)  # holds 60 of 100 cells
+    loaded.submit("big", max_output=None)
+    loaded.submit("small", max_output=1)
+
+    assert loaded.price("big", 10) == []
+    assert loaded.price("small", 1) == []
+    actions = loaded.do(ev.SequenceFinished("a"))
+    assert actions == [ev.Grant("big", 1, 50), ev.Grant("small", 1, 1)]
+
+
+def test_a_full_queue_refuses_with_an_honest_time() -> None:
+    driver = Driver(SchedulerConfig(max_queue=1))
+    driver.submit("a")
+    driver.submit("b")
+
+    error = _error(driver.submit("c"), "c")
+
+    assert isinstance(error, ServerOverloaded)
+    assert error.retry_after_s is not None
+    assert 1 <= error.retry_after_s <= 60
+
+
+def test_a_queue_of_nothing_still_serves_who_finds_a_slot() -> None:
+    driver = Driver(SchedulerConfig(max_queue=0))
+
+    assert driver.submit("a") == [ev.StartWorker(1, "m")]
+    driver.submit("b")
+    assert isinstance(_error(driver.submit("c"), "c"), ServerOverloaded)
+
+
+def test_leaving_the_line_is_silent_and_leaving_a_slot_waits_for_the_worker(loaded: Driver) -> None:
+    for name in "abc":
+        loaded.run(name)
+
+    assert loaded.do(ev.RequestCancelled("c")) == [ev.CancelSequence("c", 1)]
+    assert loaded.do(ev.RequestCancelled("a")) == [ev.CancelSequence("a", 1)]
+    assert loaded.do(ev.RequestCancelled("a")) == []
+    assert loaded.core.model_status("m").busy_slots == 2
+    loaded.do(ev.SequenceFinished("a"))
+    assert loaded.core.model_status("m").busy_slots == 1
+
+
+def test_a_death_replays_what_was_not_sent_and_fails_what_was(loaded: Driver) -> None:
+    loaded.run("sent")
+    loaded.run("silent")
+    loaded.do(ev.OutputStarted("sent"))
+
+    actions = loaded.lose()
+
+    assert isinstance(_error(actions, "sent"), WorkerFailed)
+    assert ev.StartWorker(2, "m") in actions
+    assert loaded.ready(2) == [ev.PreparePrompt("silent", 2)]
+    assert loaded.price("silent") == [ev.Grant("silent", 2, 10)]
+
+
+def test_suspects_run_alone_and_the_one_that_kills_twice_is_poison(loaded: Driver) -> None:
+    loaded.run("good")
+    loaded.run("bad")
+    loaded.submit("later")
+    loaded.lose()
+
+    assert loaded.ready(2) == [ev.PreparePrompt("good", 2)]
+    assert loaded.price("good") == [ev.Grant("good", 2, 10)]
+    assert loaded.do(ev.SequenceFinished("good")) == [ev.PreparePrompt("bad", 2)]
+    loaded.price("bad")
+    actions = loaded.lose(2)
+    assert isinstance(_error(actions, "bad"), PoisonRequest)
+    # Its death is not the model's: no back-off for the others.
+    assert ev.StartWorker(3, "m") in actions
+    assert loaded.ready(3) == [ev.PreparePrompt("later", 3)]
+
+
+def test_a_prompt_that_kills_the_tokenizer_is_a_suspect_too(loaded: Driver) -> None:
+    loaded.submit("bad")
+    loaded.lose()
+    loaded.ready(2)
+
+    assert isinstance(_error(loaded.lose(2), "bad"), PoisonRequest)
+
+
+def test_a_worker_that_keeps_dying_is_restarted_with_back_off(loaded: Driver) -> None:
+    assert ev.StartWorker(2, "m") in loaded.lose()
+    loaded.ready(2)
+
+    assert loaded.lose(2) == []
+    assert loaded.core.next_deadline() == pytest.approx(1.0)
+    assert loaded.tick(0.5) == []
+    assert loaded.tick(0.5) == [ev.StartWorker(3, "m")]
+
+
+def test_three_deaths_while_starting_make_the_model_failed() -> None:
+    driver = Driver()
+    driver.submit("a")
+    driver.lose(1)
+    driver.lose(2)
+    driver.tick(60)
+
+    actions = driver.lose(3)
+
+    error = _error(actions, "a")
+    assert isinstance(error, ModelUnavailable)
+    assert "killed" in str(error)
+    assert isinstance(_error(driver.submit("b"), "b"), ModelUnavailable)
+
+
+def test_a_failed_start_is_final_with_the_librarys_reason() -> None:
+    driver = Driver()
+    driver.submit("a")
+
+    actions = driver.do(ev.WorkerStartFailed(1, "wrong shape of tensor x"))
+
+    assert "wrong shape of tensor x" in str(_error(actions, "a"))
+    assert ev.StopWorker(1) in actions
+    assert driver.lose(1) == []
+    assert driver.core.model_status("m").state == "failed"
+
+
+def test_an_idle_model_makes_room_for_one_that_is_wanted() -> None:
+    driver = Driver(SchedulerConfig(memory_budget_bytes=15), {"m": SPEC, "n": SPEC})
+    driver.submit("a", "m")
+    driver.ready()
+    driver.price("a")
+    driver.do(ev.SequenceFinished("a"))
+
+    assert driver.submit("b", "n") == [ev.StopWorker(1)]
+    assert driver.lose(1) == [ev.StartWorker(2, "n")]
+
+
+def test_a_busy_model_is_not_disturbed_until_patience_ends_and_then_makes_room() -> None:
+    driver = Driver(SchedulerConfig(memory_budget_bytes=15, memory_patience_s=5), {"m": SPEC, "n": SPEC})
+    driver.submit("a", "m")
+    driver.ready()
+    driver.price("a")
+    driver.run("waiting on m", model="m")
+    driver.run("running on m", model="m")
+
+    assert driver.submit("b", "n") == []
+    assert driver.core.next_deadline() == pytest.approx(5.0)
+    assert driver.tick(5) == []
+    assert driver.core.next_deadline() is None
+    driver.do(ev.SequenceFinished("a"))
+    assert driver.do(ev.SequenceFinished("waiting on m")) == [ev.StopWorker(1)]
+    assert driver.lose(1) == [ev.StartWorker(2, "n")]
+
+
+def test_the_busy_model_goes_on_when_the_one_that_waited_is_no_longer_wanted() -> None:
+    driver = Driver(SchedulerConfig(memory_budget_bytes=15, memory_patience_s=5), {"m": SPEC, "n": SPEC})
+    driver.submit("a", "m")
+    driver.ready()
+    driver.price("a")
+    driver.submit("b", "n")
+    driver.tick(5)
+    driver.submit("c", "m")
+
+    assert driver.do(ev.RequestCancelled("b")) == [ev.PreparePrompt("c", 1)]
+
+
+def test_a_model_that_can_never_fit_is_refused_with_numbers() -> None:
+    driver = Driver(SchedulerConfig(memory_budget_bytes=5))
+
+    error = _error(driver.submit("a"), "a")
+
+    assert isinstance(error, ModelUnavailable)
+    assert error.code == "model_too_large"
+
+
+def test_a_drain_refuses_what_waits_and_lets_run_what_runs(loaded: Driver) -> None:
+    for name in "abc":
+        loaded.run(name)
+
+    actions = loaded.do(ev.DrainRequested())
+
+    assert isinstance(_error(actions, "c"), ServerDraining)
+    assert isinstance(_error(loaded.submit("d"), "d"), ServerDraining)
+    loaded.do(ev.SequenceFinished("a"))
+    loaded.do(ev.SequenceFinished("b"))
+    assert loaded.core.idle
+
+
+def test_events_of_a_worker_that_is_gone_are_ignored(loaded: Driver) -> None:
+    loaded.lose()
+
+    assert loaded.ready(1) == []
+    assert loaded.lose(1) == []
+    assert loaded.do(ev.WorkerStartFailed(1, "late")) == []

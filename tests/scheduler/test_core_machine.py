@@ -1,0 +1,231 @@
+"""Any order of events: each request ends exactly once, nothing leaks, nobody is granted what is not there."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from slotwise.scheduler import events as ev
+from slotwise.scheduler.core import Scheduler
+from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+
+MODELS = {
+    "m": ModelSpec(memory_bytes=10, slots=2, kv_cells=50, context_cap=30),
+    "n": ModelSpec(memory_bytes=8, slots=1, kv_cells=30, context_cap=30),
+    "huge": ModelSpec(memory_bytes=99, slots=1, kv_cells=30, context_cap=30),
+}
+CONFIG = SchedulerConfig(max_queue=5, memory_budget_bytes=15)
+
+
+class CoreMachine(RuleBasedStateMachine):
+    """Plays the workers and the clients; its own books are the reference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = Scheduler(CONFIG, MODELS)
+        self.now = 0.0
+        self.history: list[tuple[ev.Event, float, list[ev.Action]]] = []
+        self.counter = 0
+        self.open: dict[str, str] = {}  # request -> model
+        self.ended: set[str] = set()
+        self.preparing: dict[str, int] = {}  # request -> worker
+        self.running: dict[str, int] = {}
+        self.cells: dict[str, int] = {}
+        self.prompt: dict[str, int] = {}
+        self.deaths: dict[str, int] = {}
+        self.workers: dict[int, str] = {}  # worker -> "starting" | "ready" | "stopping"
+        self.model_of: dict[int, str] = {}
+        self.drained = False
+
+    # ---- applying actions, as the world would
+
+    def do(self, event: ev.Event) -> None:
+        actions = self.core.handle(event, self.now)
+        self.history.append((event, self.now, actions))
+        for action in actions:
+            self.apply(action)
+
+    def apply(self, action: ev.Action) -> None:
+        match action:
+            case ev.StartWorker(worker_id, model):
+                assert model not in [self.model_of[w] for w in self.workers], "one worker per model"
+                self.workers[worker_id], self.model_of[worker_id] = "starting", model
+                total = sum(MODELS[self.model_of[w]].memory_bytes for w in self.workers)
+                assert total <= 15, "memory over the budget"
+            case ev.StopWorker(worker_id):
+                assert not [r for r, w in self.running.items() if w == worker_id], "stopped while running"
+                self.workers[worker_id] = "stopping"
+            case ev.PreparePrompt(request_id, worker_id):
+                assert self.workers[worker_id] == "ready"
+                assert request_id in self.open
+                self.preparing[request_id] = worker_id
+            case ev.Grant(request_id, worker_id, max_output_tokens):
+                self.grant(request_id, worker_id, max_output_tokens)
+            case ev.EndRequest(request_id):
+                self.end(request_id)
+            case ev.CancelSequence(request_id, worker_id):
+                assert worker_id in self.workers
+
+    def grant(self, request_id: str, worker_id: int, max_output_tokens: int) -> None:
+        assert not self.drained, "a grant after the drain"
+        assert self.workers[worker_id] == "ready"
+        assert request_id in self.open
+        assert request_id not in self.running
+        spec = MODELS[self.model_of[worker_id]]
+        beside = [r for r, w in self.running.items() if w == worker_id]
+        assert len(beside) < spec.slots
+        cells = self.prompt[request_id] + max_output_tokens
+        assert max_output_tokens >= 1
+        assert cells <= spec.context_cap
+        assert sum(self.cells[r] for r in beside) + cells <= spec.kv_cells
+        suspects = [r for r in [*beside, request_id] if self.deaths.get(r)]
+        assert not suspects or len(beside) == 0, "a suspect is not alone"
+        self.running[request_id], self.cells[request_id] = worker_id, cells
+
+    def end(self, request_id: str) -> None:
+        assert request_id not in self.ended, "a request ended twice"
+        self.ended.add(request_id)
+        for books in (self.open, self.preparing, self.running, self.cells):
+            books.pop(request_id, None)
+
+    # ---- what happens
+
+    @rule(model=st.sampled_from(["m", "m", "m", "n", "n", "huge", "unknown"]), limit=st.none() | st.integers(1, 40))
+    def submit(self, model: str, limit: int | None) -> None:
+        self.counter += 1
+        request_id = f"r{self.counter}"
+        self.open[request_id] = model
+        self.do(ev.RequestSubmitted(request_id, model, limit))
+
+    @precondition(lambda self: self.preparing)
+    @rule(data=st.data(), tokens=st.integers(1, 35))
+    def priced(self, data: st.DataObject, tokens: int) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.preparing)))
+        del self.preparing[request_id]
+        self.prompt[request_id] = tokens
+        self.do(ev.RequestPriced(request_id, tokens))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def finished(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.running)))
+        self.end(request_id)
+        self.do(ev.SequenceFinished(request_id))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def output_started(self, data: st.DataObject) -> None:
+        self.do(ev.OutputStarted(data.draw(st.sampled_from(sorted(self.running)))))
+
+    @precondition(lambda self: self.open or self.ended)
+    @rule(data=st.data())
+    def cancelled(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted([*self.open, *self.ended])))
+        if request_id in self.open and request_id not in self.running:
+            self.end(request_id)
+        self.do(ev.RequestCancelled(request_id))
+
+    @precondition(lambda self: "starting" in self.workers.values())
+    @rule(data=st.data(), fails=st.integers(0, 9))
+    def loaded(self, data: st.DataObject, fails: int) -> None:
+        starting = [worker for worker, state in self.workers.items() if state == "starting"]
+        worker_id = data.draw(st.sampled_from(starting))
+        if fails == 0:
+            self.do(ev.WorkerStartFailed(worker_id, "broken file"))
+            return
+        spec = MODELS[self.model_of[worker_id]]
+        self.workers[worker_id] = "ready"
+        self.do(ev.WorkerReady(worker_id, spec.slots, spec.kv_cells, spec.context_cap))
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def lost(self, data: st.DataObject) -> None:
+        worker_id = data.draw(st.sampled_from(sorted(self.workers)))
+        crashed = self.workers.pop(worker_id) != "stopping"
+        at_work = [r for books in (self.preparing, self.running) for r, w in books.items() if w == worker_id]
+        cancelled = {e.request_id for e, _, _ in self.history if isinstance(e, ev.RequestCancelled)}
+        for request_id in at_work:
+            self.preparing.pop(request_id, None)
+            self.running.pop(request_id, None)
+            if request_id in cancelled:
+                self.end(request_id)
+            elif crashed:
+                self.deaths[request_id] = self.deaths.get(request_id, 0) + 1
+                assert self.deaths[request_id] <= 2
+        self.do(ev.WorkerLost(worker_id, "killed"))
+        for request_id in at_work:
+            assert self.deaths.get(request_id, 0) < 2 or request_id in self.ended, "not refused as poison"
+
+    @rule(seconds=st.sampled_from([0.0, 0.3, 2.0, 6.0, 70.0, -1.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.do(ev.Tick())
+
+    @rule(model=st.sampled_from(["m", "n"]))
+    def preload(self, model: str) -> None:
+        self.do(ev.PreloadRequested(model))
+
+    @precondition(lambda self: self.counter > 12)
+    @rule()
+    def drain(self) -> None:
+        self.drained = True
+        self.do(ev.DrainRequested())
+
+    # ---- what stays true
+
+    @invariant()
+    def books_agree(self) -> None:
+        self.core.check_invariants()
+        for model in MODELS:
+            status = self.core.model_status(model)
+            workers = [w for w in self.workers if self.model_of[w] == model]
+            held = [r for r, w in self.running.items() if w in workers]
+            assert status.busy_slots == len(held)
+            assert status.reserved_cells == sum(self.cells[r] for r in held)
+
+    @invariant()
+    def ticks_are_not_asked_for_in_a_circle(self) -> None:
+        deadline = self.core.next_deadline()
+        if deadline is not None and deadline <= self.now:
+            self.do(ev.Tick())
+            after = self.core.next_deadline()
+            assert after is None or after > self.now, "a tick at the deadline changed nothing"
+
+    def teardown(self) -> None:
+        """Workers behave from here on: everything must come to an end. Then the same events, the same actions."""
+        for _ in range(400):
+            if not self.open:
+                break
+            self.world_goes_on()
+        assert not self.open, f"never ended: {self.open} {self.core!r}"
+        again = Scheduler(CONFIG, MODELS)
+        for event, now, actions in self.history:
+            assert [_plain(a) for a in again.handle(event, now)] == [_plain(a) for a in actions]
+
+    def world_goes_on(self) -> None:
+        for worker_id, state in list(self.workers.items()):
+            if state == "starting":
+                spec = MODELS[self.model_of[worker_id]]
+                self.workers[worker_id] = "ready"
+                self.do(ev.WorkerReady(worker_id, spec.slots, spec.kv_cells, spec.context_cap))
+            elif state == "stopping":
+                del self.workers[worker_id]
+                for request_id in [r for r, w in self.preparing.items() if w == worker_id]:
+                    del self.preparing[request_id]
+                self.do(ev.WorkerLost(worker_id, "asked for"))
+        for request_id in list(self.preparing):
+            if self.preparing.pop(request_id, None) is not None:
+                self.prompt[request_id] = 3
+                self.do(ev.RequestPriced(request_id, 3))
+        for request_id in list(self.running):
+            self.end(request_id)
+            self.do(ev.SequenceFinished(request_id))
+        self.now += 1.0
+        self.do(ev.Tick())
+
+
+def _plain(action: ev.Action) -> object:
+    return (action.request_id, str(action.error)) if isinstance(action, ev.EndRequest) else action
+
+
+TestCore = CoreMachine.TestCase
+TestCore.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)

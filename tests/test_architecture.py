@@ -1,0 +1,125 @@
+"""Imports run one way, and what touches the world stays where it belongs."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "slotwise"
+MODULES = {
+    ".".join(("slotwise", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+#: Modules that decide: no I/O, no clock, no event loop.
+PURE = [
+    "slotwise.errors",
+    "slotwise.request",
+    *(
+        f"slotwise.scheduler.{name}"
+        for name in ("admission", "core", "events", "lifecycle", "queue", "records", "residency")
+    ),
+    *(f"slotwise.workers.{name}" for name in ("batch", "cells", "frames", "model", "protocol", "text")),
+    *(f"slotwise.memory.{name}" for name in ("estimate", "ledger")),
+    *(f"slotwise.api.{name}" for name in ("fields", "openai", "openapi", "schema", "sse")),
+]
+IMPURE_LIBRARIES = {"anyio", "asyncio", "httpx", "os", "psutil", "pynvml", "socket", "subprocess", "threading", "time"}
+#: Library -> the only modules that may import it.
+OWNERS = {
+    "llama_cpp": {"slotwise.workers.llama"},
+    "psutil": {"slotwise.memory.probe"},
+    "pynvml": {"slotwise.memory.probe"},
+    "uvicorn": {"slotwise.server"},
+}
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+IMPORTS = {name: _imports(path) for name, path in MODULES.items()}
+
+
+def _importers(prefix: str) -> set[str]:
+    return {
+        name
+        for name, imports in IMPORTS.items()
+        if not name.startswith(prefix) and any(i == prefix or i.startswith(f"{prefix}.") for i in imports)
+    }
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_modules_that_decide_touch_nothing(module: str) -> None:
+    top_level = {name.partition(".")[0] for name in IMPORTS[module]}
+
+    assert not top_level & IMPURE_LIBRARIES
+
+
+@pytest.mark.parametrize(("library", "owners"), OWNERS.items())
+def test_a_library_has_one_owner(library: str, owners: set[str]) -> None:
+    assert _importers(library) == owners
+
+
+def test_starlette_lives_only_in_the_api() -> None:
+    outside = {name for name in _importers("starlette") if not name.startswith("slotwise.api")}
+
+    # The server names the type of what it serves, nothing more.
+    assert outside <= {"slotwise.server"}
+
+
+def test_only_the_service_imports_the_api_and_only_the_command_line_the_service() -> None:
+    assert _importers("slotwise.api") == {"slotwise.service"}
+    assert _importers("slotwise.service") == {"slotwise.cli"}
+
+
+def test_workers_know_nothing_of_scheduler_or_api() -> None:
+    for name, imports in IMPORTS.items():
+        if name.startswith("slotwise.workers"):
+            assert not any(i.startswith(("slotwise.scheduler", "slotwise.api")) for i in imports), name
+
+
+def test_the_scheduler_knows_only_the_seam_of_the_workers() -> None:
+    for name, imports in IMPORTS.items():
+        if name.startswith("slotwise.scheduler"):
+            workers = {i for i in imports if i.startswith("slotwise.workers.")}
+            assert all(i.startswith("slotwise.workers.protocol") for i in workers), name
+
+
+def test_memory_is_the_lowest_layer() -> None:
+    for name, imports in IMPORTS.items():
+        if name.startswith("slotwise.memory"):
+            assert all(i.startswith("slotwise.memory") for i in imports if i.startswith("slotwise")), name
+
+
+def test_nothing_deserialises_or_evaluates_what_it_is_given() -> None:
+    for name, path in MODULES.items():
+        assert not {"pickle", "marshal", "shelve", "yaml"} & IMPORTS[name], name
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for call in calls:
+            assert not (isinstance(call.func, ast.Name) and call.func.id in ("eval", "exec")), name
+            assert not any(keyword.arg == "shell" for keyword in call.keywords), name
+
+
+def test_the_command_line_starts_without_the_server() -> None:
+    assert not {i.partition(".")[0] for i in _imports_at_top("slotwise.cli")} & {"llama_cpp", "starlette", "uvicorn"}
+
+
+def _imports_at_top(module: str, seen: set[str] | None = None) -> set[str]:
+    """What importing a module imports, through our own modules."""
+    seen = set() if seen is None else seen
+    found: set[str] = set()
+    for node in ast.parse(MODULES[module].read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    for name in list(found):
+        if name in MODULES and name not in seen:
+            seen.add(name)
+            found |= _imports_at_top(name, seen)
+    return found
