@@ -1,5 +1,7 @@
 """An in-memory `WorkerPool`: records what it is told and lets a test say what workers report."""
 
+import anyio
+
 from slotwise.request import FinishReason, Usage
 from slotwise.workers.protocol import (
     CancelSequence,
@@ -24,12 +26,15 @@ class FakePool:
         self.loads: dict[int, LoadModel] = {}
         self.sent: list[tuple[int, Command]] = []
         self.stopped: list[int] = []
+        self._started = anyio.Event()
 
     # ---- WorkerPool
 
     def start(self, worker_id: int, load: LoadModel) -> None:
         assert worker_id not in self.loads, "worker ids are never reused"
         self.loads[worker_id] = load
+        self._started.set()
+        self._started = anyio.Event()
 
     def send(self, worker_id: int, command: Command) -> None:
         self.sent.append((worker_id, command))
@@ -42,6 +47,11 @@ class FakePool:
     def hears(self) -> PoolListener:
         assert self.listener is not None
         return self.listener
+
+    async def started(self, worker_id: int) -> None:
+        """Until the scheduler has asked for this worker."""
+        while worker_id not in self.loads:
+            await self._started.wait()
 
     def ready(self, worker_id: int = 1, slots: int = 2, kv_cells: int = 100, context_cap: int = 50) -> None:
         info = ModelInfo("fake", slots, kv_cells, context_cap, 8192, 257, 0, 0, True)

@@ -69,7 +69,7 @@ def create_app(
             Route("/metrics", routes.metrics_text, methods=["GET"]),
             Route("/openapi.json", routes.openapi, methods=["GET"]),
         ],
-        exception_handlers={HTTPException: _http_exception},
+        exception_handlers={HTTPException: _http_exception, SlotwiseError: _refusal, Exception: _fault},
     )
     # An exact path or a 404: a redirect to another spelling would turn a POST into a GET.
     app.router.redirect_slashes = False
@@ -184,6 +184,16 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         fault: SlotwiseError = MethodNotAllowed(f"{request.method} is not possible at {path}; use {allow}.")
         return _AsResponse(error_reply(fault, [(b"allow", allow.encode())]))
     return _AsResponse(error_reply(UnknownUrl(f"There is nothing at {request.method} {path}.")))
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SlotwiseError)
+    return _AsResponse(error_reply(error))
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    """Our own mistake: the client gets no trace of it; `Edge` logs it with the request's id."""
+    return _AsResponse(error_reply(SlotwiseError("Something went wrong inside the server; its log has the details.")))
 
 
 class _AsResponse(Response):

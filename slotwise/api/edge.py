@@ -1,4 +1,4 @@
-"""What every request passes: a request id, a key where keys are asked for, and a last resort for our own faults.
+"""What every request passes: a request id, a key where keys are asked for, and a log for our own faults.
 
 Default deny: where keys are configured, everything but PUBLIC_PATHS asks for one, unknown paths included.
 """
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slotwise.api.replies import error_reply
-from slotwise.errors import InvalidApiKey, SlotwiseError
+from slotwise.errors import InvalidApiKey
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +40,11 @@ class Edge:
         try:
             scope["slotwise.key"] = self._identify(scope["path"], headers)
             await self._app(scope, receive, stamped)
-        except SlotwiseError as error:
-            if stamped.started:
-                raise
+        except InvalidApiKey as error:
             await error_reply(error)(stamped)
         except Exception:
+            # The app has answered (or can not any more); what is left is to keep it from the server's own log.
             logger.exception("request %s failed by a fault of ours", stamped.request_id.decode())
-            if not stamped.started:
-                message = f"Something went wrong inside the server; its log has it as {stamped.request_id.decode()}."
-                await error_reply(SlotwiseError(message))(stamped)
 
     def _identify(self, path: str, headers: dict[bytes, bytes]) -> str:
         """Who asks: a short digest of the key, or "" where none are configured. Raises InvalidApiKey."""
@@ -74,11 +70,9 @@ class _Stamp:
         self._send = send
         self.request_id = request_id
         self._began = time.perf_counter()
-        self.started = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.started = True
             milliseconds = b"%d" % round(1000 * (time.perf_counter() - self._began))
             own = [(b"x-request-id", self.request_id), (b"openai-processing-ms", milliseconds)]
             message = {**message, "headers": [*message.get("headers", []), *own]}

@@ -1,0 +1,149 @@
+"""Leases over the dispatcher: tokens arrive, leaving gives back, failures are told once."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from slotwise.errors import ModelNotFound, ServerDraining, WorkerFailed
+from slotwise.request import FinishReason, GenerationRequest, TextPrompt
+from slotwise.scheduler.core import Scheduler
+from slotwise.scheduler.dispatcher import Dispatcher
+from slotwise.scheduler.lease import MAX_UNREAD_BYTES, ClientTooSlow
+from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+from slotwise.workers.protocol import CancelSequence, LoadModel, Prepare, StartSequence
+from tests.fakes import FakePool
+
+
+def _request(name: str, model: str = "m") -> GenerationRequest:
+    return GenerationRequest(request_id=name, model=model, prompt=TextPrompt("hi"), max_output_tokens=10)
+
+
+@asynccontextmanager
+async def _dispatcher(*, ready: bool = True) -> AsyncIterator[tuple[Dispatcher, FakePool]]:
+    pool = FakePool()
+    core = Scheduler(SchedulerConfig(), {"m": ModelSpec(10, 2, 100, 50)})
+    dispatcher = Dispatcher(core, pool, {"m": LoadModel("m", "fake:", 2, 50)})
+    pool.listener = dispatcher
+    if ready:
+        dispatcher.preload("m")
+        pool.ready()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(dispatcher.run)
+            yield dispatcher, pool
+            dispatcher.check_invariants()
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_request_is_prepared_started_and_streamed() -> None:
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a")) as lease:
+        assert pool.commands(Prepare) == ["a"]
+        pool.prepared("a")
+        assert pool.commands(StartSequence) == ["a"]
+        pool.delta("a", "Hel")
+        assert (await lease.next_chunk()).text == "Hel"
+        pool.delta("a", "l")
+        pool.delta("a", "o")
+        pool.end("a")
+        chunks = [chunk async for chunk in lease]
+        assert "".join(chunk.text for chunk in chunks) == "lo"
+        assert chunks[-1].finish_reason is FinishReason.STOP
+        assert sum(chunk.tokens for chunk in chunks) == 3
+        await dispatcher.wait_idle()
+
+
+async def test_a_refusal_is_raised_by_the_first_chunk() -> None:
+    async with _dispatcher() as (dispatcher, _), dispatcher.lease(_request("a", "nope")) as lease:
+        with pytest.raises(ModelNotFound):
+            await lease.next_chunk()
+
+
+async def test_leaving_while_waiting_for_a_load_takes_the_request_out() -> None:
+    async with _dispatcher(ready=False) as (dispatcher, pool):
+        async with dispatcher.lease(_request("a")):
+            assert dispatcher.status()[0].status.waiting == 1
+        assert dispatcher.status()[0].status.waiting == 0
+        pool.ready()
+        assert pool.commands(Prepare) == []
+
+
+async def test_leaving_while_running_cancels_and_the_slot_returns_with_the_workers_word() -> None:
+    async with _dispatcher() as (dispatcher, pool):
+        async with dispatcher.lease(_request("a")):
+            pool.prepared("a")
+        assert pool.commands(CancelSequence) == ["a"]
+        assert dispatcher.status()[0].status.busy_slots == 1
+        pool.end("a", FinishReason.CANCELLED)
+        assert dispatcher.status()[0].status.busy_slots == 0
+        await dispatcher.wait_idle()
+
+
+async def test_a_death_before_the_first_token_is_a_pause() -> None:
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a")) as lease:
+        pool.prepared("a")
+        pool.hears().worker_lost(1, "killed")
+        pool.ready(2)
+        pool.prepared("a", worker_id=2)
+        pool.delta("a", "again", worker_id=2)
+        assert (await lease.next_chunk()).text == "again"
+
+
+async def test_a_death_after_the_first_token_is_a_well_formed_failure_after_what_was_sent() -> None:
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a")) as lease:
+        pool.prepared("a")
+        pool.delta("a", "half")
+        pool.hears().worker_lost(1, "killed by signal 9 (SIGKILL)")
+        assert (await lease.next_chunk()).text == "half"
+        with pytest.raises(WorkerFailed, match="SIGKILL"):
+            await lease.next_chunk()
+
+
+async def test_a_failed_sequence_fails_its_lease_alone() -> None:
+    async with (
+        _dispatcher() as (dispatcher, pool),
+        dispatcher.lease(_request("a")) as bad,
+        dispatcher.lease(_request("b")) as good,
+    ):
+        pool.prepared("a")
+        pool.prepared("b")
+        pool.end("a", FinishReason.ERROR)
+        pool.delta("b", "fine")
+        with pytest.raises(WorkerFailed):
+            await bad.next_chunk()
+        assert (await good.next_chunk()).text == "fine"
+
+
+async def test_who_does_not_read_loses_the_request_and_nobody_else_does() -> None:
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a")) as lease:
+        pool.prepared("a")
+        for _ in range(MAX_UNREAD_BYTES // 1000 + 2):
+            pool.delta("a", "x" * 1000)
+        assert pool.commands(CancelSequence) == ["a"]
+        assert len((await lease.next_chunk()).text) <= MAX_UNREAD_BYTES
+        with pytest.raises(ClientTooSlow):
+            await lease.next_chunk()
+
+
+async def test_a_drain_refuses_what_waits_and_idles_when_the_rest_ends() -> None:
+    async with _dispatcher() as (dispatcher, pool):
+        async with dispatcher.lease(_request("a")) as running:
+            pool.prepared("a")
+            pool.delta("a", "x")
+            async with dispatcher.lease(_request("b")) as waiting:
+                dispatcher.drain()
+                with pytest.raises(ServerDraining):
+                    await waiting.next_chunk()
+            pool.end("a")
+            assert (await running.next_chunk()).finish_reason is FinishReason.STOP
+        await dispatcher.wait_idle()
+
+
+async def test_a_restart_after_back_off_happens_without_anybody_asking() -> None:
+    async with _dispatcher() as (dispatcher, pool):
+        pool.hears().worker_lost(1, "killed")
+        pool.ready(2)
+        pool.hears().worker_lost(2, "killed again")
+        assert 3 not in pool.loads
+        await pool.started(3)  # after restart_backoff_s, on the dispatcher's own clock
