@@ -74,6 +74,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    #: False: the answer is handed over whole, so until then a worker's death costs only time.
+    stream: bool = True
     #: Who asks, for fairness and logs; empty where no keys are configured. Never the secret itself.
     key: str = ""
 

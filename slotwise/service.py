@@ -37,10 +37,16 @@ EXIT_OK, EXIT_CUT, EXIT_CANNOT_BIND = 0, 1, 3
 class Service:
     """All parts of one running server."""
 
-    def __init__(self, settings: Settings, loads: Mapping[str, LoadModel], tasks: TaskGroup) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        loads: Mapping[str, LoadModel],
+        specs: Mapping[str, ModelSpec],
+        tasks: TaskGroup,
+    ) -> None:
         self._settings = settings
         self._tasks = tasks
-        core = Scheduler(_scheduler_config(settings), _model_specs(loads))
+        core = Scheduler(_scheduler_config(settings), specs)
         self.supervisor = Supervisor(tasks, load_timeout_s=settings.load_timeout)
         self.dispatcher = Dispatcher(core, self.supervisor, loads)
         self.supervisor.connect(self.dispatcher)
@@ -99,6 +105,7 @@ class Service:
 async def serve(settings: Settings) -> int:
     """Run the server; returns the process's exit code (0 clean, 1 something was cut, 3 cannot bind)."""
     loads = model_loads(settings)
+    specs = _model_specs(loads)
     try:
         sock = bind(settings.host, settings.port)
     except AddressInUse as error:
@@ -107,7 +114,7 @@ async def serve(settings: Settings) -> int:
     with sock:
         announce(settings, tuple(loads))
         async with anyio.create_task_group() as tasks:
-            service = Service(settings, loads, tasks)
+            service = Service(settings, loads, specs, tasks)
             await service.run(sock)
     return service.exit_code
 
@@ -131,4 +138,6 @@ def _model_specs(loads: Mapping[str, LoadModel]) -> dict[str, ModelSpec]:
 def _memory_bytes(load: LoadModel) -> int:
     if load.path.startswith(FAKE_SCHEME):
         return 0
-    return model_memory_bytes(load.path, load.kv_cells or load.slots * load.context_cap, load.kv_type)
+    return model_memory_bytes(
+        load.path, slots=load.slots, context_cap=load.context_cap, kv_cells=load.kv_cells, kv_type=load.kv_type
+    )

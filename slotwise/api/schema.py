@@ -83,6 +83,7 @@ def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prom
     limit, stop = _output_limit(data), _stop(data.get("stop"))
     ignore_eos = fields.boolean(data, "ignore_eos")
     fields.string(data, "user", max_length=MAX_USER_LENGTH)
+    stream = fields.boolean(data, "stream")
     choices = []
     for index in range(copies * len(prompts)):
         seed = None if sampling.seed is None else (sampling.seed + index % copies) & 0xFFFFFFFF
@@ -95,10 +96,10 @@ def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prom
                 max_output_tokens=limit,
                 stop=stop,
                 ignore_eos=ignore_eos,
+                stream=stream,
                 key=key,
             )
         )
-    stream = fields.boolean(data, "stream")
     return ParsedRequest(response_id, model, tuple(choices), stream, _include_usage(data))
 
 

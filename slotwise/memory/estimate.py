@@ -35,10 +35,15 @@ def bytes_per_cell(header: GGUFHeader, kv_type: str) -> int:
     return sum(_row(key * count, kv_type) + _row(value * count, kv_type) for count in kv_heads)
 
 
-def model_memory_bytes(path: str, kv_cells: int, kv_type: str) -> int:
-    """Bytes to reserve for a model with a pool of `kv_cells` cells. Raises GGUFError or OSError."""
+def model_memory_bytes(path: str, *, slots: int, context_cap: int, kv_cells: int, kv_type: str) -> int:
+    """Bytes to reserve for a model. 0 means as in the settings: all the model knows, and slots * context_cap cells.
+
+    Raises GGUFError or OSError.
+    """
     header = read_header(path)
-    return int(MARGIN * (header.file_bytes + kv_cells * bytes_per_cell(header, kv_type)))
+    known = header.integer("context_length", 0)
+    cells = kv_cells or slots * min(context_cap or known, known or context_cap)
+    return int(MARGIN * (header.file_bytes + cells * bytes_per_cell(header, kv_type)))
 
 
 def _row(elements: int, kv_type: str) -> int:

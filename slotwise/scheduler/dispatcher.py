@@ -217,7 +217,7 @@ class Dispatcher:
         self._post(ev.SequenceFinished(delta.request_id, usage.completion_tokens if usage else 0))
 
     def _push(self, lease: Lease, chunk: TokenChunk) -> None:
-        if lease.first_chunk_at is None:
+        if lease.first_chunk_at is None and lease.request.stream:
             self._post(ev.OutputStarted(lease.request.request_id))
         if not lease.push(chunk):
             logger.warning("%s: the client does not read; its request is cancelled", lease.request.request_id)
@@ -245,8 +245,9 @@ class Dispatcher:
     def _perform(self, action: ev.Action) -> None:
         match action:
             case ev.PreparePrompt(request_id, worker_id):
-                prompt = self._leases[request_id].request.prompt
-                self._pool.send(worker_id, protocol.Prepare(request_id, prompt))
+                lease = self._leases[request_id]
+                lease.begin_again()
+                self._pool.send(worker_id, protocol.Prepare(request_id, lease.request.prompt))
             case ev.Grant(request_id, worker_id, max_output_tokens):
                 self._start_sequence(request_id, worker_id, max_output_tokens)
             case ev.EndRequest(request_id, error):

@@ -45,6 +45,8 @@ class Lease:
         self._leave = leave
         self._clock = clock
         self._unread: list[TokenChunk] = []
+        #: Parts of an answer that is handed over whole; forgotten when the request begins again.
+        self._held: list[TokenChunk] = []
         self._unread_bytes = 0
         self._error: SlotwiseError | None = None
         self._wake = anyio.Event()
@@ -100,6 +102,13 @@ class Lease:
             return True
         if self.first_chunk_at is None:
             self.first_chunk_at = self._clock()
+        if not self.request.stream:
+            self._held.append(chunk)
+            if chunk.finish_reason is not None:
+                self._unread.append(_merged(self._held))
+                self._finished = True
+                self._wake.set()
+            return True
         self._unread_bytes += len(chunk.text)
         if self._unread_bytes > MAX_UNREAD_BYTES:
             self.fail(ClientTooSlow(f"more than {MAX_UNREAD_BYTES} bytes of the answer were not read"))
@@ -108,6 +117,11 @@ class Lease:
         self._finished = chunk.finish_reason is not None
         self._wake.set()
         return True
+
+    def begin_again(self) -> None:
+        """The worker died before anything was handed over: what it had said does not count."""
+        self._held.clear()
+        self.granted_at = self.first_chunk_at = None
 
     def fail(self, error: SlotwiseError) -> None:
         if not self.over:

@@ -69,6 +69,10 @@ class Inbox:
     def put(self, item: Command | _PreparedTokens) -> None:
         self._queue.put(item)
 
+    def get(self) -> Command | _PreparedTokens:
+        """The next item, when there is one."""
+        return self._queue.get()
+
     def drain(self, *, wait: bool) -> list[Command | _PreparedTokens]:
         """Everything there is; with `wait`, at least one item."""
         items = [self._queue.get()] if wait else []
@@ -188,7 +192,7 @@ def _apply(item: Command | _PreparedTokens, loop: StepLoop, preparer: Preparer) 
 
 
 def _first_command(inbox: Inbox) -> LoadModel | None:
-    first, *_ = inbox.drain(wait=True)
+    first = inbox.get()
     if isinstance(first, Shutdown):
         return None
     if not isinstance(first, LoadModel):

@@ -16,8 +16,9 @@ from slotwise.workers.protocol import CancelSequence, LoadModel, Prepare, StartS
 from tests.fakes import FakePool
 
 
-def _request(name: str, model: str = "m") -> GenerationRequest:
-    return GenerationRequest(request_id=name, model=model, prompt=TextPrompt("hi"), max_output_tokens=10)
+def _request(name: str, model: str = "m", *, stream: bool = True) -> GenerationRequest:
+    prompt = TextPrompt("hi")
+    return GenerationRequest(request_id=name, model=model, prompt=prompt, max_output_tokens=10, stream=stream)
 
 
 @asynccontextmanager
@@ -98,6 +99,19 @@ async def test_a_death_after_the_first_token_is_a_well_formed_failure_after_what
         assert (await lease.next_chunk()).text == "half"
         with pytest.raises(WorkerFailed, match="SIGKILL"):
             await lease.next_chunk()
+
+
+async def test_a_death_in_an_answer_that_is_handed_over_whole_is_a_pause_too() -> None:
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a", stream=False)) as lease:
+        pool.prepared("a")
+        pool.delta("a", "forgotten")
+        pool.hears().worker_lost(1, "killed")
+        pool.ready(2)
+        pool.prepared("a", worker_id=2)
+        pool.delta("a", "whole", worker_id=2)
+        pool.end("a", worker_id=2)
+        chunk = await lease.next_chunk()
+        assert (chunk.text, chunk.finish_reason) == ("whole", FinishReason.STOP)
 
 
 async def test_a_failed_sequence_fails_its_lease_alone() -> None:

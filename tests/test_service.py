@@ -1,0 +1,278 @@
+"""A real server process: what it promises when workers die, clients leave, rubbish arrives and it is told to stop."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from slotwise.api.openapi import document
+from tests.server_process import ServerProcess, free_port, run_server
+
+FAKE = "m=fake:step_ms=5,eos_after=40,crash_in_decode=BOOM,crash_in_prepare=BANG"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with run_server(tmp_path / "log", FAKE, "--num-parallel", "4", "--context", "512", "--preload") as running:
+        _wait_ready(running)
+        yield running
+
+
+def _wait_ready(server: ServerProcess) -> None:
+    deadline = time.monotonic() + 20
+    while server.model()["state"] != "ready":
+        assert time.monotonic() < deadline, server.log.read_text()
+        time.sleep(0.02)
+
+
+def _complete(server: ServerProcess, prompt: str = "hello", **fields: Any) -> httpx.Response:
+    body = {"model": "m", "prompt": prompt} | fields
+    return httpx.post(f"{server.base_url}/completions", json=body, timeout=30)
+
+
+def _in_background(server: ServerProcess, results: list[httpx.Response], **fields: Any) -> threading.Thread:
+    thread = threading.Thread(target=lambda: results.append(_complete(server, **fields)))
+    thread.start()
+    return thread
+
+
+def _wait_busy(server: ServerProcess, slots: int) -> None:
+    deadline = time.monotonic() + 10
+    while server.model()["busy_slots"] < slots:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_worker_killed_before_anything_was_handed_over_costs_a_pause(server: ServerProcess) -> None:
+    results: list[httpx.Response] = []
+    undisturbed = _complete(server).json()["choices"][0]["text"]
+    threads = [_in_background(server, results) for _ in range(3)]
+    _wait_busy(server, 1)
+    (worker,) = server.workers()
+    worker.kill()
+    for thread in threads:
+        thread.join()
+
+    assert len(results) == 3
+    assert [response.json()["choices"][0]["text"] for response in results] == [undisturbed] * 3
+    assert _complete(server).json()["choices"][0]["text"] == undisturbed
+    server.wait_until_idle()
+
+
+def test_a_worker_killed_in_mid_stream_ends_the_stream_with_an_error_event(server: ServerProcess) -> None:
+    body = {"model": "m", "prompt": "hello", "stream": True, "ignore_eos": True, "max_tokens": 400}
+    with httpx.stream("POST", f"{server.base_url}/completions", json=body, timeout=30) as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("data: {")
+        (worker,) = server.workers()
+        worker.kill()
+        events = [line for line in lines if line]
+
+    assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "engine_error"
+    assert events[-1] == "data: [DONE]"
+    server.wait_until_idle()
+
+
+@pytest.mark.parametrize("poison", ["BOOM", "BANG"])
+def test_a_poison_request_is_tried_alone_and_refused_and_others_live(server: ServerProcess, poison: str) -> None:
+    results: list[httpx.Response] = []
+    others = [_in_background(server, results, prompt=f"other {index}", max_tokens=5) for index in range(3)]
+
+    bad = _complete(server, poison)
+    for thread in others:
+        thread.join()
+
+    assert bad.status_code == 500
+    assert bad.json()["error"]["code"] == "engine_error"
+    assert "tried twice" in bad.json()["error"]["message"]
+    assert bad.headers["x-should-retry"] == "false"
+    assert [response.status_code for response in results] == [200, 200, 200]
+    assert server.wait_until_idle()["restarts"] == 2
+
+
+def test_a_client_that_leaves_gives_its_slot_back(server: ServerProcess) -> None:
+    for stream in (True, False):
+        body = json.dumps({"model": "m", "prompt": "x", "ignore_eos": True, "max_tokens": 450, "stream": stream})
+        with socket.create_connection(("127.0.0.1", server.port)) as sock:
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            sock.sendall((head + body).encode())
+            _wait_busy(server, 1)
+        server.wait_until_idle(timeout_s=1)
+
+
+@pytest.mark.parametrize(
+    ("payload", "status"),
+    [
+        (b"garbage\r\n\r\n", b"400"),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n", b"413"),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{", b"400"),
+        (b"GET /v1/completions HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
+        (b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"GET /v1/models/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nOrigin: http://evil\r\nContent-Type: text/plain\r\n"
+            b"Content-Length: 2\r\n\r\n{}",
+            b"415",
+        ),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", b"415"),
+    ],
+    ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else "",
+)
+def test_rubbish_on_the_wire_is_refused(server: ServerProcess, payload: bytes, status: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(payload)
+        assert sock.recv(4096).split(b" ")[1] == status
+
+    assert _complete(server, max_tokens=2).status_code == 200
+
+
+def test_a_large_body_without_a_length_is_refused_at_the_limit(server: ServerProcess) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(50):
+            yield b" " * 2**20
+
+    response = httpx.post(f"{server.base_url}/completions", content=chunks(), timeout=30)
+
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "request_too_large"
+
+
+def test_every_documented_path_answers_and_metrics_count(server: ServerProcess) -> None:
+    _complete(server, max_tokens=3)
+    for path, methods in document()["paths"].items():
+        if "get" in methods:
+            response = httpx.get(server.root + path.replace("{model_id}", "m"), timeout=10)
+            assert response.status_code == 200, path
+            assert response.headers["x-request-id"]
+
+    text = httpx.get(f"{server.root}/metrics").text
+    assert 'slotwise_requests_total{model="m",outcome="completed"} 1.0' in text
+    assert 'slotwise_generation_tokens_total{model="m"} 3.0' in text
+    assert 'slotwise_no_cells_total{model="m"} 0.0' in text
+
+
+def test_a_request_id_is_echoed_only_if_it_is_harmless(server: ServerProcess) -> None:
+    good = httpx.get(f"{server.root}/health", headers={"x-request-id": "abc-1"})
+    bad = httpx.get(f"{server.root}/health", headers={"x-request-id": "a b<script>"})
+
+    assert good.headers["x-request-id"] == "abc-1"
+    assert bad.headers["x-request-id"].startswith("req-")
+
+
+def test_a_drain_lets_streams_end_refuses_the_rest_and_exits_clean(server: ServerProcess) -> None:
+    body = {"model": "m", "prompt": "hello", "stream": True, "ignore_eos": True, "max_tokens": 300}
+    with httpx.stream("POST", f"{server.base_url}/completions", json=body, timeout=30) as response:
+        lines = response.iter_lines()
+        next(lines)
+        os.kill(server.process.pid, signal.SIGTERM)
+        while httpx.get(f"{server.root}/ready").status_code == 200:
+            time.sleep(0.01)
+        refused = _complete(server)
+        events = [line for line in lines if line]
+
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "server_draining"
+    assert events[-1] == "data: [DONE]"
+    assert '"finish_reason":"length"' in events[-2]
+    assert server.process.wait(10) == 0
+
+
+def test_a_second_signal_stops_now(server: ServerProcess) -> None:
+    body = {"model": "m", "prompt": "hello", "stream": True, "ignore_eos": True, "max_tokens": 450}
+    workers = server.workers()
+    with httpx.stream("POST", f"{server.base_url}/completions", json=body, timeout=30) as response:
+        next(response.iter_lines())
+        os.kill(server.process.pid, signal.SIGINT)
+        while httpx.get(f"{server.root}/ready").status_code == 200:
+            time.sleep(0.01)
+        started = time.monotonic()
+        os.kill(server.process.pid, signal.SIGTERM)
+        assert server.process.wait(5) == 1
+        assert time.monotonic() - started < 3
+    assert not psutil.wait_procs(workers, timeout=2)[1]
+
+
+def test_no_worker_outlives_a_server_that_was_killed(server: ServerProcess) -> None:
+    workers = server.workers()
+    server.process.kill()
+
+    assert workers
+    assert not psutil.wait_procs(workers, timeout=3)[1]
+
+
+def _serve(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLOTWISE_")}
+    command = [sys.executable, "-m", "slotwise", "serve", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=20, env=environment | (env or {}), check=False
+    )
+
+
+def test_a_taken_port_is_exit_code_3_before_any_model_is_touched(server: ServerProcess) -> None:
+    second = _serve(FAKE, "--port", str(server.port))
+
+    assert second.returncode == 3
+    assert "in use" in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "words"),
+    [
+        (["--num-parallel", "0"], {}, "'num_parallel' is 0 on the command line"),
+        (["--kv-type", "f15"], {}, "'kv_type' is 'f15'"),
+        (["/nowhere/x.gguf"], {}, "/nowhere/x.gguf does not exist"),
+        (["--host", "0.0.0.0", FAKE], {}, "--insecure-no-key"),
+        ([FAKE, FAKE], {}, "given twice"),
+        ([FAKE], {"SLOTWISE_NUM_PARALEL": "3"}, "did you mean 'num_parallel'"),
+        ([FAKE], {"SLOTWISE_CONTEXT": "x"}, "'context' is 'x' in the environment"),
+        ([FAKE, "--config", "/nowhere.toml"], {}, "/nowhere.toml can not be read"),
+        ([FAKE, "--memory-budget", "lots"], {}, "8GiB"),
+        ([__file__], {}, "not a usable GGUF file"),
+    ],
+)
+def test_a_bad_setting_is_exit_code_2_with_key_value_and_what_is_allowed(
+    arguments: list[str], env: dict[str, str], words: str
+) -> None:
+    result = _serve("--port", str(free_port()), *arguments, env=env)
+
+    assert result.returncode == 2, result.stderr
+    assert words in result.stderr.replace("\n", " ")
+
+
+def test_the_config_file_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
+    config = tmp_path / "slotwise.toml"
+    config.write_text(
+        'num_parallel = 3\n[model.tiny]\npath = "fake:"\nnum_parallel = 2\n[model.other]\npath = "fake:"\n'
+    )
+    with run_server(tmp_path / "log", "--config", str(config)) as running:
+        slots = {model["model"]: model["slots"] for model in running.status()["models"]}
+    assert slots == {"tiny": 2, "other": 3}
+
+    config.write_text('[model.tiny]\npath = "fake:"\nnum_paralel = 2\n')
+    result = _serve("--config", str(config))
+    assert result.returncode == 2
+    assert "model.tiny.num_paralel" in result.stderr
+
+
+def test_ps_shows_a_running_server_and_says_when_there_is_none(server: ServerProcess) -> None:
+    command = [sys.executable, "-m", "slotwise", "ps", "--url", server.root]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    missing = subprocess.run(
+        [*command[:-1], "http://127.0.0.1:9"], capture_output=True, text=True, timeout=20, check=False
+    )
+
+    assert "0/4" in shown.stdout
+    assert "ready" in shown.stdout
+    assert missing.returncode == 1
+    assert "no slotwise server answers" in missing.stderr.replace("\n", " ")
