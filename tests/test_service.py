@@ -188,11 +188,14 @@ def test_a_drain_lets_streams_end_refuses_the_rest_and_exits_clean(server: Serve
     assert server.process.wait(10) == 0
 
 
-def test_a_second_signal_stops_now(server: ServerProcess) -> None:
+def test_a_second_signal_stops_now(tmp_path: Path) -> None:
     body = {"model": "m", "prompt": "hello", "stream": True, "ignore_eos": True, "max_tokens": 450}
-    workers = server.workers()
-    with httpx.stream("POST", f"{server.base_url}/completions", json=body, timeout=30) as response:
+    with (
+        run_server(tmp_path / "log", "m=fake:step_ms=100", "--context", "512") as server,
+        httpx.stream("POST", f"{server.base_url}/completions", json=body, timeout=30) as response,
+    ):
         next(response.iter_lines())
+        workers = server.workers()
         os.kill(server.process.pid, signal.SIGINT)
         while httpx.get(f"{server.root}/ready").status_code == 200:
             time.sleep(0.01)
