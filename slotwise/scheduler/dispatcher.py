@@ -108,7 +108,8 @@ class Dispatcher:
     async def wait_idle(self) -> None:
         """Until no request is on its way."""
         while not self._core.idle:
-            self._idle = anyio.Event()
+            if self._idle.is_set():  # Several may wait: they share the event.
+                self._idle = anyio.Event()
             await self._idle.wait()
 
     async def run(self) -> None:

@@ -72,24 +72,26 @@ class Lease:
         self._leave(self)
 
     def __aiter__(self) -> AsyncIterator[TokenChunk]:
-        return self._chunks()
+        return self
 
-    async def _chunks(self) -> AsyncIterator[TokenChunk]:
-        while True:
-            chunk = await self.next_chunk()
-            yield chunk
-            if chunk.finish_reason is not None:
-                return
+    async def __anext__(self) -> TokenChunk:
+        try:
+            return await self.next_chunk()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
 
     async def next_chunk(self) -> TokenChunk:
         """The next part of the answer; what waits unread comes as one chunk.
 
         Raises:
             SlotwiseError: the request was refused or failed. What was pushed before is given out first.
+            anyio.EndOfStream: the last chunk has been given out.
         """
         while not self._unread:
             if self._error is not None:
                 raise self._error
+            if self._finished:
+                raise anyio.EndOfStream
             self._wake = anyio.Event()
             await self._wake.wait()
         unread, self._unread = self._unread, []
@@ -109,7 +111,7 @@ class Lease:
                 self._finished = True
                 self._wake.set()
             return True
-        self._unread_bytes += len(chunk.text)
+        self._unread_bytes += len(chunk.text.encode())
         if self._unread_bytes > MAX_UNREAD_BYTES:
             self.fail(ClientTooSlow(f"more than {MAX_UNREAD_BYTES} bytes of the answer were not read"))
             return False

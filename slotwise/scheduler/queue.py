@@ -1,13 +1,16 @@
 """A waiting line in order of arrival, from which anybody may leave at any time. Pure.
 
 Arrival numbers are given once, at submission, so a request that begins again after its worker died stands where it
-stood. Leaving is O(1): the heap entry stays behind and is skipped when it comes up.
+stood. Leaving is O(1) on average: the heap entry stays behind and is skipped when it comes up, and the heap is rebuilt
+once most of it has left, so that those who leave behind a stuck head take no memory.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+
+_SMALL = 64
 
 
 class WaitingLine:
@@ -42,6 +45,10 @@ class WaitingLine:
     def remove(self, request_id: str) -> None:
         """Raises KeyError if it does not wait here."""
         del self._waiting[request_id]
+        if len(self._heap) > 2 * len(self._waiting) + _SMALL:
+            self._heap = [(arrival, waiting) for waiting, arrival in self._waiting.items()]
+            heapq.heapify(self._heap)
 
     def discard(self, request_id: str) -> None:
-        self._waiting.pop(request_id, None)
+        if request_id in self._waiting:
+            self.remove(request_id)

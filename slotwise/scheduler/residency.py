@@ -5,6 +5,7 @@ Rules:
 2. Idle models make room first, least recently used first, and only if that is enough.
 3. A model that has waited `memory_patience_s` may retire the busy model that was loaded longest: it takes no new
    grants, becomes idle, and goes. Each model so keeps its memory for at least that long: no thrashing.
+4. Only requests that wait make others go. A preload takes memory that is free and is content without.
 """
 
 from __future__ import annotations
@@ -46,23 +47,27 @@ class Residency:
         need = model.spec.memory_bytes + self._wanted_before(model, now)
         if self.memory.fits(need):
             return [self._start(model)]
+        if model.waiting == 0:
+            return []
         if model.memory_wait_since is None:
             model.memory_wait_since = now
-        actions: list[Action] = []
+        victims: list[ModelRecord] = []
         coming = self._coming_free()
         for victim in self._idle_models():
             if self.memory.free + coming >= need:
                 break
             coming += victim.spec.memory_bytes
-            actions += self.stop(victim)
-        if self.memory.free + coming < need and now >= model.memory_wait_since + self._config.memory_patience_s:
+            victims.append(victim)
+        if self.memory.free + coming < need:
+            if now < model.memory_wait_since + self._config.memory_patience_s:
+                return []
             self._retire_one(now)
-        return actions
+        return [action for victim in victims for action in self.stop(victim)]
 
     def reprieve(self) -> list[ModelRecord]:
         """Nobody waits for memory any more: the models that were to make room go on; returns them."""
         for model in self._models.values():
-            if not model.wanted:
+            if model.waiting == 0:
                 model.memory_wait_since = None
         if any(model.memory_wait_since is not None for model in self._models.values()):
             return []
@@ -105,7 +110,7 @@ class Residency:
 
     def _deadline(self, model: ModelRecord) -> float | None:
         if model.memory_wait_since is None:
-            return model.not_before
+            return model.not_before if model.waiting or self._room_for_preload(model) else None
         if any(other.retiring for other in self._models.values()):
             return None
         if self.memory.free + self._coming_free() >= model.spec.memory_bytes:
@@ -121,6 +126,10 @@ class Residency:
             worker.cells.check_invariants()
             assert self._models[worker.model].worker is worker
             assert worker.running <= worker.slots or worker.state is WorkerState.STARTING
+
+    def _room_for_preload(self, model: ModelRecord) -> bool:
+        waiting = any(other.memory_wait_since is not None for other in self._models.values())
+        return not waiting and self.memory.fits(model.spec.memory_bytes)
 
     def _wanted_before(self, model: ModelRecord, now: float) -> int:
         """Bytes of the models that have waited for memory longer than this one."""
