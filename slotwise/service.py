@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 EXIT_OK, EXIT_CUT, EXIT_CANNOT_BIND = 0, 1, 3
 
 
@@ -55,6 +56,7 @@ class Service:
                 self.dispatcher,
                 api_keys=[key.get_secret_value() for key in settings.api_key],
                 max_body_bytes=settings.max_body,
+                allowed_hosts=_allowed_hosts(settings),
             )
         )
         self._stopped = anyio.Event()
@@ -117,6 +119,14 @@ async def serve(settings: Settings) -> int:
             service = Service(settings, loads, specs, tasks)
             await service.run(sock)
     return service.exit_code
+
+
+def _allowed_hosts(settings: Settings) -> frozenset[str] | None:
+    """Without keys, only who asks for this machine by its own name: a web page can give a foreign name our address
+    (DNS rebinding), and its visitors' browsers would then let it use their models."""
+    if settings.api_key or settings.insecure_no_key:
+        return None
+    return LOOPBACK_NAMES | {settings.host}
 
 
 def _scheduler_config(settings: Settings) -> SchedulerConfig:

@@ -167,7 +167,9 @@ def _a_request_that_waits(server: ServerProcess) -> socket.socket:
     """A raw connection whose request is in the queue."""
     body = json.dumps({"model": "m", "prompt": "x", "max_tokens": 5}).encode()
     sock = socket.create_connection(("127.0.0.1", server.port))
-    sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    sock.sendall(
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
     while server.model()["waiting"] == 0:
         time.sleep(0.02)
     return sock

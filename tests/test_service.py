@@ -105,7 +105,7 @@ def test_a_client_that_leaves_gives_its_slot_back(server: ServerProcess) -> None
     for stream in (True, False):
         body = json.dumps({"model": "m", "prompt": "x", "ignore_eos": True, "max_tokens": 450, "stream": stream})
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
-            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
             sock.sendall((head + body).encode())
             _wait_busy(server, 1)
         server.wait_until_idle(timeout_s=1)
@@ -115,17 +115,22 @@ def test_a_client_that_leaves_gives_its_slot_back(server: ServerProcess) -> None
     ("payload", "status"),
     [
         (b"garbage\r\n\r\n", b"400"),
-        (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n", b"413"),
-        (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{", b"400"),
-        (b"GET /v1/completions HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
-        (b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
-        (b"GET /v1/models/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000000\r\n\r\n", b"413"),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n{", b"400"),
+        (b"GET /v1/completions HTTP/1.1\r\nHost: localhost\r\n\r\n", b"405"),
+        (b"GET /v1/models HTTP/1.1\r\nHost: rebound.example\r\n\r\n", b"403"),
+        (b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n", b"404"),
+        (b"GET /v1/models/../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n", b"404"),
         (
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nOrigin: http://evil\r\nContent-Type: text/plain\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil\r\nContent-Type: text/plain\r\n"
             b"Content-Length: 2\r\n\r\n{}",
             b"415",
         ),
-        (b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", b"415"),
+        (
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+            b"415",
+        ),
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else "",
 )

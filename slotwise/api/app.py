@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +21,7 @@ from slotwise.api.edge import Edge
 from slotwise.api.metrics import Metrics
 from slotwise.api.openai import CHAT, COMPLETION, Dialect
 from slotwise.api.openapi import document
-from slotwise.api.replies import Reply, error_reply, json_reply, raw_reply
+from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
 from slotwise.api.schema import ParsedRequest, parse_chat, parse_completion
 from slotwise.api.seam import Generation
 from slotwise.api.streaming import GenerationResponse
@@ -54,8 +54,9 @@ def create_app(
     api_keys: Sequence[str] = (),
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     clock: Callable[[], float] = time.monotonic,
+    allowed_hosts: Collection[str] | None = None,
 ) -> ASGIApp:
-    """The whole HTTP edge of one server."""
+    """The whole HTTP edge of one server. `allowed_hosts`: names under which it may be asked; None = any."""
     routes = Routes(service, max_body_bytes, clock)
     app = Starlette(
         routes=[
@@ -73,7 +74,7 @@ def create_app(
     )
     # An exact path or a 404: a redirect to another spelling would turn a POST into a GET.
     app.router.redirect_slashes = False
-    return Edge(app, api_keys)
+    return Edge(app, api_keys, allowed_hosts)
 
 
 class Routes:
@@ -98,10 +99,9 @@ class Routes:
             self._metrics.retried.inc()
         try:
             body = await read_json_body(request.headers, request.receive, self._max_body_bytes)
+            parsed = parse(body, key=request.scope["slotwise.key"])
         except ClientLeft:
             return _AsResponse(_silence)
-        try:
-            parsed = parse(body, key=request.scope["slotwise.key"])
         except SlotwiseError as error:
             self._metrics.rejected.labels(error.code).inc()
             raise
@@ -173,7 +173,7 @@ def _percent(progress: float | None) -> int | None:
 def int_header(request: Request, name: str) -> int:
     """A header that counts something; 0 where it is absent or no number."""
     value = request.headers.get(name, "")
-    return int(value) if value.isdigit() and len(value) < 10 else 0
+    return int(value) if value.isdecimal() and len(value) < 10 else 0
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
@@ -193,7 +193,7 @@ async def _refusal(request: Request, error: Exception) -> Response:
 
 async def _fault(request: Request, error: Exception) -> Response:
     """Our own mistake: the client gets no trace of it; `Edge` logs it with the request's id."""
-    return _AsResponse(error_reply(SlotwiseError("Something went wrong inside the server; its log has the details.")))
+    return _AsResponse(error_reply(internal_error(request.scope.get("slotwise.request_id", ""))))
 
 
 class _AsResponse(Response):

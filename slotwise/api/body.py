@@ -31,7 +31,7 @@ async def read_json_body(headers: Headers, receive: Receive, limit: int) -> byte
     """
     _check_type(headers)
     declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
     parts: list[bytes] = []
     size = 0

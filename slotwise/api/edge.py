@@ -1,4 +1,4 @@
-"""What every request passes: a request id, a key where keys are asked for, and a log for our own faults.
+"""What every request passes: a request id, the name it asks for, a key where keys are asked for, a log for our faults.
 
 Default deny: where keys are configured, everything but PUBLIC_PATHS asks for one, unknown paths included.
 """
@@ -11,24 +11,35 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slotwise.api.replies import error_reply
-from slotwise.errors import InvalidApiKey
+from slotwise.errors import InvalidApiKey, SlotwiseError
 
 logger = logging.getLogger(__name__)
 
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
 _ECHOED_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:[0-9]{1,5})?")
+
+
+class HostNotAllowed(SlotwiseError):
+    """Raised when the Host header names a server that this one is not: a page anywhere can point a name of its own at
+    this address, and its visitors' browsers would then treat the two as one."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "host_not_allowed"
 
 
 class Edge:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, api_keys: Sequence[str], allowed_hosts: Collection[str] | None = None) -> None:
         self._app = app
+        self._hosts = None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
         self._digests = [_digest(key.encode()) for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,13 +49,24 @@ class Edge:
         headers = dict(scope["headers"])
         stamped = _Stamp(send, _request_id(headers))
         try:
+            scope["slotwise.request_id"] = stamped.request_id.decode()
+            self._check_host(scope["path"], headers)
             scope["slotwise.key"] = self._identify(scope["path"], headers)
             await self._app(scope, receive, stamped)
-        except InvalidApiKey as error:
+        except (HostNotAllowed, InvalidApiKey) as error:
             await error_reply(error)(stamped)
         except Exception:
             # The app has answered (or can not any more); what is left is to keep it from the server's own log.
             logger.exception("request %s failed by a fault of ours", stamped.request_id.decode())
+
+    def _check_host(self, path: str, headers: dict[bytes, bytes]) -> None:
+        """Raises HostNotAllowed."""
+        if self._hosts is None or path in PUBLIC_PATHS:
+            return
+        host = headers.get(b"host", b"").decode("latin-1")
+        match = _HOST.fullmatch(host)
+        if match is None or match[1].strip("[]").lower() not in self._hosts:
+            raise HostNotAllowed(f"This server does not answer to the name {host[:100]!r}.")
 
     def _identify(self, path: str, headers: dict[bytes, bytes]) -> str:
         """Who asks: a short digest of the key, or "" where none are configured. Raises InvalidApiKey."""

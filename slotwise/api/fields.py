@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ MAX_DEPTH = 64
 #: for more than this, and no honest prompt has it.
 MAX_CHARACTER_RUN = 100_000
 _SHOWN = 60
+_SHOWN_ITEMS = 8
+_short = reprlib.Repr()
+# Not into what is inside: the value may be most of a body of the largest size.
+_short.maxlevel, _short.maxlist, _short.maxdict, _short.maxstring = 1, _SHOWN_ITEMS, _SHOWN_ITEMS, _SHOWN
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -31,7 +36,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise _too_deep() from error
     if not isinstance(value, dict):
         raise InvalidRequest(f"The body must be a JSON object, not {_kind(value)}.", code="invalid_json")
-    if _depth_over(value, MAX_DEPTH):
+    # So few brackets can not be too deep; most bodies need no walk.
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth_over(value, MAX_DEPTH):
         raise _too_deep()
     return value
 
@@ -43,14 +49,13 @@ def _too_deep() -> InvalidRequest:
 def _depth_over(value: object, limit: int) -> bool:
     level: list[Any] = [value]
     for _ in range(limit):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if isinstance(node, dict) else node)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
+        below: list[Any] = []
+        for node in level:
+            children = node.values() if type(node) is dict else node
+            below += [child for child in children if type(child) is list or type(child) is dict]
+        if not below:
             return False
+        level = below
     return True
 
 
@@ -63,9 +68,13 @@ def unsupported(param: str, why: str) -> InvalidRequest:
 
 
 def shown(value: object) -> str:
-    """A value as it may stand in a message: short, and without control characters."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+    """A value as it may stand in a message: short, without control characters, and made without reading all of it."""
+    if isinstance(value, str) and len(value) > _SHOWN:
+        return f"{value[:_SHOWN]!r}… ({len(value)} characters)"
+    if isinstance(value, list | dict) and len(value) > _SHOWN_ITEMS:
+        return f"{_kind(value)} of {len(value)} items"
+    text = _short.repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _kind(value: object) -> str:
@@ -156,6 +165,5 @@ def checked_number(value: object, path: str, low: float, high: float) -> float:
 
 def sequence(value: object, path: str, low: int, high: int) -> Sequence[Any]:
     if not isinstance(value, list) or not low <= len(value) <= high:
-        allowed = f"a list of {low} to {high} items"
-        raise invalid(path, value if not isinstance(value, list) else f"a list of {len(value)} items", allowed)
+        raise invalid(path, value, f"a list of {low} to {high} items")
     return value

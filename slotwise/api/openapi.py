@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slotwise import __version__
+from slotwise.api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH, ROLES
 
 _NUMBER, _STRING, _BOOLEAN = {"type": "number"}, {"type": "string"}, {"type": "boolean"}
 
@@ -18,25 +19,27 @@ def _range(kind: str, low: float | None, high: float | None = None) -> dict[str,
     return _nullable({"type": kind} | {name: value for name, value in bounds.items() if value is not None})
 
 
+_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
 _GENERATION: dict[str, Any] = {
     "model": _STRING,
     "max_tokens": _range("integer", 1),
     "max_completion_tokens": _range("integer", 1),
     "temperature": _range("number", 0, 2),
     "top_p": _range("number", 0, 1),
-    "top_k": _range("integer", -1),
+    "top_k": _range("integer", -1, 2**31 - 1),
     "min_p": _range("number", 0, 1),
     "repeat_penalty": _range("number", 0.01, 10),
+    "repetition_penalty": _range("number", 0.01, 10),
     "presence_penalty": _range("number", -2, 2),
     "frequency_penalty": _range("number", -2, 2),
     "seed": _range("integer", None),
     "logit_bias": _nullable({"type": "object", "additionalProperties": {"type": "number"}}),
-    "n": _range("integer", 1, 8),
-    "stop": _nullable({"anyOf": [_STRING, {"type": "array", "items": _STRING, "maxItems": 16, "minItems": 1}]}),
+    "n": _range("integer", 1, MAX_CHOICES),
+    "stop": _nullable({"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS, "minItems": 1}]}),
     "stream": _nullable(_BOOLEAN),
     "stream_options": _nullable({"type": "object", "properties": {"include_usage": _nullable(_BOOLEAN)}}),
     "ignore_eos": _nullable(_BOOLEAN),
-    "user": _nullable({"type": "string", "maxLength": 512}),
+    "user": _nullable({"type": "string", "maxLength": MAX_USER_LENGTH}),
 }
 _PART = {
     "type": "object",
@@ -47,7 +50,7 @@ _MESSAGE = {
     "type": "object",
     "required": ["role"],
     "properties": {
-        "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+        "role": {"enum": list(ROLES)},
         "content": _nullable({"anyOf": [_STRING, {"type": "array", "items": _PART}]}),
         "name": _nullable(_STRING),
     },
@@ -56,7 +59,8 @@ _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItem
 _CHAT = {
     "type": "object",
     "required": ["model", "messages"],
-    "properties": _GENERATION | {"messages": {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": 4096}},
+    "properties": _GENERATION
+    | {"messages": {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": MAX_MESSAGES}},
 }
 _COMPLETION = {
     "type": "object",
@@ -96,6 +100,7 @@ _ERRORS = {
     for status, text in {
         "400": "The request can not work as written",
         "401": "No key, or an unknown one",
+        "403": "Asked under a name that is not this server's",
         "404": "No such model",
         "413": "The body is too large",
         "415": "The body's type can not be read",

@@ -31,6 +31,11 @@ def raw_reply(
     return reply
 
 
+def internal_error(request_id: str) -> SlotwiseError:
+    """What a client is told of a fault of ours: where to find more, and nothing else."""
+    return SlotwiseError(f"Something went wrong inside the server; its log has the details under {request_id}.")
+
+
 def error_reply(error: SlotwiseError, headers: list[tuple[bytes, bytes]] | None = None) -> Reply:
     """Retry-After is whole seconds within 1..60: the official clients ignore or refuse longer ones."""
     lines = list(headers or [])

@@ -32,7 +32,7 @@ MAX_PROMPT_TOKENS = 4_000_000
 MAX_STOPS, MAX_STOP_LENGTH = 16, 1024
 MAX_LOGIT_BIAS = 1024
 MAX_USER_LENGTH = 512
-_ROLES = {
+ROLES = {
     "system": "system",
     "developer": "system",
     "user": "user",
@@ -71,6 +71,9 @@ def parse_completion(body: bytes, *, key: str = "") -> ParsedRequest:
     model = _model(data)
     prompts = _prompts(data.get("prompt"))
     _refuse_unsupported(data, _UNSUPPORTED_COMPLETION)
+    best_of = fields.integer(data, "best_of", 1)
+    if best_of is not None and best_of > (fields.integer(data, "n", 1, MAX_CHOICES) or 1):
+        raise fields.unsupported("best_of", "choices are not ranked, so it can not be more than n.")
     return _finish("cmpl", data, model, prompts, key)
 
 
@@ -114,19 +117,20 @@ def _message(value: object, path: str) -> ChatMessage:
     if not isinstance(value, dict):
         raise fields.invalid(path, value, "an object with 'role' and 'content'")
     role = value.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise fields.invalid(f"{path}.role", role, f"one of {', '.join(_ROLES)}")
+    if not isinstance(role, str) or role not in ROLES:
+        raise fields.invalid(f"{path}.role", role, f"one of {', '.join(ROLES)}")
     if value.get("tool_calls"):
         raise fields.unsupported(f"{path}.tool_calls", "tool calling is not built yet")
     name = fields.string(value, "name", max_length=256, path=f"{path}.name")
-    return ChatMessage(_ROLES[role], _content(value.get("content"), f"{path}.content", role), name)
+    return ChatMessage(ROLES[role], _content(value.get("content"), f"{path}.content", role), name)
 
 
 def _content(value: object, path: str, role: str) -> str:
     if value is None and role == "assistant":
         return ""
     if isinstance(value, list):
-        return "".join(_part(part, f"{path}[{index}]") for index, part in enumerate(value))
+        # Parts are harmless only together: a run may go on from one into the next.
+        value = "".join(_part(part, f"{path}[{index}]") for index, part in enumerate(value))
     if not isinstance(value, str):
         raise fields.invalid(path, value, "a string or a list of text parts")
     return fields.prompt_text(value, path)
@@ -137,7 +141,10 @@ def _part(value: object, path: str) -> str:
         raise fields.invalid(path, value, "an object with 'type' and 'text'")
     if value.get("type") != "text":
         raise fields.unsupported(f"{path}.type", f"{fields.shown(value.get('type'))}; only text parts can be read here")
-    return fields.prompt_text(value.get("text"), f"{path}.text")
+    text = fields.checked_text(value.get("text"), f"{path}.text")
+    if text is None:
+        raise fields.invalid(f"{path}.text", text, "a string")
+    return text
 
 
 def _prompts(value: object) -> list[Prompt]:
@@ -150,7 +157,7 @@ def _prompts(value: object) -> list[Prompt]:
     if _is_token(value[0]):
         return [_token_prompt(value, "prompt")]
     if len(value) > MAX_PROMPTS:
-        raise fields.invalid("prompt", f"a list of {len(value)} prompts", f"at most {MAX_PROMPTS} prompts")
+        raise fields.invalid("prompt", value, f"at most {MAX_PROMPTS} prompts")
     prompts: list[Prompt] = []
     for index, item in enumerate(value):
         path = f"prompt[{index}]"
@@ -168,9 +175,10 @@ def _text_prompt(value: str, path: str) -> TextPrompt:
 
 def _token_prompt(value: list[Any], path: str) -> TokenPrompt:
     fields.sequence(value, path, 1, MAX_PROMPT_TOKENS)
-    for index, token in enumerate(value):
-        if not _is_token(token) or not 0 <= token < 2**31:
-            raise fields.invalid(f"{path}[{index}]", token, "a token id")
+    # The whole list at the speed of C; only a bad one is searched.
+    if set(map(type, value)) != {int} or min(value) < 0 or max(value) >= 2**31:
+        index, token = next((i, t) for i, t in enumerate(value) if not _is_token(t) or not 0 <= t < 2**31)
+        raise fields.invalid(f"{path}[{index}]", token, "a token id")
     return TokenPrompt(tuple(value))
 
 
@@ -261,10 +269,9 @@ _UNSUPPORTED_CHAT: dict[str, tuple[Harmless, str]] = _COMMON | {
     "prediction": (lambda value: False, "predicted outputs are not built."),
 }
 _UNSUPPORTED_COMPLETION: dict[str, tuple[Harmless, str]] = _COMMON | {
-    "logprobs": (lambda value: value == 0 and value is not False, "log probabilities are not built yet."),
+    "logprobs": (lambda value: value is False, "log probabilities are not built yet."),
     "echo": (lambda value: value is False, "the prompt is not repeated."),
     "suffix": (lambda value: value == "", "infilling is not built."),
-    "best_of": (lambda value: value == 1, "only best_of 1 is possible."),
 }
 
 

@@ -9,6 +9,7 @@ request is already buffered, and notices that such a client has left only when s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -17,13 +18,13 @@ from dataclasses import dataclass
 
 import anyio
 import msgspec
-from anyio.streams.memory import MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from starlette.types import Message, Receive, Scope, Send
 
 from slotwise.api import sse
 from slotwise.api.metrics import Metrics
 from slotwise.api.openai import FINGERPRINT, ChunkWriter, Dialect, error_object, usage_object
-from slotwise.api.replies import error_reply, json_reply
+from slotwise.api.replies import error_reply, internal_error, json_reply
 from slotwise.api.schema import ParsedRequest
 from slotwise.api.seam import Generation, Lease
 from slotwise.errors import SlotwiseError
@@ -85,7 +86,7 @@ class GenerationResponse:
 
             async def answer() -> None:
                 nonlocal finished
-                await self._answer(send)
+                await self._answer(send, scope.get("slotwise.request_id", ""))
                 finished = True
                 tasks.cancel_scope.cancel()
 
@@ -96,16 +97,20 @@ class GenerationResponse:
             self._metrics.disconnects.inc()
             self._count("cancelled")
 
-    async def _answer(self, send: Send) -> None:
+    async def _answer(self, send: Send, request_id: str) -> None:
         outcome = Outcome({})
         try:
             await (self._stream(send, outcome) if self._request.stream else self._collect(send, outcome))
         except SlotwiseError as error:
             outcome.error = error
+            await (_end_with(error, send) if self._committed else error_reply(error)(send))
+        except Exception:
+            # Ours. A stream that is merely cut looks like success to many clients; before it, the app answers.
+            outcome.error = internal_error(request_id)
+            self._observe(outcome)
             if self._committed:
-                await send(_body(sse.event(msgspec.json.encode(error_object(error))) + sse.DONE, more=False))
-            else:
-                await error_reply(error)(send)
+                await _end_with(outcome.error, send)
+            raise
         self._observe(outcome)
 
     # ---- one JSON object
@@ -192,8 +197,11 @@ class GenerationResponse:
                             part = await receiver.receive()
                         except anyio.EndOfStream:
                             return
-                    data = sse.PING if scope.cancelled_caught else self._encode(part, writer, outcome)
-                    await self._emit(data, send)
+                    if scope.cancelled_caught:
+                        await self._emit(sse.PING, send)
+                        continue
+                    parts = [part, *_ready(receiver)]
+                    await self._emit(b"".join([self._encode(part, writer, outcome) for part in parts]), send)
 
         async with sender:
             readers = [(read, index, lease, sender.clone()) for index, lease in enumerate(leases)]
@@ -254,7 +262,8 @@ class GenerationResponse:
         model = self._request.model
         if outcome.error is not None:
             self._metrics.rejected.labels(outcome.error.code).inc()
-            self._count("failed" if self._committed else "refused")
+            # Nothing is refused with a 500: that is a request that had been taken.
+            self._count("failed" if self._committed or outcome.error.status == 500 else "refused")
             return
         self._count("completed")
         self._metrics.latency.labels(model).observe(self._clock() - self._started_at)
@@ -286,6 +295,19 @@ async def _run_all(calls: list[tuple]) -> None:  # type: ignore[type-arg]
             tasks.start_soon(run, *call)
     if failure is not None:
         raise failure
+
+
+def _ready(receiver: MemoryObjectReceiveStream[Part]) -> list[Part]:
+    """What other choices have said by now: it goes out in the same message."""
+    parts = []
+    with contextlib.suppress(anyio.WouldBlock, anyio.EndOfStream):
+        while True:
+            parts.append(receiver.receive_nowait())
+    return parts
+
+
+async def _end_with(error: SlotwiseError, send: Send) -> None:
+    await send(_body(sse.event(msgspec.json.encode(error_object(error))) + sse.DONE, more=False))
 
 
 async def _disconnected(receive: Receive) -> None:

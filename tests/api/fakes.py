@@ -1,0 +1,232 @@
+"""An in-memory `Generation` whose leases say what a test tells them, and a client that drives an ASGI app by hand."""
+
+from __future__ import annotations
+
+import json
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from starlette.types import ASGIApp, Message
+
+from slotwise.errors import SlotwiseError
+from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage
+from slotwise.scheduler.core import ModelStatus
+from slotwise.scheduler.dispatcher import ModelCounters, ServedModel
+
+#: No test waits longer than this for anything.
+PATIENCE_S = 5
+
+
+class FakeLease:
+    """A lease that gives out what was scripted, in order, and waits where nothing was."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+        self.submitted_at: float | None = None
+        self.granted_at: float | None = None
+        self.first_chunk_at: float | None = None
+        self.entered = self.left = False
+        self._script: list[TokenChunk | BaseException] = []
+        self._wake = anyio.Event()
+
+    async def __aenter__(self) -> Self:
+        self.entered = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.left = True
+
+    async def next_chunk(self) -> TokenChunk:
+        while not self._script:
+            self._wake = anyio.Event()
+            await self._wake.wait()
+        said = self._script.pop(0)
+        if isinstance(said, BaseException):
+            raise said
+        return said
+
+    # ---- what a test does
+
+    def say(self, text: str) -> Self:
+        return self._add(TokenChunk(text=text, tokens=1))
+
+    def end(self, text: str = "", reason: FinishReason = FinishReason.STOP, usage: Usage | None = None) -> Self:
+        return self._add(TokenChunk(text=text, tokens=1, finish_reason=reason, usage=usage or Usage(5, 2, 3)))
+
+    def fail(self, error: BaseException) -> Self:
+        return self._add(error)
+
+    def _add(self, said: TokenChunk | BaseException) -> Self:
+        self._script.append(said)
+        self._wake.set()
+        return self
+
+
+def served(model: str = "m", state: str = "ready", **counters: Any) -> ServedModel:
+    """A model with 4 slots, 1 of them busy."""
+    failure = "no such file" if state == "failed" else None
+    status = ModelStatus(model, state, 4, 1, 2, 1000, 300, 512, failure, 1, 3)
+    return ServedModel(status, ModelCounters(**counters))
+
+
+class FakeGeneration:
+    """The seam under the HTTP edge. Leases appear in `leases` in the order in which they were asked for."""
+
+    def __init__(self, *models: ServedModel) -> None:
+        self.models = list(models or [served()])
+        self.draining = False
+        self.leases: list[FakeLease] = []
+        #: What every lease says by itself.
+        self.answer: list[str] | None = None
+        self.refusal: SlotwiseError | None = None
+        self._asked = anyio.Event()
+
+    def lease(self, request: GenerationRequest) -> FakeLease:
+        lease = FakeLease(request)
+        self.leases.append(lease)
+        if self.refusal is not None:
+            lease.fail(self.refusal)
+        elif self.answer is not None:
+            for text in self.answer:
+                lease.say(text)
+            lease.end()
+        self._asked.set()
+        self._asked = anyio.Event()
+        return lease
+
+    def status(self) -> list[ServedModel]:
+        return self.models
+
+    async def asked(self, count: int = 1) -> FakeLease:
+        """Until so many leases have been asked for; the last of them."""
+        with anyio.fail_after(PATIENCE_S):
+            while len(self.leases) < count:
+                await self._asked.wait()
+        return self.leases[count - 1]
+
+
+class Client:
+    """One HTTP exchange, message by message: a test sees each as it is sent, and leaves when it likes."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        path: str = "/",
+        body: object = None,
+        *,
+        method: str = "POST",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self._app = app
+        self._path, self._method = path, method
+        lines = {"content-type": "application/json"} | (headers or {})
+        self._headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in lines.items()]
+        parts = body if isinstance(body, list) else [body if isinstance(body, bytes) else json.dumps(body).encode()]
+        self._inbox: list[Message] = [
+            {"type": "http.request", "body": part, "more_body": index < len(parts) - 1}
+            for index, part in enumerate(parts)
+        ]
+        self.received = 0
+        self.sent: list[Message] = []
+        self._gone = anyio.Event()
+        self._news = anyio.Event()
+        #: The app's own end; what it raised is raised by `run`.
+        self.over = False
+
+    async def run(self) -> Self:
+        """The whole exchange."""
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": self._method,
+            "scheme": "http",
+            "path": self._path,
+            "raw_path": self._path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": self._headers,
+            "client": ("127.0.0.1", 50000),
+            "server": ("127.0.0.1", 11435),
+        }
+        try:
+            with anyio.fail_after(PATIENCE_S):
+                await self._app(scope, self._receive, self._send)
+        finally:
+            self.over = True
+            self._tell()
+        return self
+
+    async def _receive(self) -> Message:
+        self.received += 1
+        if self._inbox:
+            return self._inbox.pop(0)
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        self.sent.append(message)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = anyio.Event()
+
+    def leave(self) -> None:
+        self._gone.set()
+
+    async def until(self, text: str, after: int = 0) -> None:
+        """Until the body holds this text, beyond its first so many characters."""
+        with anyio.fail_after(PATIENCE_S):
+            while text not in self.text[after:]:
+                assert not self.over, f"the answer ended without {text!r}: {self.text!r}"
+                await self._news.wait()
+
+    @property
+    def started(self) -> bool:
+        return bool(self.sent)
+
+    @property
+    def status(self) -> int:
+        status: int = self.sent[0]["status"]
+        return status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
+
+    @property
+    def complete(self) -> bool:
+        """The body was ended, not cut."""
+        return bool(self.sent) and not self.sent[-1].get("more_body", False) and len(self.sent) > 1
+
+    @property
+    def text(self) -> str:
+        return b"".join(message.get("body", b"") for message in self.sent).decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = self.json["error"]
+        return error
+
+    @property
+    def events(self) -> list[Any]:
+        """The payloads of the stream without its [DONE]; every event must be one line."""
+        payloads = []
+        for block in self.text.split("\n\n"):
+            if block and not block.startswith(":"):
+                assert block.startswith("data: "), block
+                assert "\n" not in block, block
+                payloads.append(block.removeprefix("data: "))
+        return [json.loads(payload) for payload in payloads if payload != "[DONE]"]
+
+    @property
+    def done(self) -> bool:
+        return self.complete and self.text.endswith("data: [DONE]\n\n")

@@ -1,0 +1,107 @@
+"""Series: the figures of the service, by names that only the configuration can make."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from slotwise.api.app import create_app
+from slotwise.api.metrics import Metrics
+from slotwise.errors import ModelNotFound
+from tests.api.fakes import Client, FakeGeneration, served
+
+EXPECTED = {
+    "requests_running",
+    "requests_waiting",
+    "request_queue_time_seconds",
+    "time_to_first_token_seconds",
+    "inter_token_latency_seconds",
+    "e2e_request_latency_seconds",
+    "prompt_tokens",
+    "generation_tokens",
+    "cached_prompt_tokens",
+    "kv_cells_reserved",
+    "kv_cells_used",
+    "kv_cells_capacity",
+    "slots_total",
+    "slots_busy",
+    "requests",
+    "requests_rejected",
+    "retried_requests",
+    "client_disconnects",
+    "worker_restarts",
+}
+
+
+def _series(text: str) -> dict[str, float]:
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_the_names_are_there_and_all_are_ours() -> None:
+    text = Metrics(FakeGeneration().status).render().decode()
+    names = {family.name for family in text_string_to_metric_families(text)}
+
+    assert {f"slotwise_{name}" for name in EXPECTED} <= names
+    assert all(name.startswith("slotwise_") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("series", "value"),
+    [
+        ("slotwise_requests_running", 1),
+        ("slotwise_requests_waiting", 2),
+        ("slotwise_slots_total", 4),
+        ("slotwise_slots_busy", 1),
+        ("slotwise_kv_cells_capacity", 1000),
+        ("slotwise_kv_cells_reserved", 300),
+        ("slotwise_kv_cells_used", 77),
+        ("slotwise_generation_tokens_total", 9),
+        ("slotwise_prompt_tokens_total", 11),
+        ("slotwise_worker_restarts_total", 3),
+        ("slotwise_model_ready", 1),
+    ],
+)
+def test_a_scrape_reads_the_service(series: str, value: float) -> None:
+    model = served("a", cells_used=77, output_tokens_total=9, prompt_tokens_total=11)
+    found = _series(Metrics(FakeGeneration(model).status).render().decode())
+
+    assert found[f"{series}[('model', 'a')]"] == value
+
+
+async def test_a_scrape_has_the_content_type_and_counts_by_outcome() -> None:
+    service = FakeGeneration()
+    service.answer = ["x", "y"]
+    app = create_app(service)
+    body = {"model": "m", "prompt": "x"}
+    for headers in ({}, {"x-stainless-retry-count": "1"}, {"x-stainless-retry-count": "0"}):
+        await Client(app, "/v1/completions", body, headers=headers).run()
+    client = await Client(app, "/metrics", b"", method="GET").run()
+
+    found = _series(client.text)
+    assert client.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert found["slotwise_requests_total[('model', 'm'), ('outcome', 'completed')]"] == 3
+    assert found["slotwise_retried_requests_total[]"] == 1
+    assert found["slotwise_e2e_request_latency_seconds_count[('model', 'm')]"] == 3
+
+
+async def test_names_that_clients_invent_make_no_series() -> None:
+    service = FakeGeneration()
+    service.refusal = ModelNotFound("no")
+    app = create_app(service)
+    for index in range(20):
+        await Client(app, "/v1/completions", {"model": f"invented-{index}", "prompt": "x"}).run()
+        await Client(app, f"/invented-{index}", b"", method="GET").run()
+        await Client(app, "/v1/completions", {f"invented-{index}": 1}).run()
+    client = await Client(app, "/metrics", b"", method="GET").run()
+
+    assert "invented" not in client.text
+    assert _series(client.text)["slotwise_requests_total[('model', 'unknown'), ('outcome', 'refused')]"] == 20
+
+
+def test_two_servers_share_no_series() -> None:
+    first, second = Metrics(FakeGeneration().status), Metrics(FakeGeneration(served("other")).status)
+    first.disconnects.inc()
+
+    assert "slotwise_client_disconnects_total 0.0" in second.render().decode()
