@@ -67,7 +67,9 @@ async def _measure(url: str, model: str, users: int, turns: int) -> float:
     async def user(number: int) -> None:
         nonlocal tokens
         for turn in range(turns):
-            tokens += await _one_request(client, model, prompt_for(number, turn))
+            # Not `tokens += await …`: that would read the sum before the others have added to it.
+            count = await _one_request(client, model, prompt_for(number, turn))
+            tokens += count
 
     limits = httpx.Limits(max_connections=users)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
