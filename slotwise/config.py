@@ -157,7 +157,7 @@ def model_loads(settings: Settings) -> dict[str, LoadModel]:
             raise ConfigError(f"the model name '{name}' is given twice; name them with NAME=PATH")
         tables[name] = ModelTable(path=path)
     if not tables:
-        tables[DEMO_MODEL] = ModelTable(path=_demo_path())
+        tables[DEMO_MODEL] = ModelTable(path=demo_model_path())
     has_gpu = bool(read_memory().gpus)
     return {name: _load(name, table, settings, has_gpu=has_gpu) for name, table in tables.items()}
 
@@ -197,7 +197,8 @@ def _split(spec: str) -> tuple[str, str]:
     return Path(spec).stem if not spec.startswith(FAKE_SCHEME) else "fake", spec
 
 
-def _demo_path() -> str:
+def demo_model_path() -> str:
+    """Path of the demo model, found without importing its package. Raises ConfigError if it is not installed."""
     spec = importlib.util.find_spec(_DEMO_PACKAGE)
     path = Path(spec.origin).parent / _DEMO_FILE if spec and spec.origin else None
     if path is None or not path.exists():

@@ -7,7 +7,7 @@ from typing import Any
 from slotwise import __version__
 from slotwise.api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH, ROLES
 
-_NUMBER, _STRING, _BOOLEAN = {"type": "number"}, {"type": "string"}, {"type": "boolean"}
+_STRING, _BOOLEAN = {"type": "string"}, {"type": "boolean"}
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:

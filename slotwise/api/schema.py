@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from slotwise.api import fields
-from slotwise.errors import InvalidRequest
 from slotwise.request import (
     ChatMessage,
     ChatPrompt,
@@ -280,6 +279,3 @@ def _refuse_unsupported(data: Mapping[str, Any], table: Mapping[str, tuple[Harml
         value = data.get(name)
         if value is not None and not harmless(value):
             raise fields.unsupported(name, why)
-
-
-__all__ = ["InvalidRequest", "ParsedRequest", "parse_chat", "parse_completion"]

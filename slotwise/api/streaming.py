@@ -77,6 +77,7 @@ class GenerationResponse:
         self._ping_interval_s = ping_interval_s
         self._started_at = clock()
         self._leases: list[Lease] = []
+        self._last_chunk_at: list[float | None] = [None] * len(request.choices)
         self._committed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,9 +117,8 @@ class GenerationResponse:
     # ---- one JSON object
 
     async def _collect(self, send: Send, outcome: Outcome) -> None:
-        texts = [""] * len(self._request.choices)
         reasons = [""] * len(self._request.choices)
-        pieces: list[list[str]] = [[] for _ in texts]
+        pieces: list[list[str]] = [[] for _ in reasons]
 
         async def read(index: int, lease: Lease) -> None:
             while not reasons[index]:
@@ -130,7 +130,6 @@ class GenerationResponse:
         async with AsyncExitStack() as stack:
             leases = await self._enter(stack)
             await _run_all([(read, index, lease) for index, lease in enumerate(leases)])
-        texts = ["".join(parts) for parts in pieces]
         body = {
             "id": self._request.response_id,
             "object": self._dialect.object,
@@ -138,8 +137,8 @@ class GenerationResponse:
             "model": self._request.model,
             "system_fingerprint": FINGERPRINT,
             "choices": [
-                self._dialect.choice(index, text, reason)
-                for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
+                self._dialect.choice(index, "".join(parts), reason)
+                for index, (parts, reason) in enumerate(zip(pieces, reasons, strict=True))
             ],
             "usage": self._usage(outcome),
             "timings": self._timings(),
@@ -229,7 +228,6 @@ class GenerationResponse:
     async def _enter(self, stack: AsyncExitStack) -> list[Lease]:
         for request in self._request.choices:
             self._leases.append(await stack.enter_async_context(self._service.lease(request)))
-        self._last_chunk_at: list[float | None] = [None] * len(self._leases)
         return self._leases
 
     def _take(self, part: Part, outcome: Outcome) -> bool:

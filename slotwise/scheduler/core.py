@@ -13,7 +13,6 @@ What stays true, after every event (`check_invariants`):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from slotwise.errors import (
@@ -29,31 +28,21 @@ from slotwise.errors import (
 from slotwise.memory.ledger import Ledger
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.admission import Price, price, retry_after
-from slotwise.scheduler.lifecycle import WAITING, RequestState, WorkerState
+from slotwise.scheduler.lifecycle import HOLDING, WAITING, RequestState, WorkerState
 from slotwise.scheduler.queue import WaitingLine
-from slotwise.scheduler.records import ModelRecord, ModelSpec, RequestRecord, SchedulerConfig, WorkerRecord
+from slotwise.scheduler.records import (
+    ModelRecord,
+    ModelSpec,
+    ModelStatus,
+    RequestRecord,
+    SchedulerConfig,
+    WorkerRecord,
+)
 from slotwise.scheduler.residency import Residency
 
 DRAIN_RETRY_AFTER_S = 10.0
 #: Prompts are tokenised this far ahead of the slots, so that a grant never waits for the tokenizer.
 _PREPARE_AHEAD = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStatus:
-    """A model as seen from outside."""
-
-    model: str
-    state: str  # unloaded | starting | ready | draining | failed
-    slots: int
-    busy_slots: int
-    waiting: int  # requests in line, not yet granted
-    kv_cells: int  # size of the pool
-    reserved_cells: int  # promised to running requests
-    context_cap: int  # most tokens of one request
-    failure: str | None  # why it can not be loaded
-    worker_id: int | None
-    restarts: int  # workers lost that nobody asked to stop
 
 
 class Scheduler:
@@ -105,24 +94,7 @@ class Scheduler:
         return not self._requests
 
     def model_status(self, name: str) -> ModelStatus:
-        model = self._models[name]
-        worker = model.worker
-        unloaded = "failed" if model.failure else "unloaded"
-        state = worker.state.value if worker is not None else unloaded
-        ready = worker is not None and worker.slots > 0
-        return ModelStatus(
-            model=name,
-            state=state,
-            slots=worker.slots if worker and ready else model.spec.slots,
-            busy_slots=model.running,
-            waiting=model.waiting,
-            kv_cells=worker.cells.capacity if worker and ready else model.spec.kv_cells,
-            reserved_cells=worker.cells.reserved if worker else 0,
-            context_cap=worker.limit if worker and ready else model.spec.context_cap,
-            failure=model.failure,
-            worker_id=worker.worker_id if worker else None,
-            restarts=model.restarts,
-        )
+        return self._models[name].status()
 
     def check_invariants(self) -> None:
         self._residency.check_invariants()
@@ -137,8 +109,7 @@ class Scheduler:
         for worker in self._residency.workers.values():
             states = [request.state for request in worker.requests.values()]
             assert worker.preparing == states.count(RequestState.PREPARING)
-            held = states.count(RequestState.RUNNING) + states.count(RequestState.CANCELLING)
-            assert worker.running == held
+            assert worker.running == sum(state in HOLDING for state in states)
             assert not worker.alone or worker.running + worker.preparing <= 1
 
     def __repr__(self) -> str:
@@ -191,11 +162,11 @@ class Scheduler:
         worker = self._worker_of(request)
         model = self._models[request.model]
         request.prompt_tokens = event.prompt_tokens
-        worker.preparing -= 1
         if self._price(request, worker) is None:
             self._actions.append(ev.CancelSequence(request.request_id, worker.worker_id))
             self._end(request, ContextLengthExceeded(event.prompt_tokens, worker.limit))
         else:
+            worker.preparing -= 1
             request.advance(RequestState.QUEUED)
             model.priced.add(request.request_id, request.arrival)
         self._pump(model, now)
@@ -204,7 +175,6 @@ class Scheduler:
         request = self._requests.get(event.request_id)
         if request is None or request.state is not RequestState.PREPARING:
             return
-        self._worker_of(request).preparing -= 1
         self._end(request, event.error)
         self._pump(self._models[request.model], now)
 
@@ -214,7 +184,7 @@ class Scheduler:
 
     def _finished(self, event: ev.SequenceFinished, now: float) -> None:
         request = self._requests.get(event.request_id)
-        if request is None or request.state not in (RequestState.RUNNING, RequestState.CANCELLING):
+        if request is None or request.state not in HOLDING:
             return
         model = self._models[request.model]
         if request.state is RequestState.RUNNING:
@@ -228,15 +198,16 @@ class Scheduler:
         request = self._requests.get(event.request_id)
         if request is None or request.state is RequestState.CANCELLING:
             return
-        if request.worker_id is not None:
-            self._actions.append(ev.CancelSequence(request.request_id, request.worker_id))
+        self._tell_worker_to_forget(request)
         if request.state is RequestState.RUNNING:
             request.advance(RequestState.CANCELLING)
             return
-        if request.state is RequestState.PREPARING:
-            self._worker_of(request).preparing -= 1
         self._end(request, None)
         self._pump(self._models[request.model], now)
+
+    def _tell_worker_to_forget(self, request: RequestRecord) -> None:
+        if request.worker_id is not None:
+            self._actions.append(ev.CancelSequence(request.request_id, request.worker_id))
 
     def _end(self, request: RequestRecord, error: SlotwiseError | None) -> None:
         """The request is over; its slot and cells, if it had any, have been released by the caller."""
@@ -247,6 +218,7 @@ class Scheduler:
             line.discard(request.request_id)
         if (worker := self._residency.workers.get(request.worker_id or 0)) is not None:
             worker.requests.pop(request.request_id, None)
+            worker.preparing -= request.state is RequestState.PREPARING
             if worker.alone == request.request_id:
                 worker.alone = None
         request.advance(RequestState.DONE)
@@ -330,10 +302,7 @@ class Scheduler:
         self.draining = True
         for request in list(self._requests.values()):
             if request.state in WAITING:
-                if request.worker_id is not None:
-                    self._actions.append(ev.CancelSequence(request.request_id, request.worker_id))
-                if request.state is RequestState.PREPARING:
-                    self._worker_of(request).preparing -= 1
+                self._tell_worker_to_forget(request)
                 self._end(request, _draining())
 
     def _tick(self, event: ev.Tick, now: float) -> None:

@@ -18,8 +18,9 @@ import anyio
 from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
 from slotwise.request import FinishReason, GenerationRequest, TokenChunk
 from slotwise.scheduler import events as ev
-from slotwise.scheduler.core import ModelStatus, Scheduler
+from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.lease import Lease
+from slotwise.scheduler.records import ModelStatus
 from slotwise.workers import protocol
 from slotwise.workers.protocol import Delta, LoadModel, ModelInfo, Report, StepReport, WorkerPool
 

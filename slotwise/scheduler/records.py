@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from slotwise.memory.ledger import Ledger
 from slotwise.scheduler.admission import ServiceEstimate
 from slotwise.scheduler.events import RequestSubmitted
-from slotwise.scheduler.lifecycle import HOLDING, RequestState, WorkerState, next_request_state, next_worker_state
+from slotwise.scheduler.lifecycle import RequestState, WorkerState, next_request_state, next_worker_state
 from slotwise.scheduler.queue import WaitingLine
 
 
@@ -38,6 +38,23 @@ class ModelSpec:
     slots: int
     kv_cells: int
     context_cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """A model as seen from outside."""
+
+    model: str
+    state: str  # unloaded | starting | ready | draining | failed
+    slots: int
+    busy_slots: int
+    waiting: int  # requests in line, not yet granted
+    kv_cells: int  # size of the pool
+    reserved_cells: int  # promised to running requests
+    context_cap: int  # most tokens of one request
+    failure: str | None  # why it can not be loaded
+    worker_id: int | None
+    restarts: int  # workers lost that nobody asked to stop
 
 
 @dataclass(slots=True)
@@ -140,6 +157,21 @@ class ModelRecord:
     def idle(self) -> bool:
         return self.waiting == 0 and self.running == 0
 
-
-def holds_slot(request: RequestRecord) -> bool:
-    return request.state in HOLDING
+    def status(self) -> ModelStatus:
+        """As configured until a worker is ready, then as the worker says."""
+        worker = self.worker
+        ready = worker if worker is not None and worker.slots > 0 else None
+        unloaded = "failed" if self.failure else "unloaded"
+        return ModelStatus(
+            model=self.name,
+            state=worker.state.value if worker else unloaded,
+            slots=ready.slots if ready else self.spec.slots,
+            busy_slots=self.running,
+            waiting=self.waiting,
+            kv_cells=ready.cells.capacity if ready else self.spec.kv_cells,
+            reserved_cells=worker.cells.reserved if worker else 0,
+            context_cap=ready.limit if ready else self.spec.context_cap,
+            failure=self.failure,
+            worker_id=worker.worker_id if worker else None,
+            restarts=self.restarts,
+        )

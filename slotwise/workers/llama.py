@@ -30,7 +30,7 @@ KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 #: How far back the penalties look, in tokens.
 PENALTY_WINDOW = 1024
-_LOAD_MODE_NONE, _LOAD_MODE_MMAP = 0, 1
+_LOAD_MODE_MMAP = 1
 _MAX_PIECE_BYTES = 4096
 _LOG_ERROR = 4
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from slotwise.request import FinishReason, Usage
-from slotwise.workers.batch import StepPlan, is_decoding, plan_step
+from slotwise.workers.batch import StepPlan, plan_step
 from slotwise.workers.cells import Cells, CellsExhausted
 from slotwise.workers.model import Model, Sampler
 from slotwise.workers.protocol import Delta, StartSequence, StepReport
@@ -197,11 +197,8 @@ class StepLoop:
             self._find_refused(deltas)
 
     def _reconcile(self, sequence: Sequence) -> None:
-        held = min(self._model.positions(sequence.seq_id), len(sequence.tokens) - 1)
-        if not is_decoding(sequence):
-            held = min(held, sequence.stored)
         # Drop what was stored beyond our books rather than trust a batch that failed half-way.
-        held = min(held, sequence.stored)
+        held = min(self._model.positions(sequence.seq_id), sequence.stored)
         self._model.remove(sequence.seq_id, held)
         self._cells.truncate(sequence.seq_id, held)
         sequence.stored = held

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message
 
 from slotwise.errors import SlotwiseError
 from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage
-from slotwise.scheduler.core import ModelStatus
 from slotwise.scheduler.dispatcher import ModelCounters, ServedModel
+from slotwise.scheduler.records import ModelStatus
 
 #: No test waits longer than this for anything.
 PATIENCE_S = 5

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
+from slotwise.config import demo_model_path
 from slotwise.request import ChatMessage, ChatPrompt, SamplingParams
 from slotwise.workers.llama import LlamaModel
 from slotwise.workers.loop import StepLoop
 from slotwise.workers.model import Row
 from slotwise.workers.prepare import PromptPreparer
 from slotwise.workers.protocol import LoadModel, StartSequence, StepReport
-from tests.demo_model import demo_model_path
 
 pytestmark = pytest.mark.model
 

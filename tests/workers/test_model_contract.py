@@ -5,11 +5,11 @@ from typing import Protocol
 
 import pytest
 
+from slotwise.config import demo_model_path
 from slotwise.request import SamplingParams
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.model import Model, Row
 from slotwise.workers.protocol import LoadModel
-from tests.demo_model import demo_model_path
 
 GREEDY = SamplingParams(temperature=0)
 SLOTS, CELLS = 3, 256
