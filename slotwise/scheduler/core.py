@@ -110,7 +110,7 @@ class Scheduler:
             states = [request.state for request in worker.requests.values()]
             assert worker.preparing == states.count(RequestState.PREPARING)
             assert worker.running == sum(state in HOLDING for state in states)
-            assert not worker.alone or worker.running + worker.preparing <= 1
+            assert not worker.alone or worker.at_work <= 1
 
     def __repr__(self) -> str:
         running = sum(model.running for model in self._models.values())
@@ -156,8 +156,8 @@ class Scheduler:
         return None
 
     def _priced(self, event: ev.RequestPriced, now: float) -> None:
-        request = self._requests.get(event.request_id)
-        if request is None or request.state is not RequestState.PREPARING:
+        request = self._tokenized(event.request_id, now)
+        if request is None:
             return
         worker = self._worker_of(request)
         model = self._models[request.model]
@@ -172,11 +172,22 @@ class Scheduler:
         self._pump(model, now)
 
     def _prepare_refused(self, event: ev.PrepareRefused, now: float) -> None:
-        request = self._requests.get(event.request_id)
-        if request is None or request.state is not RequestState.PREPARING:
+        request = self._tokenized(event.request_id, now)
+        if request is None:
             return
         self._end(request, event.error)
         self._pump(self._models[request.model], now)
+
+    def _tokenized(self, request_id: str, now: float) -> RequestRecord | None:
+        """The request that the tokenizer is through with, unless it was cancelled meanwhile."""
+        holders = [w for w in self._residency.workers.values() if request_id in w.abandoned]
+        for worker in holders:
+            worker.abandoned.remove(request_id)
+            if worker.alone == request_id:
+                worker.alone = None
+            self._pump(self._models[worker.model], now)
+        request = self._requests.get(request_id)
+        return request if request is not None and request.state is RequestState.PREPARING else None
 
     def _output_started(self, event: ev.OutputStarted, now: float) -> None:
         if request := self._requests.get(event.request_id):
@@ -202,6 +213,8 @@ class Scheduler:
         if request.state is RequestState.RUNNING:
             request.advance(RequestState.CANCELLING)
             return
+        if request.state is RequestState.PREPARING:
+            self._worker_of(request).abandoned.add(request.request_id)
         self._end(request, None)
         self._pump(self._models[request.model], now)
 
@@ -219,7 +232,7 @@ class Scheduler:
         if (worker := self._residency.workers.get(request.worker_id or 0)) is not None:
             worker.requests.pop(request.request_id, None)
             worker.preparing -= request.state is RequestState.PREPARING
-            if worker.alone == request.request_id:
+            if worker.alone == request.request_id and request.request_id not in worker.abandoned:
                 worker.alone = None
         request.advance(RequestState.DONE)
         del self._requests[request.request_id]
@@ -335,7 +348,7 @@ class Scheduler:
 
     def _pump_worker(self, model: ModelRecord, worker: WorkerRecord, now: float) -> None:
         if worker.alone is None and model.suspects.head() is not None:
-            if worker.running + worker.preparing == 0:
+            if worker.at_work == 0:
                 worker.alone = self._prepare(model.suspects, worker)
             return
         self._grant_heads(model, worker, now)

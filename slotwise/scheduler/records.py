@@ -97,12 +97,19 @@ class WorkerRecord:
     #: Requests it holds in any state, in order of their arrival there.
     requests: dict[str, RequestRecord] = field(default_factory=dict)
     preparing: int = 0
-    #: The suspect that has the worker to itself.
+    #: Cancelled while the tokenizer had them; it may be at work on them until it says so.
+    abandoned: set[str] = field(default_factory=set)
+    #: The suspect that has the worker to itself, also while it is abandoned.
     alone: str | None = None
 
     @property
     def running(self) -> int:
         return self.cells.owners
+
+    @property
+    def at_work(self) -> int:
+        """Requests that may be the cause if the worker dies now."""
+        return self.running + self.preparing + len(self.abandoned)
 
     @property
     def limit(self) -> int:

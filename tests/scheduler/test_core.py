@@ -190,6 +190,29 @@ def test_a_prompt_that_kills_the_tokenizer_is_a_suspect_too(loaded: Driver) -> N
     assert isinstance(_error(loaded.lose(2), "bad"), PoisonRequest)
 
 
+def test_a_suspect_cancelled_while_it_is_tokenised_keeps_the_worker_to_itself(loaded: Driver) -> None:
+    loaded.submit("bad")
+    loaded.submit("good")
+    loaded.lose()
+    assert loaded.ready(2) == [ev.PreparePrompt("bad", 2)]
+
+    assert loaded.do(ev.RequestCancelled("bad")) == [ev.CancelSequence("bad", 2)]
+    assert loaded.price("bad", 0) == [ev.PreparePrompt("good", 2)]
+    assert loaded.price("good") == [ev.Grant("good", 2, 10)]
+
+
+def test_a_cancelled_suspect_that_kills_the_tokenizer_is_not_blamed_on_the_next(loaded: Driver) -> None:
+    loaded.submit("bad")
+    loaded.submit("good")
+    loaded.lose()
+    loaded.ready(2)
+    loaded.do(ev.RequestCancelled("bad"))
+
+    assert ev.StartWorker(3, "m") in loaded.lose(2)
+    assert loaded.ready(3) == [ev.PreparePrompt("good", 3)]
+    assert loaded.price("good") == [ev.Grant("good", 3, 10)]
+
+
 def test_a_worker_that_keeps_dying_is_restarted_with_back_off(loaded: Driver) -> None:
     assert ev.StartWorker(2, "m") in loaded.lose()
     loaded.ready(2)

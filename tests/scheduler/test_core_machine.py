@@ -4,6 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from slotwise.errors import InvalidRequest
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
@@ -28,6 +29,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.open: dict[str, str] = {}  # request -> model
         self.ended: set[str] = set()
         self.preparing: dict[str, int] = {}  # request -> worker
+        self.abandoned: dict[str, int] = {}  # cancelled while the tokenizer had them -> worker
         self.running: dict[str, int] = {}
         self.cells: dict[str, int] = {}
         self.prompt: dict[str, int] = {}
@@ -57,6 +59,7 @@ class CoreMachine(RuleBasedStateMachine):
             case ev.PreparePrompt(request_id, worker_id):
                 assert self.workers[worker_id] == "ready"
                 assert request_id in self.open
+                self.assert_suspects_are_alone(request_id, worker_id)
                 self.preparing[request_id] = worker_id
             case ev.Grant(request_id, worker_id, max_output_tokens):
                 self.grant(request_id, worker_id, max_output_tokens)
@@ -77,9 +80,17 @@ class CoreMachine(RuleBasedStateMachine):
         assert max_output_tokens >= 1
         assert cells <= spec.context_cap
         assert sum(self.cells[r] for r in beside) + cells <= spec.kv_cells
-        suspects = [r for r in [*beside, request_id] if self.deaths.get(r)]
-        assert not suspects or len(beside) == 0, "a suspect is not alone"
+        self.assert_suspects_are_alone(request_id, worker_id)
         self.running[request_id], self.cells[request_id] = worker_id, cells
+
+    def assert_suspects_are_alone(self, request_id: str, worker_id: int) -> None:
+        at_work = [r for books in (self.preparing, self.abandoned, self.running) for r, w in books.items()]
+        others = [r for r in at_work if r != request_id and self.worker_at_work(r) == worker_id]
+        assert not others or not any(self.deaths.get(r) for r in [*others, request_id]), "a suspect is not alone"
+
+    def worker_at_work(self, request_id: str) -> int | None:
+        found = (books.get(request_id) for books in (self.preparing, self.abandoned, self.running))
+        return next((worker_id for worker_id in found if worker_id is not None), None)
 
     def end(self, request_id: str) -> None:
         assert request_id not in self.ended, "a request ended twice"
@@ -104,6 +115,14 @@ class CoreMachine(RuleBasedStateMachine):
         self.prompt[request_id] = tokens
         self.do(ev.RequestPriced(request_id, tokens))
 
+    @precondition(lambda self: self.abandoned)
+    @rule(data=st.data(), refused=st.booleans())
+    def tokenizer_is_through_with_a_cancelled_prompt(self, data: st.DataObject, refused: bool) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.abandoned)))
+        del self.abandoned[request_id]
+        refusal = ev.PrepareRefused(request_id, InvalidRequest("no", param="messages"))
+        self.do(refusal if refused else ev.RequestPriced(request_id, 0))
+
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def finished(self, data: st.DataObject) -> None:
@@ -119,7 +138,9 @@ class CoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.open or self.ended)
     @rule(data=st.data())
     def cancelled(self, data: st.DataObject) -> None:
-        request_id = data.draw(st.sampled_from(sorted([*self.open, *self.ended])))
+        request_id = data.draw(st.sampled_from(sorted(self.preparing or [*self.open, *self.ended])))
+        if request_id in self.preparing:
+            self.abandoned[request_id] = self.preparing[request_id]
         if request_id in self.open and request_id not in self.running:
             self.end(request_id)
         self.do(ev.RequestCancelled(request_id))
@@ -142,6 +163,7 @@ class CoreMachine(RuleBasedStateMachine):
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
         crashed = self.workers.pop(worker_id) != "stopping"
         at_work = [r for books in (self.preparing, self.running) for r, w in books.items() if w == worker_id]
+        self.abandoned = {r: w for r, w in self.abandoned.items() if w != worker_id}
         cancelled = {e.request_id for e, _, _ in self.history if isinstance(e, ev.RequestCancelled)}
         for request_id in at_work:
             self.preparing.pop(request_id, None)
@@ -209,9 +231,13 @@ class CoreMachine(RuleBasedStateMachine):
                 self.do(ev.WorkerReady(worker_id, spec.slots, spec.kv_cells, spec.context_cap))
             elif state == "stopping":
                 del self.workers[worker_id]
+                self.abandoned = {r: w for r, w in self.abandoned.items() if w != worker_id}
                 for request_id in [r for r, w in self.preparing.items() if w == worker_id]:
                     del self.preparing[request_id]
                 self.do(ev.WorkerLost(worker_id, "asked for"))
+        for request_id in list(self.abandoned):
+            if self.abandoned.pop(request_id, None) is not None:
+                self.do(ev.RequestPriced(request_id, 0))
         for request_id in list(self.preparing):
             if self.preparing.pop(request_id, None) is not None:
                 self.prompt[request_id] = 3
