@@ -54,6 +54,7 @@ def serve(
     kv_type: str | None = _flag("kv_type", _MODEL),
     flash_attn: str | None = _flag("flash_attn", _MODEL),
     gpu_layers: int | None = _flag("gpu_layers", _MODEL),
+    reproducible: bool | None = _flag("reproducible", _MODEL),
     threads: int | None = _flag("threads", _MODEL),
     n_batch: int | None = _flag("n_batch", _MODEL),
     preload: bool | None = _flag("preload", _LIFE),

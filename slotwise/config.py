@@ -30,6 +30,8 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "m
 
 KvType = Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 FlashAttn = Literal["auto", "on", "off"]
+#: Cells that llama.cpp's CPU attention reads by one code path, whatever the number of rows.
+REPRODUCIBLE_KV_TYPES = ("bf16", "q8_0")
 
 
 class ConfigError(Exception):
@@ -45,7 +47,7 @@ def parse_bytes(value: object) -> object:
     unit = text[len(digits) :].strip()
     try:
         return int(float(digits) * _UNITS[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise ValueError("must be a size such as 512MiB or 8GiB") from None
 
 
@@ -87,8 +89,11 @@ class Settings(BaseSettings):
     num_parallel: Slots = Field(8, description="Slots: requests that one model serves at the same time.")
     context: Cells = Field(4096, description="Most tokens of one request, prompt and answer; 0 = what the model knows.")
     kv_cells: Cells = Field(0, description="KV cells a model's requests share; 0 = num_parallel * context.")
-    kv_type: KvType = Field("f16", description="Type of the KV cells.")
+    kv_type: KvType | None = Field(None, description="Type of the KV cells; default: f16, or bf16 if reproducible.")
     flash_attn: FlashAttn = Field("auto", description="Flash attention: auto, on or off.")
+    reproducible: bool = Field(
+        False, description="Greedy answers bit for bit the same alone and in company; CPU only, slower."
+    )
     threads: Threads = Field(0, description="Compute threads per model; 0 = the physical cores.")
     gpu_layers: Layers = Field(-1, description="Layers on the GPU; -1 = all if there is a GPU.")
     n_batch: int = Field(512, ge=32, le=8192, description="Most tokens of one step.")
@@ -176,6 +181,8 @@ def _load(name: str, table: ModelTable, settings: Settings, *, has_gpu: bool) ->
         why = "can not be read" if Path(table.path).exists() else "does not exist"
         raise ConfigError(f"model '{name}': the file {table.path} {why}")
     layers = own("gpu_layers")
+    if settings.reproducible:
+        layers = 0
     return LoadModel(
         model_id=name,
         path=table.path,
@@ -185,16 +192,20 @@ def _load(name: str, table: ModelTable, settings: Settings, *, has_gpu: bool) ->
         n_batch=settings.n_batch,
         n_gpu_layers=layers if layers >= 0 else (-1 if has_gpu else 0),
         threads=own("threads") or physical_cores(),
-        kv_type=own("kv_type"),
-        flash_attn=own("flash_attn"),
+        kv_type=own("kv_type") or ("bf16" if settings.reproducible else "f16"),
+        flash_attn="on" if settings.reproducible else own("flash_attn"),
+        reproducible=settings.reproducible,
     )
 
 
 def _split(spec: str) -> tuple[str, str]:
+    """Name and path of NAME=PATH or PATH; a path may have an equals sign behind its first slash."""
+    if spec.startswith(FAKE_SCHEME):
+        return "fake", spec
     name, separator, path = spec.partition("=")
     if separator and name and path and "/" not in name:
         return name, path
-    return Path(spec).stem if not spec.startswith(FAKE_SCHEME) else "fake", spec
+    return Path(spec).stem, spec
 
 
 def demo_model_path() -> str:
@@ -207,12 +218,29 @@ def demo_model_path() -> str:
 
 
 def _check(settings: Settings) -> None:
+    _check_reproducible(settings)
     if settings.api_key or settings.insecure_no_key or _is_loopback(settings.host):
         return
     raise ConfigError(
         f"host {settings.host!r} lets other machines in, and no key is asked for. "
         "Give --api-key (or SLOTWISE_API_KEY), or say --insecure-no-key."
     )
+
+
+def _check_reproducible(settings: Settings) -> None:
+    """What can not be had together with equal bits is refused rather than overruled."""
+    if not settings.reproducible:
+        return
+    tables: dict[str, Settings | ModelTable] = {"": settings}
+    tables |= {f"model.{name}.": table for name, table in settings.model.items()}
+    for where, table in tables.items():
+        if table.kv_type not in (None, *REPRODUCIBLE_KV_TYPES):
+            allowed = " or ".join(REPRODUCIBLE_KV_TYPES)
+            raise ConfigError(f"'{where}kv_type' is '{table.kv_type}': with 'reproducible' it must be {allowed}")
+        if table.flash_attn == "off":
+            raise ConfigError(f"'{where}flash_attn' is 'off': 'reproducible' needs it on")
+        if table.gpu_layers is not None and table.gpu_layers > 0:
+            raise ConfigError(f"'{where}gpu_layers' is {table.gpu_layers}: 'reproducible' is for the CPU only")
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,6 +5,9 @@ Facts this is built on (llama-cpp-python 0.3.36; research notes memory.md and ll
   wrong for tiny calls, which are made through a second handle of class `PyDLL`.
 - More rows than `n_batch`, or more outputs than `n_outputs_max`, abort the process: both are checked here.
 - `kv_unified` is off by default in the library; shared prefixes and one common pool need it on.
+- On a CPU a row's result depends on its company in three places: repacked weights (AMX and others), flash attention over
+  f16 or f32 cells (tiles from 64 rows, split over threads for one row: ggml-cpu/ops.cpp), and the order of a sequence's
+  cells in the pool. `LoadModel.reproducible` avoids all three.
 """
 
 from __future__ import annotations
@@ -221,11 +224,12 @@ class LlamaModel:
         self._memory = llama_cpp.llama_get_memory(self.context)
         self.n_batch = llama_cpp.llama_n_batch(self.context)
         kv_cells = llama_cpp.llama_n_ctx(self.context)
+        sequence_cap = kv_cells // load.slots if load.reproducible else kv_cells
         self.info = ModelInfo(
             architecture=self._metadata("general.architecture"),
             slots=load.slots,
             kv_cells=kv_cells,
-            context_cap=min(context_cap, kv_cells),
+            context_cap=min(context_cap, sequence_cap),
             context_train=context_train,
             vocab_size=self.vocabulary.size,
             n_params=llama_cpp.llama_model_n_params(self._model),
@@ -292,7 +296,8 @@ class LlamaModel:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = load.n_gpu_layers
         params.load_mode = _LOAD_MODE_MMAP
-        params.use_extra_bufts = load.use_extra_bufts
+        # Repacked weights have other kernels for one row than for many.
+        params.use_extra_bufts = load.use_extra_bufts and not load.reproducible
         params.progress_callback = progress
         model = llama_cpp.llama_model_load_from_file(load.path.encode(), params)
         if not model:
@@ -303,7 +308,8 @@ class LlamaModel:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = kv_cells
         params.n_seq_max = load.slots
-        params.kv_unified = True
+        # A pool of its own for each sequence keeps its cells in order, and attention adds them up in that order.
+        params.kv_unified = not load.reproducible
         params.n_batch = params.n_ubatch = max(load.n_batch, load.slots)
         # One row of logits per sequence, not one per token of the batch: a third of the compute buffer.
         params.n_outputs_max = load.slots

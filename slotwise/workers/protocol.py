@@ -41,6 +41,8 @@ class LoadModel(Message, frozen=True, tag="load"):
     flash_attn: str = "auto"
     #: Repacked weight buffers (AMX, NEON …). Off after a crash in the first decode; see BUILDING notes on AMX.
     use_extra_bufts: bool = True
+    #: The same bits for a sequence whatever runs beside it (CPU). Needs `kv_type` bf16 or q8_0.
+    reproducible: bool = False
 
 
 class Prepare(Message, frozen=True, tag="prepare"):
