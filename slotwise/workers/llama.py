@@ -5,9 +5,9 @@ Facts this is built on (llama-cpp-python 0.3.36; research notes memory.md and ll
   wrong for tiny calls, which are made through a second handle of class `PyDLL`.
 - More rows than `n_batch`, or more outputs than `n_outputs_max`, abort the process: both are checked here.
 - `kv_unified` is off by default in the library; shared prefixes and one common pool need it on.
-- On a CPU a row's result depends on its company in three places: repacked weights (AMX and others), flash attention over
-  f16 or f32 cells (tiles from 64 rows, split over threads for one row: ggml-cpu/ops.cpp), and the order of a sequence's
-  cells in the pool. `LoadModel.reproducible` avoids all three.
+- On a CPU a row's result depends on its company in three places: repacked weights (AMX and others), flash attention
+  over f16 or f32 cells (tiles from 64 rows, split over threads for one row: ggml-cpu/ops.cpp), and the order of a
+  sequence's cells in the pool. `LoadModel.reproducible` avoids all three.
 """
 
 from __future__ import annotations
