@@ -29,10 +29,10 @@ out, err = Console(), Console(stderr=True)
 def _flag(name: str, panel: str) -> Any:
     """An option whose default is "not given", so that environment and file can speak; help from the settings."""
     field = Settings.model_fields[name]
-    shown = field.default if field.default not in (None, (), False) else None
-    return typer.Option(
-        None, help=field.description, rich_help_panel=panel, show_default=str(shown) if shown else False
-    )
+    default = field.default
+    # Typer would show a default that is not the parameter's own in brackets of two kinds.
+    shown = f" [dim]\\[default: {default}][/dim]" if default not in (None, (), False) else ""
+    return typer.Option(None, help=f"{field.description}{shown}", rich_help_panel=panel, show_default=False)
 
 
 @app.command()
@@ -60,6 +60,7 @@ def serve(
     preload: bool | None = _flag("preload", _LIFE),
     drain_timeout: float | None = _flag("drain_timeout", _LIFE),
     load_timeout: float | None = _flag("load_timeout", _LIFE),
+    stall_timeout: float | None = _flag("stall_timeout", _LIFE),
     log_level: str | None = _flag("log_level", _LIFE),
     config: Annotated[
         str | None, typer.Option(help="TOML file with these settings.", rich_help_panel=_LIFE, show_default=False)

@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     max_body: Bytes = Field(10 * 2**20, description="Largest request body.")
     drain_timeout: float = Field(30.0, ge=0, le=86_400, description="Seconds for running requests at shutdown.")
     load_timeout: float = Field(300.0, gt=0, le=86_400, description="Seconds a load may stand still.")
+    stall_timeout: float = Field(
+        300.0, gt=0, le=86_400, description="Seconds a worker may work without a report; then it is restarted."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
 
     @classmethod
@@ -177,9 +180,8 @@ def _load(name: str, table: ModelTable, settings: Settings, *, has_gpu: bool) ->
         value = getattr(table, field)
         return getattr(settings, field) if value is None else value
 
-    if not table.path.startswith(FAKE_SCHEME) and not os.access(table.path, os.R_OK):
-        why = "can not be read" if Path(table.path).exists() else "does not exist"
-        raise ConfigError(f"model '{name}': the file {table.path} {why}")
+    if not table.path.startswith(FAKE_SCHEME) and (why := _unreadable(Path(table.path))):
+        raise ConfigError(f"model '{name}': {table.path} {why}")
     layers = own("gpu_layers")
     if settings.reproducible:
         layers = 0
@@ -196,6 +198,14 @@ def _load(name: str, table: ModelTable, settings: Settings, *, has_gpu: bool) ->
         flash_attn="on" if settings.reproducible else own("flash_attn"),
         reproducible=settings.reproducible,
     )
+
+
+def _unreadable(path: Path) -> str | None:
+    if not path.exists():
+        return "does not exist"
+    if not path.is_file():
+        return "is not a file"
+    return None if os.access(path, os.R_OK) else "can not be read"
 
 
 def _split(spec: str) -> tuple[str, str]:

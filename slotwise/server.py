@@ -1,4 +1,4 @@
-"""uvicorn, with three things it lacks for us: a deadline on receiving, no signals of its own, a socket bound early."""
+"""uvicorn, with what it lacks for us: deadlines on both directions, no signals of its own, a socket bound early."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: A request must have arrived this long after its first byte; uvicorn itself would wait for ever (its issue #157).
 RECEIVE_TIMEOUT_S = 60.0
+#: A peer that takes nothing for this long, with its window and our buffer full, is cut: nobody else would end it.
+SEND_STALL_S = 60.0
 _BACKLOG = 2048
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
@@ -25,11 +27,13 @@ class AddressInUse(Exception):
 
 
 class DeadlineProtocol(H11Protocol):
-    """Closes a connection whose request does not arrive, and notices a peer that lost its power while it waits."""
+    """Closes a connection whose request does not arrive or whose answer is not taken, and notices a peer that lost its
+    power while it waits."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -51,8 +55,17 @@ class DeadlineProtocol(H11Protocol):
         else:
             self._disarm()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall = asyncio.get_running_loop().call_later(SEND_STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._end_stall()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._end_stall()
         super().connection_lost(exc)
 
     def _receiving(self) -> bool:
@@ -71,6 +84,11 @@ class DeadlineProtocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _expire(self) -> None:
         self._deadline = None

@@ -24,6 +24,7 @@ from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.server import AddressInUse, Server, bind, http_server
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
+from slotwise.workers.handle import Deadlines
 from slotwise.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Service:
         self._settings = settings
         self._tasks = tasks
         core = Scheduler(_scheduler_config(settings), specs)
-        self.supervisor = Supervisor(tasks, load_timeout_s=settings.load_timeout)
+        deadlines = Deadlines(load_s=settings.load_timeout, stall_s=settings.stall_timeout)
+        self.supervisor = Supervisor(tasks, deadlines)
         self.dispatcher = Dispatcher(core, self.supervisor, loads)
         self.supervisor.connect(self.dispatcher)
         self.server: Server = http_server(

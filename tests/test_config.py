@@ -193,6 +193,11 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
         _loads(models=[str(tmp_path / "no.gguf")])
 
 
+def test_a_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a file"):
+        _loads(models=[f"a={tmp_path}"])
+
+
 def test_a_models_table_wins_over_the_settings_for_all(tmp_path: Path) -> None:
     text = f"num_parallel = 3\ncontext = 100\nflash_attn = 'off'\n[model.own]\npath = '{FAKE}'\nnum_parallel = 5\n"
     settings = load_settings({"models": [f"all={FAKE}"]}, config_file=_file(tmp_path, text), environment={})

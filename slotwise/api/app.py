@@ -74,7 +74,7 @@ def create_app(
     )
     # An exact path or a 404: a redirect to another spelling would turn a POST into a GET.
     app.router.redirect_slashes = False
-    return Edge(app, api_keys, allowed_hosts)
+    return Edge(app, api_keys, allowed_hosts, on_refusal=routes.count_refusal)
 
 
 class Routes:
@@ -103,11 +103,14 @@ class Routes:
         except ClientLeft:
             return _AsResponse(_silence)
         except SlotwiseError as error:
-            self._metrics.rejected.labels(error.code).inc()
+            self.count_refusal(error.code)
             raise
         return GenerationResponse(  # type: ignore[return-value]  # an ASGI app is all that Starlette asks for
             parsed, dialect, self._service, self._metrics, clock=self._clock
         )
+
+    def count_refusal(self, code: str) -> None:
+        self._metrics.rejected.labels(code).inc()
 
     async def models(self, request: Request) -> Response:
         return _json({"object": "list", "data": [self._model_object(served) for served in self._service.status()]})

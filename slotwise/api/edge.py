@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -37,8 +37,16 @@ class HostNotAllowed(SlotwiseError):
 class Edge:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str], allowed_hosts: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        api_keys: Sequence[str],
+        allowed_hosts: Collection[str] | None = None,
+        on_refusal: Callable[[str], None] = lambda code: None,
+    ) -> None:
+        """`on_refusal` hears the error code of each request that is turned away here."""
         self._app = app
+        self._on_refusal = on_refusal
         self._hosts = None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
         self._digests = [_digest(key.encode()) for key in api_keys]
 
@@ -54,6 +62,7 @@ class Edge:
             scope["slotwise.key"] = self._identify(scope["path"], headers)
             await self._app(scope, receive, stamped)
         except (HostNotAllowed, InvalidApiKey) as error:
+            self._on_refusal(error.code)
             await error_reply(error)(stamped)
         except Exception:
             # The app has answered (or can not any more); what is left is to keep it from the server's own log.

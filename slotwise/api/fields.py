@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,9 +13,13 @@ import msgspec
 from slotwise.errors import InvalidRequest
 
 MAX_DEPTH = 64
+#: Lists and objects of one body. The largest honest bodies have some ten thousand; building millions takes a second, in
+#: which nobody is served.
+MAX_CONTAINERS = 100_000
 #: llama.cpp's fallback tokenizer recurses once per character of a run (llama.cpp #27783). The worker's stack is made
 #: for more than this, and no honest prompt has it.
 MAX_CHARACTER_RUN = 100_000
+_JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _SHOWN = 60
 _SHOWN_ITEMS = 8
 _short = reprlib.Repr()
@@ -28,6 +33,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
     Raises:
         InvalidRequest: not JSON (NaN, lone surrogates and endless nesting included), or not an object.
     """
+    containers = _count_containers(body)
+    if containers > MAX_CONTAINERS:
+        message = f"The body has {containers} lists and objects; more than {MAX_CONTAINERS} are not read."
+        raise InvalidRequest(message, code="invalid_json")
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -36,10 +45,19 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise _too_deep() from error
     if not isinstance(value, dict):
         raise InvalidRequest(f"The body must be a JSON object, not {_kind(value)}.", code="invalid_json")
-    # So few brackets can not be too deep; most bodies need no walk.
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth_over(value, MAX_DEPTH):
+    # So few can not be too deep; most bodies need no walk.
+    if containers > MAX_DEPTH and _depth_over(value, MAX_DEPTH):
         raise _too_deep()
     return value
+
+
+def _count_containers(body: bytes) -> int:
+    """Lists and objects, or a few more than there are as long as they are allowed."""
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets <= MAX_CONTAINERS:
+        return brackets
+    bare = _JSON_STRING.sub(b"", body)
+    return bare.count(b"[") + bare.count(b"{")
 
 
 def _too_deep() -> InvalidRequest:
@@ -127,12 +145,13 @@ def _long_run(text: str) -> str | None:
     return None
 
 
-def boolean(data: Mapping[str, Any], name: str, default: bool = False) -> bool:
+def boolean(data: Mapping[str, Any], name: str, default: bool = False, *, path: str = "") -> bool:
+    """`path`: the field's name in an error, where it is not `name`."""
     value = data.get(name)
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise invalid(name, value, "true or false")
+        raise invalid(path or name, value, "true or false")
     return value
 
 

@@ -245,7 +245,7 @@ def _include_usage(data: Mapping[str, Any]) -> bool:
         return False
     if not isinstance(options, dict):
         raise fields.invalid("stream_options", options, "an object")
-    return fields.boolean(options, "include_usage")
+    return fields.boolean(options, "include_usage", path="stream_options.include_usage")
 
 
 Harmless = Callable[[Any], bool]

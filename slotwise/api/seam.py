@@ -11,7 +11,6 @@ from slotwise.scheduler.dispatcher import ServedModel
 
 
 class Lease(Protocol):
-    submitted_at: float | None
     granted_at: float | None
     first_chunk_at: float | None
 

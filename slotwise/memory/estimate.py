@@ -26,9 +26,8 @@ CACHE_TYPES = {
 
 def bytes_per_cell(header: GGUFHeader, kv_type: str) -> int:
     """Bytes of one KV cell (one token) over all layers."""
-    layers = header.integer("block_count", 0)
-    heads = header.per_layer("attention.head_count", layers, 1)
-    kv_heads = header.per_layer("attention.head_count_kv", layers, heads[0] if heads else 1)
+    heads = header.per_layer("attention.head_count", 1)
+    kv_heads = header.per_layer("attention.head_count_kv", heads[0] if heads else 1)
     head_size = header.integer("embedding_length", 0) // max(heads[0] if heads else 1, 1)
     key = header.integer("attention.key_length", head_size)
     value = header.integer("attention.value_length", head_size)

@@ -16,6 +16,7 @@ MAX_HEADER_BYTES = 256 * 1024 * 1024
 MAX_ENTRIES = 100_000
 MAX_STRING_BYTES = 16 * 1024 * 1024
 MAX_KEPT_ITEMS = 4096
+MAX_LAYERS = 10_000
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -41,17 +42,28 @@ class GGUFHeader:
     def architecture(self) -> str:
         return str(self.metadata.get("general.architecture", "unknown"))
 
-    def integer(self, key: str, default: int) -> int:
-        """`<architecture>.<key>` as a whole number."""
-        value = self.metadata.get(f"{self.architecture}.{key}")
-        return value if isinstance(value, int) and not isinstance(value, bool) else default
+    @property
+    def layers(self) -> int:
+        """Number of layers. Raises GGUFError if it can not be true."""
+        count = self.integer("block_count", 0)
+        if count > MAX_LAYERS:
+            raise GGUFError(f"the file says that its model has {count} layers, more than {MAX_LAYERS}")
+        return count
 
-    def per_layer(self, key: str, layers: int, default: int) -> list[int]:
+    def integer(self, key: str, default: int) -> int:
+        """`<architecture>.<key>`, if it is a whole number that is not negative."""
+        return _count(self.metadata.get(f"{self.architecture}.{key}"), default)
+
+    def per_layer(self, key: str, default: int) -> list[int]:
         """`<architecture>.<key>` for each layer, whether the file gives one number or a list."""
         value = self.metadata.get(f"{self.architecture}.{key}")
         if isinstance(value, list):
-            return [int(item) for item in value]
-        return [value if isinstance(value, int) else default] * layers
+            return [_count(item, default) for item in value]
+        return [_count(value, default)] * self.layers
+
+
+def _count(value: object, default: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else default
 
 
 def read_header(path: str) -> GGUFHeader:

@@ -51,7 +51,6 @@ class Lease:
         self._error: SlotwiseError | None = None
         self._wake = anyio.Event()
         self._finished = False
-        self.submitted_at: float | None = None
         self.granted_at: float | None = None
         self.first_chunk_at: float | None = None
 
@@ -61,7 +60,6 @@ class Lease:
         return self._finished or self._error is not None
 
     async def __aenter__(self) -> Lease:
-        self.submitted_at = self._clock()
         self._submit(self)
         return self
 

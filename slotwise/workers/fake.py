@@ -74,7 +74,8 @@ class FakeModel:
         self._row_seconds = float(options.get("row_us", 0)) / 1e6
         self._step_seconds = float(options.get("step_ms", 0)) / 1e3
         self._eos_after = int(options.get("eos_after", 24))
-        self._crash_tokens = list(options.get("crash_in_decode", "").encode())
+        self._crash_text = options.get("crash_in_decode", "").encode()
+        self._hang_text = options.get("hang_in_decode", "").encode()
         on_progress("weights", 0.0)
         time.sleep(float(options.get("load_ms", 0)) / 1e3)
         if "fail" in options:
@@ -114,7 +115,10 @@ class FakeModel:
             lengths[row.seq_id] = expected + 1
         for row in rows:
             self._stored.setdefault(row.seq_id, []).append(row.token)
-        self._crash_if_asked()
+        if self._holds(self._crash_text):
+            os.abort()
+        while self._holds(self._hang_text):
+            time.sleep(1)
         self._rows = rows
         return 0
 
@@ -140,9 +144,6 @@ class FakeModel:
     def close(self) -> None:
         self._stored.clear()
 
-    def _crash_if_asked(self) -> None:
-        if not self._crash_tokens:
-            return
-        needle = bytes(self._crash_tokens)
-        if any(needle in bytes(t for t in tokens if t < _END) for tokens in self._stored.values()):
-            os.abort()
+    def _holds(self, text: bytes) -> bool:
+        """A sequence in the cells has this text."""
+        return bool(text) and any(text in bytes(t for t in tokens if t < _END) for tokens in self._stored.values())

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -19,6 +20,7 @@ import anyio.abc
 
 from slotwise.workers.frames import FrameBuffer, FrameError, decode_report, encode
 from slotwise.workers.protocol import Command, Loading, LoadModel, Ready, Report, Shutdown, StartFailed
+from slotwise.workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream
@@ -32,13 +34,24 @@ _LAST_LOG_LINES = 8
 _READ_BYTES = 1 << 16
 
 
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long a worker may stand still, in seconds."""
+
+    #: Between two signs of progress of a load.
+    load_s: float = 300.0
+    #: With work at hand and no report. The longest single step must fit: a batch of prompts on a slow machine.
+    stall_s: float = 300.0
+
+
 class WorkerHandle:
     """One process, from spawn to reaped."""
 
-    def __init__(self, load: LoadModel, on_report: Callable[[Report], None], *, load_timeout_s: float) -> None:
+    def __init__(self, load: LoadModel, on_report: Callable[[Report], None], deadlines: Deadlines) -> None:
         self._load = load
         self._on_report = on_report
-        self._load_timeout_s = load_timeout_s
+        self._deadlines = deadlines
+        self._watchdog = Watchdog()
         self._send, self._outbox = anyio.create_memory_object_stream[Command](float("inf"))
         self._progress = anyio.Event()
         self._log: deque[str] = deque(maxlen=_LAST_LOG_LINES)
@@ -57,6 +70,7 @@ class WorkerHandle:
 
     def send(self, command: Command) -> None:
         """Queue a command; dropped if the process is gone."""
+        self._watchdog.command(command)
         try:
             self._send.send_nowait(command)
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
@@ -83,7 +97,8 @@ class WorkerHandle:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._write, self._process.stdin, self._outbox)
                 tasks.start_soon(self._collect_log, self._process.stderr)
-                tasks.start_soon(self._watch_deadlines)
+                tasks.start_soon(self._watch_load_and_stop)
+                tasks.start_soon(self._watch_work)
                 await self._read(self._process.stdout)
                 # End of file is a hint: give a process that is going a moment, then insist.
                 with anyio.move_on_after(TERMINATE_GRACE_S):
@@ -135,17 +150,18 @@ class WorkerHandle:
         elif isinstance(report, StartFailed):
             self.start_failed = True
         else:
+            self._watchdog.report(report)
             return
         self._progress.set()
 
-    async def _watch_deadlines(self) -> None:
+    async def _watch_load_and_stop(self) -> None:
         """A load must make progress; a stop must come to its end."""
         while not self.stopping and not self.ready:
             self._progress = anyio.Event()
-            with anyio.move_on_after(self._load_timeout_s) as scope:
+            with anyio.move_on_after(self._deadlines.load_s) as scope:
                 await self._progress.wait()
             if scope.cancelled_caught:
-                self._fault = f"it made no progress for {self._load_timeout_s:g} s while loading"
+                self._fault = f"it made no progress for {self._deadlines.load_s:g} s while loading"
                 self._kill()
                 return
         while not self.stopping:
@@ -153,6 +169,19 @@ class WorkerHandle:
             await self._progress.wait()
         await anyio.sleep(STOP_GRACE_S)
         self._signal(signal.SIGTERM)
+        await anyio.sleep(TERMINATE_GRACE_S)
+        self._kill()
+
+    async def _watch_work(self) -> None:
+        """A worker that has work must get somewhere with it."""
+        stuck = None
+        while stuck is None:
+            await anyio.sleep(self._deadlines.stall_s)
+            stuck = self._watchdog.stuck()
+        self._fault = f"{stuck} made no progress for {self._deadlines.stall_s:g} s"
+        logger.error("the worker of %s is stuck: %s; ending it", self._load.model_id, self._fault)
+        # faulthandler writes the stacks of all threads to the log pipe.
+        self._signal(signal.SIGABRT)
         await anyio.sleep(TERMINATE_GRACE_S)
         self._kill()
 

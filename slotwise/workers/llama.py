@@ -239,6 +239,7 @@ class LlamaModel:
         )
         self._batch = _BatchBuffers(self.n_batch)
         self._max_outputs = load.slots
+        self._views: dict[int, npt.NDArray[np.float32]] = {}
 
     def warm_up(self) -> None:
         """One multi-token decode: page in the weights, and meet a faulty instruction set here, not in a request."""
@@ -263,7 +264,14 @@ class LlamaModel:
         address = self.tiny.logits(self.context, row)
         if not address:
             raise ValueError(f"batch row {row} has no logits")
-        return np.ctypeslib.as_array((ctypes.c_float * self.info.vocab_size).from_address(address))
+        # The buffer stays where it is for many steps; making a view costs more than looking for the largest in it.
+        view = self._views.get(address)
+        if view is None:
+            if len(self._views) > 4 * self._max_outputs:
+                self._views.clear()
+            view = np.ctypeslib.as_array((ctypes.c_float * self.info.vocab_size).from_address(address))
+            self._views[address] = view
+        return view
 
     def new_sampler(
         self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool

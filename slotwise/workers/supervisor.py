@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 import msgspec
 
-from slotwise.workers.handle import WorkerHandle
+from slotwise.workers.handle import Deadlines, WorkerHandle
 from slotwise.workers.protocol import Command, LoadModel, PoolListener, Report
 
 logger = logging.getLogger(__name__)
@@ -24,9 +24,9 @@ WARM_UP_STAGE = "warm-up"
 class Supervisor:
     """Runs workers as tasks of the given group; the group ends when the last process has been reaped."""
 
-    def __init__(self, tasks: anyio.abc.TaskGroup, *, load_timeout_s: float = 300.0) -> None:
+    def __init__(self, tasks: anyio.abc.TaskGroup, deadlines: Deadlines | None = None) -> None:
         self._tasks = tasks
-        self._load_timeout_s = load_timeout_s
+        self._deadlines = deadlines or Deadlines()
         self._handles: dict[int, WorkerHandle] = {}
         self._listener: PoolListener | None = None
         self._reaped = anyio.Event()
@@ -61,7 +61,6 @@ class Supervisor:
     async def wait_empty(self) -> None:
         """Until the last process has been reaped."""
         while self._handles:
-            self._reaped = anyio.Event()
             await self._reaped.wait()
 
     async def _run(self, worker_id: int, load: LoadModel) -> None:
@@ -83,11 +82,12 @@ class Supervisor:
         finally:
             del self._handles[worker_id]
             self._reaped.set()
+            self._reaped = anyio.Event()
         assert self._listener is not None
         self._listener.worker_lost(worker_id, reason)
 
     def _new_handle(self, worker_id: int, load: LoadModel) -> WorkerHandle:
-        return WorkerHandle(load, self._reporter(worker_id), load_timeout_s=self._load_timeout_s)
+        return WorkerHandle(load, self._reporter(worker_id), self._deadlines)
 
     def _reporter(self, worker_id: int) -> Callable[[Report], None]:
         def report(value: Report) -> None:

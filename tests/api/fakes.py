@@ -23,7 +23,6 @@ class FakeLease:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
-        self.submitted_at: float | None = None
         self.granted_at: float | None = None
         self.first_chunk_at: float | None = None
         self.entered = self.left = False

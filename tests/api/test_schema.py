@@ -77,7 +77,7 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"logit_bias": {str(i): 0 for i in range(2000)}}, "logit_bias"),
     ({"stream": "yes"}, "stream"),
     ({"stream_options": []}, "stream_options"),
-    ({"stream_options": {"include_usage": 1}}, "include_usage"),
+    ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
     ({"ignore_eos": 1}, "ignore_eos"),
     ({"user": "x" * 600}, "user"),
     ({"tools": [{"type": "function"}]}, "tools"),

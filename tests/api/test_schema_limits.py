@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slotwise.api.fields import MAX_CHARACTER_RUN, MAX_DEPTH, shown
+from slotwise.api.fields import MAX_CHARACTER_RUN, MAX_CONTAINERS, MAX_DEPTH, shown
 from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.errors import InvalidRequest
 
@@ -77,8 +77,18 @@ def test_the_depth_is_counted_exactly(opening: bytes) -> None:
         parse_completion(body(MAX_DEPTH + 1))
 
 
-def test_brackets_inside_a_text_are_no_depth() -> None:
+def test_brackets_inside_a_text_are_neither_depth_nor_lists() -> None:
     assert parse_completion(_completion(prompt="[" * 1000 + "{" * 1000))
+    assert parse_completion(_completion(prompt='a["\\\\[' * MAX_CONTAINERS))
+
+
+def test_lists_and_objects_are_counted_exactly_where_it_matters() -> None:
+    def body(count: int) -> bytes:
+        return b'{"model":"m","prompt":"[[\\"[","z":[' + b",".join([b"[]"] * (count - 2)) + b"]}"
+
+    assert parse_completion(body(MAX_CONTAINERS))
+    with pytest.raises(InvalidRequest, match="100001 lists and objects"):
+        parse_completion(body(MAX_CONTAINERS + 1))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +110,9 @@ HOSTILE = {
     "a run": _completion(prompt="a" * SIZE),
     "tokens": b'{"model":"m","prompt":[' + b"1," * 3_000_000 + b"1]}",
     "a bad value": b'{"model":"m","prompt":"x","temperature":[' + b"1," * 5_000_000 + b"1]}",
+    "lists": b'{"model":"m","prompt":"x","z":[' + b"[]," * (SIZE // 3 - 20) + b"[]]}",
+    "objects": b'{"model":"m","prompt":"x","z":[' + b"{}," * (SIZE // 3 - 20) + b"{}]}",
+    "text full of brackets": _completion(prompt='a[{"' * (SIZE // 6)),
     "an ignored field": b'{"model":"m","prompt":"x","z":[' + b"1," * 5_000_000 + b"1]}",
 }
 

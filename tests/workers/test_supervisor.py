@@ -10,7 +10,8 @@ import anyio
 import psutil
 import pytest
 
-from slotwise.request import ChatMessage, ChatPrompt, SamplingParams, TextPrompt
+from slotwise.request import ChatMessage, ChatPrompt, FinishReason, SamplingParams, TextPrompt
+from slotwise.workers.handle import Deadlines
 from slotwise.workers.protocol import (
     CancelSequence,
     Delta,
@@ -75,11 +76,11 @@ def _load(options: str = "", slots: int = 4) -> LoadModel:
 
 
 @asynccontextmanager
-async def _pool(load_timeout_s: float = 30) -> AsyncIterator[tuple[Supervisor, Listener]]:
+async def _pool(**deadlines: float) -> AsyncIterator[tuple[Supervisor, Listener]]:
     listener = Listener()
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            pool = Supervisor(tasks, load_timeout_s=load_timeout_s)
+            pool = Supervisor(tasks, Deadlines(**deadlines))
             pool.connect(listener)
             yield pool, listener
             pool.stop_all()
@@ -162,9 +163,41 @@ async def test_a_native_abort_in_decode_is_lost_and_others_live() -> None:
 
 
 async def test_a_load_without_progress_is_ended_at_its_deadline() -> None:
-    async with _pool(load_timeout_s=0.5) as (pool, listener):
+    async with _pool(load_s=0.5) as (pool, listener):
         pool.start(1, _load("load_ms=60000"))
         assert "no progress" in await listener.wait_lost()
+
+
+async def test_a_step_that_never_returns_is_ended_and_says_where_it_hung() -> None:
+    async with _pool(stall_s=0.5) as (pool, listener):
+        pool.start(1, _load("hang_in_decode=HANG"))
+        pool.send(1, Prepare("r", TextPrompt("HANG")))
+        await listener.wait_for(Prepared)
+        pool.send(1, StartSequence("r", 5, GREEDY))
+
+        assert await listener.wait_lost(1) == "a step made no progress for 0.5 s"
+
+
+async def test_a_process_that_was_stopped_by_somebody_else_is_ended() -> None:
+    async with _pool(stall_s=0.5) as (pool, listener):
+        pool.start(1, _load())
+        await listener.wait_for(Ready)
+        os.kill(pool.pids[1], signal.SIGSTOP)
+        pool.send(1, Prepare("r", TextPrompt("hello")))
+
+        assert "the tokenizer made no progress" in await listener.wait_lost(1)
+
+
+async def test_a_worker_is_not_ended_for_being_idle_or_slow() -> None:
+    async with _pool(stall_s=0.3) as (pool, listener):
+        pool.start(1, _load("step_ms=100,eos_after=20"))
+        pool.send(1, Prepare("r", TextPrompt("hello")))
+        await listener.wait_for(Prepared)
+        await anyio.sleep(1)
+        pool.send(1, StartSequence("r", 20, GREEDY))
+
+        assert (await listener.wait_end("r"))[-1].finish_reason is FinishReason.LENGTH
+        assert not listener.lost
 
 
 async def test_a_worker_that_is_stopped_while_it_loads_ends() -> None:
