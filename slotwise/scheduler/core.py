@@ -53,7 +53,6 @@ class Scheduler:
         self._models = {name: ModelRecord(name, spec) for name, spec in models.items()}
         self._residency = Residency(config, self._models)
         self._requests: dict[str, RequestRecord] = {}
-        self._waiting = 0
         self._arrivals = 0
         self.draining = False
         self._actions: list[ev.Action] = []
@@ -99,7 +98,7 @@ class Scheduler:
     def check_invariants(self) -> None:
         self._residency.check_invariants()
         waiting = [request for request in self._requests.values() if request.state in WAITING]
-        assert self._waiting == len(waiting) == sum(model.waiting for model in self._models.values())
+        assert len(waiting) == sum(model.waiting for model in self._models.values())
         for request in self._requests.values():
             assert request.state is not RequestState.DONE
             assert request.deaths <= 1
@@ -114,7 +113,8 @@ class Scheduler:
 
     def __repr__(self) -> str:
         running = sum(model.running for model in self._models.values())
-        return f"<Scheduler {running} running, {self._waiting} waiting, {self._residency.memory!r}>"
+        waiting = sum(model.waiting for model in self._models.values())
+        return f"<Scheduler {running} running, {waiting} waiting, {self._residency.memory!r}>"
 
     # ---- requests
 
@@ -128,7 +128,6 @@ class Scheduler:
         self._arrivals += 1
         request = RequestRecord(event, self._arrivals)
         self._requests[event.request_id] = request
-        self._waiting += 1
         model = self._models[event.model]
         model.unpriced.add(request.request_id, request.arrival)
         self._pump(model, now)
@@ -148,10 +147,10 @@ class Scheduler:
         if self._residency.too_large(model):
             message = f"The model '{model.name}' can not be loaded: {self._residency.shortage(model)}."
             return ModelUnavailable(message, code="model_too_large", param="model")
-        slots = model.worker.slots if model.worker and model.worker.slots else model.spec.slots
-        if self._waiting >= self.config.max_queue and model.running + model.waiting >= slots:
-            seconds = retry_after(self._waiting, slots, model.service.seconds)
-            message = f"The queue is full ({self._waiting} requests wait). Come back in {seconds:g} s."
+        queued = sum(other.queued for other in self._models.values())
+        if queued >= self.config.max_queue and model.running + model.waiting >= model.slots:
+            seconds = retry_after(queued, model.slots, model.service.seconds)
+            message = f"The queue is full ({queued} requests wait). Come back in {seconds:g} s."
             return ServerOverloaded(message, retry_after_s=seconds)
         return None
 
@@ -224,8 +223,6 @@ class Scheduler:
 
     def _end(self, request: RequestRecord, error: SlotwiseError | None) -> None:
         """The request is over; its slot and cells, if it had any, have been released by the caller."""
-        if request.state in WAITING:
-            self._waiting -= 1
         model = self._models[request.model]
         for line in (model.unpriced, model.priced, model.suspects):
             line.discard(request.request_id)
@@ -289,8 +286,6 @@ class Scheduler:
         elif self.draining:
             self._end(request, _draining())
         else:
-            if request.state is RequestState.RUNNING:
-                self._waiting += 1
             request.deaths += suspect
             request.advance(RequestState.SUBMITTED)
             model.priced.discard(request.request_id)
@@ -384,7 +379,6 @@ class Scheduler:
             worker.cells.reserve(request_id, cost.cells)
             request.advance(RequestState.RUNNING)
             request.granted_at = model.last_used = now
-            self._waiting -= 1
             self._actions.append(ev.Grant(request_id, worker.worker_id, cost.max_output_tokens))
             if worker.alone:
                 return

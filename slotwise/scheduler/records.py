@@ -16,7 +16,7 @@ from slotwise.scheduler.queue import WaitingLine
 class SchedulerConfig:
     """How the core decides, for all models."""
 
-    #: Most requests that may wait, over all models. A request that finds a free slot is not waiting.
+    #: Most requests that may wait, over all models. A request for which a slot is free does not count.
     max_queue: int = 256
     #: Most bytes of loaded models; None = no bound.
     memory_budget_bytes: int | None = None
@@ -156,6 +156,16 @@ class ModelRecord:
         return self.worker.running if self.worker else 0
 
     @property
+    def slots(self) -> int:
+        """As configured until a worker is ready, then as the worker says."""
+        return self.worker.slots if self.worker and self.worker.slots else self.spec.slots
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait and find no free slot. The others are only on their way to theirs."""
+        return max(0, min(self.waiting, self.running + self.waiting - self.slots))
+
+    @property
     def wanted(self) -> bool:
         """Somebody waits for it, or it is to be loaded anyway."""
         return self.failure is None and (self.waiting > 0 or self.preload)
@@ -172,7 +182,7 @@ class ModelRecord:
         return ModelStatus(
             model=self.name,
             state=worker.state.value if worker else unloaded,
-            slots=ready.slots if ready else self.spec.slots,
+            slots=self.slots,
             busy_slots=self.running,
             waiting=self.waiting,
             kv_cells=ready.cells.capacity if ready else self.spec.kv_cells,

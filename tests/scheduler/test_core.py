@@ -122,10 +122,10 @@ def test_cells_are_reserved_and_a_head_that_does_not_fit_is_not_overtaken(loaded
 
 def test_a_full_queue_refuses_with_an_honest_time() -> None:
     driver = Driver(SchedulerConfig(max_queue=1))
-    driver.submit("a")
-    driver.submit("b")
+    for name in "abc":
+        assert not any(isinstance(action, ev.EndRequest) for action in driver.submit(name)), "two slots and one place"
 
-    error = _error(driver.submit("c"), "c")
+    error = _error(driver.submit("d"), "d")
 
     assert isinstance(error, ServerOverloaded)
     assert error.retry_after_s is not None

@@ -203,6 +203,9 @@ class CoreMachine(RuleBasedStateMachine):
             held = [r for r, w in self.running.items() if w in workers]
             assert status.busy_slots == len(held)
             assert status.reserved_cells == sum(self.cells[r] for r in held)
+        of_model = {model: [r for r, m in self.open.items() if m == model] for model in MODELS}
+        queued = sum(max(0, len(requests) - MODELS[model].slots) for model, requests in of_model.items())
+        assert queued <= CONFIG.max_queue
 
     @invariant()
     def ticks_are_not_asked_for_in_a_circle(self) -> None:
