@@ -1,0 +1,118 @@
+"""What the client noted of one request, and what follows from it. Pure.
+
+All times are seconds of one monotonic clock on the client. The same words mean other things in other tools: where they
+do, the property says which.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How an attempt ended: one label each."""
+
+    OK = "ok"
+    # Refused: the server said so before it began.
+    SHED_429 = "shed_429"
+    SHED_503 = "shed_503"
+    REFUSED = "http_4xx"
+    # Failed: it was the server's to answer and it did not.
+    FAULT = "http_5xx"
+    CONNECT = "connect"
+    TIMEOUT = "timeout"
+    ERROR_EVENT = "error_event"
+    TRUNCATED = "truncated"
+    MALFORMED = "malformed"
+    EMPTY = "empty_output"
+    SHORT = "short_output"
+    # The client's doing.
+    CANCELLED = "client_cancel"
+    INCOMPLETE = "incomplete"
+    CLIENT_ERROR = "client_error"
+
+
+SHEDS = frozenset({Outcome.SHED_429, Outcome.SHED_503})
+#: Neither good nor bad: the client ended them.
+NOT_COUNTED = frozenset({Outcome.CANCELLED, Outcome.INCOMPLETE})
+#: A gap of this many median gaps, and of at least this many seconds, is a stall.
+STALL_GAPS, STALL_SECONDS = 5.0, 0.25
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request as the client saw it."""
+
+    key: str = ""
+    #: When the arrival process wanted it sent; the same as `sent` in a closed loop.
+    intended: float = 0.0
+    sent: float = 0.0
+    headers: float | None = None
+    #: First event of any kind; some servers send an empty one at once, which is not the first token.
+    first_event: float | None = None
+    #: Of each event with text, reasoning or a tool call in it.
+    content_at: list[float] = field(default_factory=list)
+    done: float | None = None
+    outcome: Outcome = Outcome.INCOMPLETE
+    status: int | None = None
+    retry_after: float | None = None
+    detail: str = ""
+    asked_tokens: int | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int = 0
+    output_tokens: int | None = None
+    #: The server told no usage: `output_tokens` was counted by the client.
+    estimated: bool = False
+
+    @property
+    def good(self) -> bool:
+        return self.outcome is Outcome.OK
+
+    @property
+    def client_delay(self) -> float:
+        return self.sent - self.intended
+
+    @property
+    def ttft(self) -> float:
+        """From send to the first token; infinite if there was none."""
+        return self.content_at[0] - self.sent if self.content_at else math.inf
+
+    @property
+    def ttft_scheduled(self) -> float:
+        """From the intended start: what a person waited who came when the plan said (no coordinated omission)."""
+        return self.content_at[0] - self.intended if self.content_at else math.inf
+
+    @property
+    def e2e(self) -> float:
+        """From send to the last token; infinite unless it ended well."""
+        return self.content_at[-1] - self.sent if self.good and self.content_at else math.inf
+
+    @property
+    def e2e_scheduled(self) -> float:
+        return self.e2e + self.client_delay
+
+    @property
+    def tpot(self) -> float | None:
+        """Seconds per output token after the first event with text; None where there is nothing after it.
+
+        Tokens of the first event are taken as one: servers that put more into it say so nowhere.
+        """
+        if len(self.content_at) < 2 or self.output_tokens is None or self.output_tokens < 2:
+            return None
+        return (self.content_at[-1] - self.content_at[0]) / (self.output_tokens - 1)
+
+    @property
+    def gaps(self) -> list[float]:
+        """Seconds between events with text (aiperf: inter_chunk_latency; vLLM bench: ITL)."""
+        return [later - earlier for earlier, later in zip(self.content_at, self.content_at[1:], strict=False)]
+
+    @property
+    def stalls(self) -> int:
+        gaps = self.gaps
+        if not gaps:
+            return 0
+        limit = max(STALL_GAPS * statistics.median(gaps), STALL_SECONDS)
+        return sum(gap > limit for gap in gaps)
