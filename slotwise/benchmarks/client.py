@@ -1,0 +1,222 @@
+"""One request against an OpenAI-compatible endpoint, as a client that notes the time of everything.
+
+Nothing is counted or tokenised here: the loop that sends is the loop that measures, and what it spends on the side is
+added to what it reports.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import httpx
+import msgspec
+
+from slotwise.benchmarks.records import Attempt, Outcome
+
+CONNECT_TIMEOUT_S = 10.0
+_DONE = b"[DONE]"
+_SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An endpoint and what to ask of it."""
+
+    url: str  # with /v1
+    model: str
+    #: Without an event for this long, in seconds, a request has timed out.
+    idle_timeout: float = 120.0
+    #: Fields for this server alone, added to each body.
+    extra: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one request asks. `messages` for chat, or `prompt` for a plain completion."""
+
+    max_tokens: int
+    messages: tuple[dict[str, str], ...] = ()
+    prompt: str = ""
+    key: str = ""
+    #: Exactly `max_tokens` are wanted: the end token is ignored and less counts as short.
+    exact: bool = True
+    #: Leave so many seconds after sending.
+    cancel_after: float | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: Any = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+    @property
+    def says_something(self) -> bool:
+        delta = self.delta
+        if delta is None:
+            return bool(self.text)
+        return bool(delta.content or delta.reasoning_content or delta.reasoning or delta.tool_calls)
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_decoder = msgspec.json.Decoder(_Event)
+
+
+class StreamFault(Exception):
+    """Raised inside `send` when a stream is not what it should be."""
+
+    def __init__(self, outcome: Outcome, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+        self.detail = detail
+
+
+def make_client(target: Target, connections: int) -> httpx.AsyncClient:
+    """A client for so many requests at the same time; the caller closes it."""
+    timeout = httpx.Timeout(target.idle_timeout, connect=CONNECT_TIMEOUT_S, pool=None)
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    # The environment's proxies are for the world outside; load goes where it is told to.
+    return httpx.AsyncClient(base_url=target.url, timeout=timeout, limits=limits, trust_env=False)
+
+
+async def send(
+    client: httpx.AsyncClient,
+    target: Target,
+    ask: Ask,
+    attempt: Attempt,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> None:
+    """Send one streamed request and note into `attempt` what happens. Raises nothing but a cancellation."""
+    attempt.asked_tokens = ask.max_tokens if ask.exact else None
+    attempt.sent = clock()
+    with anyio.move_on_after(ask.cancel_after) as leaving:
+        try:
+            await _stream(client, target, ask, attempt, clock)
+            attempt.outcome = _judge(attempt)
+        except StreamFault as fault:
+            attempt.outcome, attempt.detail = fault.outcome, fault.detail[:_SHOWN]
+        except httpx.ConnectError as error:
+            attempt.outcome, attempt.detail = Outcome.CONNECT, repr(error)[:_SHOWN]
+        except httpx.TimeoutException as error:
+            attempt.outcome, attempt.detail = Outcome.TIMEOUT, repr(error)[:_SHOWN]
+        except httpx.TransportError as error:
+            begun = attempt.headers is not None
+            attempt.outcome, attempt.detail = Outcome.TRUNCATED if begun else Outcome.CONNECT, repr(error)[:_SHOWN]
+    if leaving.cancelled_caught:
+        attempt.outcome = Outcome.CANCELLED
+    attempt.done = clock()
+
+
+async def _stream(
+    client: httpx.AsyncClient, target: Target, ask: Ask, attempt: Attempt, clock: Callable[[], float]
+) -> None:
+    path, body = _body(target, ask)
+    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {ask.key}"} if ask.key else {})
+    async with client.stream("POST", path, content=body, headers=headers) as response:
+        attempt.headers = clock()
+        attempt.status = response.status_code
+        if response.status_code != 200:
+            raise await _refusal(response, attempt)
+        finished = False
+        async for data in _data_lines(response):
+            if data == _DONE:
+                break
+            now = clock()
+            attempt.first_event = attempt.first_event or now
+            finished |= _note(data, attempt, now)
+        if not finished:
+            raise StreamFault(Outcome.TRUNCATED, "the stream ended without a finish_reason")
+
+
+async def _data_lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The payloads of `data:` lines, each as soon as its line is whole."""
+    rest = b""
+    async for block in response.aiter_raw():
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+
+
+def _note(data: bytes, attempt: Attempt, now: float) -> bool:
+    """Take one event; True if a choice ended with it."""
+    try:
+        event = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StreamFault(Outcome.MALFORMED, f"{error}: {data[:100]!r}") from error
+    if event.error is not None:
+        raise StreamFault(Outcome.ERROR_EVENT, str(event.error))
+    if any(choice.says_something for choice in event.choices):
+        attempt.content_at.append(now)
+    if event.usage is not None:
+        attempt.prompt_tokens = event.usage.prompt_tokens
+        attempt.output_tokens = event.usage.completion_tokens
+        details = event.usage.prompt_tokens_details
+        attempt.cached_tokens = (details.cached_tokens if details else None) or 0
+    return any(choice.finish_reason for choice in event.choices)
+
+
+def _judge(attempt: Attempt) -> Outcome:
+    """What a stream that came to its end is worth."""
+    if not attempt.content_at:
+        return Outcome.EMPTY
+    if attempt.output_tokens is None:
+        attempt.output_tokens, attempt.estimated = len(attempt.content_at), True
+    elif attempt.asked_tokens is not None and attempt.output_tokens < attempt.asked_tokens:
+        return Outcome.SHORT
+    return Outcome.OK
+
+
+async def _refusal(response: httpx.Response, attempt: Attempt) -> StreamFault:
+    text = (await response.aread()).decode("utf-8", "replace")
+    retry_after = response.headers.get("retry-after", "")
+    attempt.retry_after = float(retry_after) if retry_after.isdecimal() else None
+    by_status = {429: Outcome.SHED_429, 503: Outcome.SHED_503}
+    other = Outcome.FAULT if response.status_code >= 500 else Outcome.REFUSED
+    return StreamFault(by_status.get(response.status_code, other), text)
+
+
+def _body(target: Target, ask: Ask) -> tuple[str, bytes]:
+    body: dict[str, Any] = {
+        "model": target.model,
+        # Not max_completion_tokens: Ollama and older servers do not know it, all know this.
+        "max_tokens": ask.max_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if ask.exact:
+        body["ignore_eos"] = True
+    if ask.messages:
+        body["messages"] = ask.messages
+        path = "/chat/completions"
+    else:
+        body["prompt"] = ask.prompt
+        path = "/completions"
+    return path, msgspec.json.encode(body | (target.extra or {}))
