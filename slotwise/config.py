@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     kv_type: KvType | None = Field(None, description="Type of the KV cells; default: f16, or bf16 if reproducible.")
     flash_attn: FlashAttn = Field("auto", description="Flash attention: auto, on or off.")
     reproducible: bool = Field(
-        False, description="Greedy answers bit for bit the same alone and in company; CPU only, slower."
+        False, description="Greedy answers the same bits alone and in company; CPU, quantised weights, slower."
     )
     threads: Threads = Field(0, description="Compute threads per model; 0 = the physical cores.")
     gpu_layers: Layers = Field(-1, description="Layers on the GPU; -1 = all if there is a GPU.")
@@ -196,6 +196,7 @@ def _load(name: str, table: ModelTable, settings: Settings, *, has_gpu: bool) ->
         threads=own("threads") or physical_cores(),
         kv_type=own("kv_type") or ("bf16" if settings.reproducible else "f16"),
         flash_attn="on" if settings.reproducible else own("flash_attn"),
+        use_extra_bufts=not settings.reproducible,
         reproducible=settings.reproducible,
     )
 

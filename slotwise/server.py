@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 #: A request must have arrived this long after its first byte; uvicorn itself would wait for ever (its issue #157).
 RECEIVE_TIMEOUT_S = 60.0
-#: A peer that takes nothing for this long, with its window and our buffer full, is cut: nobody else would end it.
-SEND_STALL_S = 60.0
+#: A peer that takes nothing for this long, with its window and our buffer full, is cut: nobody else would end it. Long,
+#: because a kernel opens its window in large steps: a slow reader may take megabytes before we see any of it.
+SEND_STALL_S = 300.0
 _BACKLOG = 2048
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
@@ -34,6 +35,7 @@ class DeadlineProtocol(H11Protocol):
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
+        self._unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -57,7 +59,7 @@ class DeadlineProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall = asyncio.get_running_loop().call_later(SEND_STALL_S, self.transport.abort)
+        self._watch_sending()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -84,6 +86,17 @@ class DeadlineProtocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _watch_sending(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self._stall = asyncio.get_running_loop().call_later(SEND_STALL_S, self._look_at_sending)
+
+    def _look_at_sending(self) -> None:
+        # Nothing is added while writing is paused: what has not shrunk has not been taken.
+        if self.transport.get_write_buffer_size() < self._unsent:
+            self._watch_sending()
+        else:
+            self.transport.abort()
 
     def _end_stall(self) -> None:
         if self._stall is not None:

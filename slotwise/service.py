@@ -151,5 +151,10 @@ def _memory_bytes(load: LoadModel) -> int:
     if load.path.startswith(FAKE_SCHEME):
         return 0
     return model_memory_bytes(
-        load.path, slots=load.slots, context_cap=load.context_cap, kv_cells=load.kv_cells, kv_type=load.kv_type
+        load.path,
+        slots=load.slots,
+        context_cap=load.context_cap,
+        kv_cells=load.kv_cells,
+        kv_type=load.kv_type,
+        split=load.reproducible,
     )

@@ -46,6 +46,8 @@ class Ask:
     exact: bool = True
     #: Leave so many seconds after sending.
     cancel_after: float | None = None
+    #: The answer's text is needed for what comes after it.
+    keep_text: bool = False
 
 
 class _Delta(msgspec.Struct):
@@ -59,6 +61,10 @@ class _Choice(msgspec.Struct):
     delta: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
+
+    @property
+    def said(self) -> str:
+        return (self.delta.content if self.delta else self.text) or ""
 
     @property
     def says_something(self) -> bool:
@@ -149,7 +155,7 @@ async def _stream(
                 break
             now = clock()
             attempt.first_event = attempt.first_event or now
-            finished |= _note(data, attempt, now)
+            finished |= _note(data, attempt, now, keep_text=ask.keep_text)
         if not finished:
             raise StreamFault(Outcome.TRUNCATED, "the stream ended without a finish_reason")
 
@@ -164,7 +170,7 @@ async def _data_lines(response: httpx.Response) -> AsyncIterator[bytes]:
                 yield line[5:].strip()
 
 
-def _note(data: bytes, attempt: Attempt, now: float) -> bool:
+def _note(data: bytes, attempt: Attempt, now: float, *, keep_text: bool) -> bool:
     """Take one event; True if a choice ended with it."""
     try:
         event = _decoder.decode(data)
@@ -174,6 +180,8 @@ def _note(data: bytes, attempt: Attempt, now: float) -> bool:
         raise StreamFault(Outcome.ERROR_EVENT, str(event.error))
     if any(choice.says_something for choice in event.choices):
         attempt.content_at.append(now)
+        if keep_text:
+            attempt.text += "".join(choice.said for choice in event.choices)
     if event.usage is not None:
         attempt.prompt_tokens = event.usage.prompt_tokens
         attempt.output_tokens = event.usage.completion_tokens

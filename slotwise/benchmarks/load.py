@@ -14,6 +14,7 @@ import anyio
 PROMPT_WORDS = 60
 OUTPUT_TOKENS = 128
 CONTEXT = 2048
+TIMEOUT_S = 600.0
 _NOUNS = "time year people way day man thing woman life child world school state family student group country"
 _WORDS = tuple(_NOUNS.split())
 
@@ -29,6 +30,7 @@ async def completion(port: int, model: str, prompt: str) -> int:
 
     Raises:
         RuntimeError: the server refused, or did not send the number of tokens asked for.
+        TimeoutError: it took longer than TIMEOUT_S.
     """
     body = {
         "model": model,
@@ -45,23 +47,29 @@ async def completion(port: int, model: str, prompt: str) -> int:
         f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n"
         f"content-length: {len(payload)}\r\nconnection: close\r\n\r\n"
     )
+    with anyio.fail_after(TIMEOUT_S):
+        first, last = await _exchange(port, head.encode() + payload)
+    if not first.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(f"the server answered {first[:300]!r}")
+    events = [line for line in last.split(b"\n") if line.startswith(b"data: {")]
+    usage = json.loads(events[-1].removeprefix(b"data: ")).get("usage") if events else None
+    if not usage or usage["completion_tokens"] != OUTPUT_TOKENS:
+        raise RuntimeError(f"asked for {OUTPUT_TOKENS} tokens; the stream ended with {last[-300:]!r}")
+    return OUTPUT_TOKENS
+
+
+async def _exchange(port: int, request: bytes) -> tuple[bytes, bytes]:
+    """Send, read to the end; the first and the last bytes of the answer."""
     first, last = b"", b""
     async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-        await stream.send(head.encode() + payload)
+        await stream.send(request)
         try:
             while True:
                 data = await stream.receive()
                 first = first or data
                 last = (last + data)[-4096:]
         except anyio.EndOfStream:
-            pass
-    if not first.startswith(b"HTTP/1.1 200"):
-        raise RuntimeError(f"the server answered {first[:300]!r}")
-    events = [line for line in last.split(b"\n") if line.startswith(b"data: {")]
-    tokens: int = json.loads(events[-1].removeprefix(b"data: "))["usage"]["completion_tokens"]
-    if tokens != OUTPUT_TOKENS:
-        raise RuntimeError(f"asked for {OUTPUT_TOKENS} tokens, got {tokens}")
-    return tokens
+            return first, last
 
 
 async def closed_loops(port: int, model: str, users: int, turns: int) -> float:

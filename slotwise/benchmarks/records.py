@@ -66,6 +66,8 @@ class Attempt:
     output_tokens: int | None = None
     #: The server told no usage: `output_tokens` was counted by the client.
     estimated: bool = False
+    #: The answer, where the next turn needs it.
+    text: str = ""
 
     @property
     def good(self) -> bool:

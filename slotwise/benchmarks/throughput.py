@@ -2,7 +2,7 @@
 
     python -m slotwise.benchmarks.throughput --llama-server PATH --batched-bench PATH --json out.json
 
-Each user sends requests one after the other: a prompt of its own (nothing to share between users), a fixed number of
+In each measurement each user sends one request: a prompt of its own (nothing to share between users), a fixed number of
 output tokens (`ignore_eos`), greedy, streamed. A figure is all output tokens divided by the time from the first send to
 the last token. Machines drift by more than the servers differ, so all servers are up (an idle one costs nothing), each
 number of users is measured on all of them within minutes, the order turns round every time, and the table shows the
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,12 +57,12 @@ def _server(command: list[str], port: int) -> Iterator[None]:
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + 120
     while True:
-        try:
-            if httpx.get(f"{url}/health", timeout=1).status_code == 200:
+        # Looked at before each answer: another server on this port would answer for one that has ended.
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{process.args!r} did not start")
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health", timeout=1).status_code == 200 and process.poll() is None:
                 return
-        except httpx.HTTPError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{process.args!r} did not start") from None
         time.sleep(0.1)
 
 

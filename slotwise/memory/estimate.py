@@ -10,6 +10,8 @@ from __future__ import annotations
 from slotwise.memory.gguf import GGUFHeader, read_header
 
 MARGIN = 1.1
+#: llama-context.cpp pads the cells of a pool to a multiple of this.
+CELL_PADDING = 256
 #: Elements per block and bytes per block of the cache types.
 CACHE_TYPES = {
     "f32": (1, 4),
@@ -34,7 +36,16 @@ def bytes_per_cell(header: GGUFHeader, kv_type: str) -> int:
     return sum(_row(key * count, kv_type) + _row(value * count, kv_type) for count in kv_heads)
 
 
-def model_memory_bytes(path: str, *, slots: int, context_cap: int, kv_cells: int, kv_type: str) -> int:
+def allocated_cells(cells: int, slots: int, *, split: bool) -> int:
+    """Cells that llama.cpp makes where `cells` are asked for; `split`: a pool for each slot, padded by itself."""
+    pools = slots if split else 1
+    each = -(-cells // pools)
+    return pools * -(-each // CELL_PADDING) * CELL_PADDING
+
+
+def model_memory_bytes(
+    path: str, *, slots: int, context_cap: int, kv_cells: int, kv_type: str, split: bool = False
+) -> int:
     """Bytes to reserve for a model. 0 means as in the settings: all the model knows, and slots * context_cap cells.
 
     Raises GGUFError or OSError.
@@ -42,6 +53,7 @@ def model_memory_bytes(path: str, *, slots: int, context_cap: int, kv_cells: int
     header = read_header(path)
     known = header.integer("context_length", 0)
     cells = kv_cells or slots * min(context_cap or known, known or context_cap)
+    cells = allocated_cells(cells, slots, split=split)
     return int(MARGIN * (header.file_bytes + cells * bytes_per_cell(header, kv_type)))
 
 

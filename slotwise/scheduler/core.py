@@ -350,7 +350,9 @@ class Scheduler:
         if worker.alone is not None:
             return
         ahead = worker.slots + _PREPARE_AHEAD
-        while model.unpriced.head() is not None and worker.preparing + len(model.priced) < ahead:
+        while (
+            model.unpriced.head() is not None and worker.preparing + len(worker.abandoned) + len(model.priced) < ahead
+        ):
             self._prepare(model.unpriced, worker)
 
     def _prepare(self, line: WaitingLine, worker: WorkerRecord) -> str:

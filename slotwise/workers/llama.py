@@ -36,6 +36,8 @@ PENALTY_WINDOW = 1024
 _LOAD_MODE_MMAP = 1
 _MAX_PIECE_BYTES = 4096
 _LOG_ERROR = 4
+#: llama_ftype of f32, f16 and bf16 files.
+_UNQUANTISED = ("0", "1", "32")
 
 
 class LoadError(Exception):
@@ -214,7 +216,11 @@ class LlamaModel:
         self._log = _NativeLog()
         llama_cpp.llama_backend_init()
         self.tiny = _TinyCalls()
+        # Repacked weights have other kernels for one row than for many.
+        self._use_extra_bufts = load.use_extra_bufts and not load.reproducible
         self._model = self._load_weights(load, on_progress)
+        if load.reproducible and self._metadata("general.file_type") in _UNQUANTISED:
+            logger.warning("%s has unquantised weights: its answers are not the same bits in company", load.path)
         self.vocabulary = LlamaVocabulary(self._model, self.tiny)
         on_progress("context", 0.0)
         context_train = llama_cpp.llama_model_n_ctx_train(self._model)
@@ -235,7 +241,7 @@ class LlamaModel:
             n_params=llama_cpp.llama_model_n_params(self._model),
             size_bytes=llama_cpp.llama_model_size(self._model),
             has_chat_template=self.vocabulary.chat_template is not None,
-            use_extra_bufts=load.use_extra_bufts,
+            use_extra_bufts=self._use_extra_bufts,
         )
         self._batch = _BatchBuffers(self.n_batch)
         self._max_outputs = load.slots
@@ -304,8 +310,7 @@ class LlamaModel:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = load.n_gpu_layers
         params.load_mode = _LOAD_MODE_MMAP
-        # Repacked weights have other kernels for one row than for many.
-        params.use_extra_bufts = load.use_extra_bufts and not load.reproducible
+        params.use_extra_bufts = self._use_extra_bufts
         params.progress_callback = progress
         model = llama_cpp.llama_model_load_from_file(load.path.encode(), params)
         if not model:

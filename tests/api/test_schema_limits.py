@@ -113,6 +113,7 @@ HOSTILE = {
     "lists": b'{"model":"m","prompt":"x","z":[' + b"[]," * (SIZE // 3 - 20) + b"[]]}",
     "objects": b'{"model":"m","prompt":"x","z":[' + b"{}," * (SIZE // 3 - 20) + b"{}]}",
     "text full of brackets": _completion(prompt='a[{"' * (SIZE // 6)),
+    "a text without end": b"[" * (MAX_CONTAINERS + 1) + b'"' + b'\\"' * (SIZE // 2 - MAX_CONTAINERS),
     "an ignored field": b'{"model":"m","prompt":"x","z":[' + b"1," * 5_000_000 + b"1]}",
 }
 

@@ -3,7 +3,7 @@
 import pytest
 
 from slotwise.config import demo_model_path
-from slotwise.memory.estimate import MARGIN, bytes_per_cell, model_memory_bytes
+from slotwise.memory.estimate import MARGIN, allocated_cells, bytes_per_cell, model_memory_bytes
 from slotwise.memory.gguf import GGUFHeader, read_header
 
 
@@ -61,4 +61,18 @@ def test_the_demo_model() -> None:
     assert bytes_per_cell(header, "f16") == cell
     assert need(8, 4096) == int(MARGIN * (header.file_bytes + 8 * 4096 * cell))
     assert need(2, 0) == need(2, 8192) == need(2, 99_999), "the model knows 8192"
-    assert need(2, 4096, 100) == int(MARGIN * (header.file_bytes + 100 * cell))
+    assert need(2, 4096, 100) == int(MARGIN * (header.file_bytes + 256 * cell))
+
+
+@pytest.mark.parametrize(
+    ("cells", "slots", "split", "expected"),
+    [
+        (4096, 64, False, 4096),
+        (4096, 64, True, 64 * 256),
+        (1000, 10, False, 1024),
+        (1000, 10, True, 2560),
+        (1, 1, True, 256),
+    ],
+)
+def test_cells_as_llama_cpp_pads_them(cells: int, slots: int, split: bool, expected: int) -> None:
+    assert allocated_cells(cells, slots, split=split) == expected

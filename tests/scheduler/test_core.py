@@ -213,6 +213,17 @@ def test_a_cancelled_suspect_that_kills_the_tokenizer_is_not_blamed_on_the_next(
     assert loaded.price("good") == [ev.Grant("good", 3, 10)]
 
 
+def test_what_was_cancelled_still_keeps_the_tokenizer_busy(loaded: Driver) -> None:
+    prepared = 0
+    for number in range(50):
+        prepared += ev.PreparePrompt(f"r{number}", 1) in loaded.submit(f"r{number}")
+        loaded.do(ev.RequestCancelled(f"r{number}"))
+
+    assert prepared == 2 + 4, "slots and four ahead"
+    assert loaded.price("r0", 0) == []
+    assert loaded.submit("next") == [ev.PreparePrompt("next", 1)]
+
+
 def test_a_worker_that_keeps_dying_is_restarted_with_back_off(loaded: Driver) -> None:
     assert ev.StartWorker(2, "m") in loaded.lose()
     loaded.ready(2)

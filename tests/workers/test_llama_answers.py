@@ -9,6 +9,7 @@ belongs to another sequence is far off almost everywhere (the control case shows
 
 from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -49,12 +50,11 @@ def model() -> Iterator[LlamaModel]:
     made.close()
 
 
-@pytest.fixture(scope="module")
-def reproducible_model() -> Iterator[LlamaModel]:
-    load = LoadModel(
-        "demo", demo_model_path(), USERS, 512, threads=2, kv_type="bf16", flash_attn="on", reproducible=True
-    )
-    made = LlamaModel(load, lambda stage, fraction: None)
+@pytest.fixture(scope="module", params=[("bf16", 512), ("q8_0", 48)], ids=["bf16", "q8_0 in small steps"])
+def reproducible_model(request: pytest.FixtureRequest) -> Iterator[LlamaModel]:
+    kv_type, n_batch = request.param
+    load = LoadModel("demo", demo_model_path(), USERS, 512, threads=2, n_batch=n_batch, kv_type=kv_type)
+    made = LlamaModel(msgspec.structs.replace(load, flash_attn="on", reproducible=True), lambda stage, fraction: None)
     yield made
     made.close()
 

@@ -168,14 +168,17 @@ async def test_a_load_without_progress_is_ended_at_its_deadline() -> None:
         assert "no progress" in await listener.wait_lost()
 
 
-async def test_a_step_that_never_returns_is_ended_and_says_where_it_hung() -> None:
+async def test_a_step_that_never_returns_is_ended_and_says_where_it_hung(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     async with _pool(stall_s=0.5) as (pool, listener):
         pool.start(1, _load("hang_in_decode=HANG"))
+        await listener.wait_for(Ready)
         pool.send(1, Prepare("r", TextPrompt("HANG")))
         await listener.wait_for(Prepared)
         pool.send(1, StartSequence("r", 5, GREEDY))
 
-        assert await listener.wait_lost(1) == "a step made no progress for 0.5 s"
+        assert (await listener.wait_lost(1)).startswith("a step made no progress for 0.5 s")
+        assert "in decode" in caplog.text, "the stack of the thread that hangs"
 
 
 async def test_a_process_that_was_stopped_by_somebody_else_is_ended() -> None:
@@ -191,6 +194,7 @@ async def test_a_process_that_was_stopped_by_somebody_else_is_ended() -> None:
 async def test_a_worker_is_not_ended_for_being_idle_or_slow() -> None:
     async with _pool(stall_s=0.3) as (pool, listener):
         pool.start(1, _load("step_ms=100,eos_after=20"))
+        await listener.wait_for(Ready)
         pool.send(1, Prepare("r", TextPrompt("hello")))
         await listener.wait_for(Prepared)
         await anyio.sleep(1)

@@ -1,0 +1,136 @@
+"""Loads against a server of known latencies: the figures are the truth, also where a closed loop would hide it."""
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from slotwise.benchmarks.arrivals import constant, until
+from slotwise.benchmarks.client import Ask, Target
+from slotwise.benchmarks.metrics import PRESETS, summarize
+from slotwise.benchmarks.records import Outcome
+from slotwise.benchmarks.runner import ClientHealth, Conversation, Run, closed_loop, open_loop
+from slotwise.benchmarks.scripted import Script, ScriptedServer
+
+TOKENS = 10
+
+
+@asynccontextmanager
+async def _served(script: Callable[[int, dict[str, Any]], Script]) -> AsyncIterator[tuple[ScriptedServer, Run]]:
+    server = ScriptedServer(script)
+    async with anyio.create_task_group() as tasks:
+        url = await tasks.start(server.serve)
+        yield server, Run(Target(url, "m"))
+        tasks.cancel_scope.cancel()
+
+
+def _single(number: int) -> Conversation:
+    yield Ask(TOKENS, prompt=f"question {number}")
+
+
+async def test_a_closed_loop_keeps_its_users_busy_and_no_more() -> None:
+    async with _served(lambda number, body: Script(ttft=0.05, gap=0.01, events=TOKENS)) as (server, run):
+        await closed_loop(run, 4, _single, seconds=2)
+
+    done = [attempt for attempt in run.attempts if attempt.good]
+    cut = [attempt for attempt in run.attempts if attempt.outcome is Outcome.INCOMPLETE]
+    # Each takes 0.14 s: 4 users do about 57 in two seconds, and one of each is cut at the end.
+    assert 40 <= len(done) <= 58
+    assert len(cut) <= 4
+    assert len(done) + len(cut) == len(run.attempts) == len(server.truths)
+    assert run.under_way == 0
+    assert len({truth.body["prompt"] for truth in server.truths}) == len(server.truths), "no two ask the same"
+    both = sorted((a.sent, a.done or 0.0) for a in run.attempts)
+    assert max(sum(s <= start < e for s, e in both) for start, _ in both) == 4
+
+
+async def test_thinking_is_not_asking() -> None:
+    async with _served(lambda number, body: Script(ttft=0.01, gap=0, events=1)) as (server, run):
+        await closed_loop(run, 2, lambda n: iter_one(Ask(1, prompt=f"{n}")), seconds=1, think=lambda: 0.2)
+
+    assert 6 <= len(server.truths) <= 10
+
+
+def iter_one(ask: Ask) -> Conversation:
+    yield ask
+
+
+async def test_what_a_server_that_stops_does_to_those_who_came_meanwhile_is_seen() -> None:
+    """Ten a second for two seconds; the server answers one at a time, and the tenth takes a second."""
+    free_at = 0.0
+
+    def one_at_a_time(number: int, body: dict[str, Any]) -> Script:
+        nonlocal free_at
+        now = anyio.current_time()
+        free_at = max(free_at, now) + (1.0 if number == 9 else 0.01)
+        return Script(ttft=free_at - now, gap=0, events=1)
+
+    async with _served(one_at_a_time) as (_, run):
+        offsets = until(constant(10), 2)
+        await open_loop(run, offsets, lambda n: iter_one(Ask(1, prompt=f"{n}")), grace=3)
+
+    assert [attempt.outcome for attempt in run.attempts] == [Outcome.OK] * 20
+    late = [attempt for attempt in run.attempts if attempt.ttft_scheduled > 0.2]
+    # A closed loop of one user would have seen one late request; here those who came in that second waited too.
+    assert 7 <= len(late) <= 10
+    waits = [attempt.ttft_scheduled for attempt in late]
+    assert waits == sorted(waits, reverse=True)
+    for attempt, offset in zip(run.attempts, offsets, strict=True):
+        assert attempt.intended == pytest.approx(run.started + offset)
+
+
+async def test_conversations_carry_their_answers_on() -> None:
+    def talk(number: int) -> Conversation:
+        history: list[dict[str, str]] = []
+        for turn in range(3):
+            history.append({"role": "user", "content": f"{number}/{turn}"})
+            answer = yield Ask(2, messages=tuple(history), keep_text=True)
+            history.append({"role": "assistant", "content": answer})
+
+    async with _served(lambda number, body: Script(ttft=0.01, gap=0.001, events=2)) as (server, run):
+        await open_loop(run, [0.0], talk, grace=5)
+
+    assert [len(truth.body["messages"]) for truth in server.truths] == [1, 3, 5]
+    assert server.truths[2].body["messages"][1] == {"role": "assistant", "content": "w0 w1 "}
+
+
+async def test_a_conversation_ends_where_a_turn_fails() -> None:
+    def talk(number: int) -> Conversation:
+        for turn in itertools.count():
+            yield Ask(2, prompt=f"{turn}")
+
+    async with _served(lambda number, body: Script(events=2, status=200 if number < 2 else 500)) as (_, run):
+        await open_loop(run, [0.0], talk, grace=5)
+
+    assert [attempt.outcome for attempt in run.attempts] == [Outcome.OK, Outcome.OK, Outcome.FAULT]
+
+
+async def test_the_figures_are_those_of_the_server() -> None:
+    """The same figures from what the server noted and from what the client noted."""
+    async with _served(lambda number, body: Script(ttft=0.1 + 0.01 * (number % 7), gap=0.02, events=TOKENS)) as (
+        server,
+        run,
+    ):
+        await open_loop(run, until(constant(40), 2), _single, grace=3)
+
+    seen = summarize(run.attempts, run.started, run.started + 2, PRESETS["chat"])
+    true_ttft = sorted(truth.sent[0] - truth.received for truth in server.truths)
+    true_tpot = sorted((truth.sent[-1] - truth.sent[0]) / (TOKENS - 1) for truth in server.truths)
+    assert seen.attempts == 80
+    assert seen.ttft.all["p50"] == pytest.approx(true_ttft[39], rel=0.1, abs=0.02)
+    assert seen.ttft.all["p95"] == pytest.approx(true_ttft[75], rel=0.1, abs=0.02)
+    assert seen.tpot.all["p50"] == pytest.approx(true_tpot[39], rel=0.1, abs=0.002)
+    inside = sum(run.started <= at < run.started + 2 for truth in server.truths for at in truth.sent)
+    assert seen.output_tok_s * 2 == pytest.approx(inside, rel=0.05)
+    assert seen.attainment == 1
+
+
+def test_a_client_that_was_too_slow_says_so() -> None:
+    assert ClientHealth(0.001, 0.001, 0.3).faults == []
+    faults = ClientHealth(0.05, 0.02, 0.9).faults
+    assert len(faults) == 3
+    assert "50 ms late" in faults[0]
+    assert "90% of a core" in faults[2]
