@@ -21,7 +21,7 @@ PURE = [
     *(f"slotwise.workers.{name}" for name in ("batch", "cells", "frames", "model", "protocol", "text")),
     *(f"slotwise.memory.{name}" for name in ("estimate", "ledger")),
     *(f"slotwise.api.{name}" for name in ("fields", "openai", "openapi", "schema", "sse")),
-    *(f"slotwise.benchmarks.{name}" for name in ("arrivals", "lengths", "metrics", "records", "stats")),
+    *(f"slotwise.benchmarks.{name}" for name in ("arrivals", "lengths", "metrics", "prompts", "records", "stats")),
 ]
 IMPURE_LIBRARIES = {"anyio", "asyncio", "httpx", "os", "psutil", "pynvml", "socket", "subprocess", "threading", "time"}
 #: Library -> the only modules that may import it.
