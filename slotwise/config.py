@@ -196,7 +196,6 @@ def _load(name: str, table: ModelTable, settings: Settings, *, has_gpu: bool) ->
         threads=own("threads") or physical_cores(),
         kv_type=own("kv_type") or ("bf16" if settings.reproducible else "f16"),
         flash_attn="on" if settings.reproducible else own("flash_attn"),
-        use_extra_bufts=not settings.reproducible,
         reproducible=settings.reproducible,
     )
 

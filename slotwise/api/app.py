@@ -88,13 +88,13 @@ class Routes:
         self._created = int(time.time())
         self._metrics = Metrics(service.status)
 
-    async def chat(self, request: Request) -> Response:
+    async def chat(self, request: Request) -> ASGIApp:
         return await self._generate(request, parse_chat, CHAT)
 
-    async def completion(self, request: Request) -> Response:
+    async def completion(self, request: Request) -> ASGIApp:
         return await self._generate(request, parse_completion, COMPLETION)
 
-    async def _generate(self, request: Request, parse: Parse, dialect: Dialect) -> Response:
+    async def _generate(self, request: Request, parse: Parse, dialect: Dialect) -> ASGIApp:
         if int_header(request, "x-stainless-retry-count"):
             self._metrics.retried.inc()
         try:
@@ -105,9 +105,7 @@ class Routes:
         except SlotwiseError as error:
             self.count_refusal(error.code)
             raise
-        return GenerationResponse(  # type: ignore[return-value]  # an ASGI app is all that Starlette asks for
-            parsed, dialect, self._service, self._metrics, clock=self._clock
-        )
+        return GenerationResponse(parsed, dialect, self._service, self._metrics, clock=self._clock)
 
     def count_refusal(self, code: str) -> None:
         self._metrics.rejected.labels(code).inc()

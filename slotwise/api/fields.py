@@ -177,10 +177,9 @@ def number(data: Mapping[str, Any], name: str, low: float, high: float, default:
 
 
 def checked_number(value: object, path: str, low: float, high: float) -> float:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-    if not good or not math.isfinite(float(value)):  # type: ignore[arg-type]
-        raise invalid(path, value, f"a number from {low:g} to {high:g}")
-    return float(value)  # type: ignore[arg-type]
+    if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high and math.isfinite(value):
+        return float(value)
+    raise invalid(path, value, f"a number from {low:g} to {high:g}")
 
 
 def sequence(value: object, path: str, low: int, high: int) -> Sequence[Any]:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 import msgspec
@@ -129,7 +130,7 @@ class GenerationResponse:
 
         async with AsyncExitStack() as stack:
             leases = await self._enter(stack)
-            await _run_all([(read, index, lease) for index, lease in enumerate(leases)])
+            await _run_all([partial(read, index, lease) for index, lease in enumerate(leases)])
         body = {
             "id": self._request.response_id,
             "object": self._dialect.object,
@@ -203,8 +204,8 @@ class GenerationResponse:
                     await self._emit(b"".join([self._encode(part, writer, outcome) for part in parts]), send)
 
         async with sender:
-            readers = [(read, index, lease, sender.clone()) for index, lease in enumerate(leases)]
-        await _run_all([*readers, (write,)])
+            readers = [partial(read, index, lease, sender.clone()) for index, lease in enumerate(leases)]
+        await _run_all([*readers, write])
 
     def _encode(self, part: Part, writer: ChunkWriter, outcome: Outcome) -> bytes:
         first = self._take(part, outcome)
@@ -276,21 +277,21 @@ class GenerationResponse:
         self._metrics.requests.labels(self._request.model if known else "unknown", outcome).inc()
 
 
-async def _run_all(calls: list[tuple]) -> None:  # type: ignore[type-arg]
+async def _run_all(calls: Sequence[Callable[[], Awaitable[None]]]) -> None:
     """Run coroutines beside each other; the first SlotwiseError ends all and is raised itself, not in a group."""
     failure: SlotwiseError | None = None
     async with anyio.create_task_group() as tasks:
 
-        async def run(function: Callable[..., object], *arguments: object) -> None:
+        async def run(call: Callable[[], Awaitable[None]]) -> None:
             nonlocal failure
             try:
-                await function(*arguments)  # type: ignore[misc]
+                await call()
             except SlotwiseError as error:
                 failure = failure or error
                 tasks.cancel_scope.cancel()
 
         for call in calls:
-            tasks.start_soon(run, *call)
+            tasks.start_soon(run, call)
     if failure is not None:
         raise failure
 

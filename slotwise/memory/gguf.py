@@ -105,7 +105,7 @@ class _Reader:
         if kind == _STRING:
             return self._text(f"'{key[:60]}'")
         if kind in _SCALARS:
-            return self._number(_SCALARS[kind], f"'{key[:60]}'")
+            return self._scalar(_SCALARS[kind], f"'{key[:60]}'")
         if kind == _ARRAY and not nested:
             return self._array(key)
         raise self._fault(f"'{key[:60]}' has the unknown type {kind}")
@@ -128,8 +128,12 @@ class _Reader:
         return self._take(length, what).decode("utf-8", "replace")
 
     def _number(self, code: str, what: str) -> int:
-        (value,) = struct.unpack("<" + code, self._take(struct.calcsize(code), what))
-        return value  # type: ignore[no-any-return]
+        """A count or a type, all of which are whole numbers."""
+        return int(self._scalar(code, what))
+
+    def _scalar(self, code: str, what: str) -> Scalar:
+        value: Scalar = struct.unpack("<" + code, self._take(struct.calcsize(code), what))[0]
+        return value
 
     def _take(self, count: int, what: str) -> bytes:
         if count > self._limit - self._offset:

@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import NoReturn
 
 from slotwise.workers.fake import SCHEME, FakeModel
@@ -229,12 +230,12 @@ def _read_commands(descriptor: int, inbox: Inbox) -> None:
     os._exit(0)
 
 
-def _start_thread(target: object, name: str, *, stack_bytes: int = 0) -> None:
+def _start_thread(target: Callable[[], object], name: str, *, stack_bytes: int = 0) -> None:
     """A daemon thread whose failure ends the process: a worker without its reader or preparer would hang for ever."""
 
     def run() -> None:
         try:
-            target()  # type: ignore[operator]
+            target()
         except BaseException:
             logger.exception("worker thread %s failed", name)
             os._exit(EXIT_MODEL_BROKEN)

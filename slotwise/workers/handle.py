@@ -168,9 +168,7 @@ class WorkerHandle:
             self._progress = anyio.Event()
             await self._progress.wait()
         await anyio.sleep(STOP_GRACE_S)
-        self._signal(signal.SIGTERM)
-        await anyio.sleep(TERMINATE_GRACE_S)
-        self._kill()
+        await self._insist(signal.SIGTERM)
 
     async def _watch_work(self) -> None:
         """A worker that has work must get somewhere with it."""
@@ -181,7 +179,11 @@ class WorkerHandle:
         self._fault = f"{stuck} made no progress for {self._deadlines.stall_s:g} s"
         logger.error("the worker of %s is stuck: %s; ending it", self._load.model_id, self._fault)
         # faulthandler writes the stacks of all threads to the log pipe.
-        self._signal(signal.SIGABRT)
+        await self._insist(signal.SIGABRT)
+
+    async def _insist(self, number: int) -> None:
+        """Ask the process to end, and end it after a grace."""
+        self._signal(number)
         await anyio.sleep(TERMINATE_GRACE_S)
         self._kill()
 

@@ -216,8 +216,6 @@ class LlamaModel:
         self._log = _NativeLog()
         llama_cpp.llama_backend_init()
         self.tiny = _TinyCalls()
-        # Repacked weights have other kernels for one row than for many.
-        self._use_extra_bufts = load.use_extra_bufts and not load.reproducible
         self._model = self._load_weights(load, on_progress)
         if load.reproducible and self._metadata("general.file_type") in _UNQUANTISED:
             logger.warning("%s has unquantised weights: its answers are not the same bits in company", load.path)
@@ -241,7 +239,7 @@ class LlamaModel:
             n_params=llama_cpp.llama_model_n_params(self._model),
             size_bytes=llama_cpp.llama_model_size(self._model),
             has_chat_template=self.vocabulary.chat_template is not None,
-            use_extra_bufts=self._use_extra_bufts,
+            use_extra_bufts=load.repacks_weights,
         )
         self._batch = _BatchBuffers(self.n_batch)
         self._max_outputs = load.slots
@@ -310,7 +308,7 @@ class LlamaModel:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = load.n_gpu_layers
         params.load_mode = _LOAD_MODE_MMAP
-        params.use_extra_bufts = self._use_extra_bufts
+        params.use_extra_bufts = load.repacks_weights
         params.progress_callback = progress
         model = llama_cpp.llama_model_load_from_file(load.path.encode(), params)
         if not model:

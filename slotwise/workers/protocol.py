@@ -44,6 +44,11 @@ class LoadModel(Message, frozen=True, tag="load"):
     #: The same bits for a sequence whatever runs beside it (CPU). Needs `kv_type` bf16 or q8_0.
     reproducible: bool = False
 
+    @property
+    def repacks_weights(self) -> bool:
+        """Repacked weights have other kernels for one row than for many: not where answers are to be reproducible."""
+        return self.use_extra_bufts and not self.reproducible
+
 
 class Prepare(Message, frozen=True, tag="prepare"):
     """Render and tokenise a prompt and keep its tokens until it is started or cancelled."""

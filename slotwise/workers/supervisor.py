@@ -67,7 +67,7 @@ class Supervisor:
         handle = self._handles[worker_id]
         try:
             reason = await handle.run()
-            if _died_in_first_decode(handle) and load.use_extra_bufts:
+            if _died_in_first_decode(handle) and load.repacks_weights:
                 logger.warning(
                     "the worker of %s died in its first decode (%s): this machine's CPU seems not to run instructions "
                     "it announces. Trying once more without repacked weights; Q4_0 models decode about 3x slower so.",

@@ -229,3 +229,10 @@ class Client:
     @property
     def done(self) -> bool:
         return self.complete and self.text.endswith("data: [DONE]\n\n")
+
+
+def answering(*models: Any) -> FakeGeneration:
+    """A service that answers every request with "Hel" and "lo"."""
+    service = FakeGeneration(*models)
+    service.answer = ["Hel", "lo"]
+    return service

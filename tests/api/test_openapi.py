@@ -1,0 +1,85 @@
+"""The document at /openapi.json: it has what is served, with the very bounds that are held."""
+
+import json
+from typing import Any
+
+import pytest
+
+from slotwise.api.app import create_app
+from slotwise.api.openapi import document
+from slotwise.api.schema import parse_chat, parse_completion
+from slotwise.errors import (
+    InvalidRequest,
+)
+from tests.api.fakes import Client, answering
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+COMPLETION = {"model": "m", "prompt": "hi"}
+
+
+def _routes(app: Any) -> dict[str, set[str]]:
+    """Path -> methods of everything that is served, HEAD left out."""
+    return {route.path: set(route.methods) - {"HEAD"} for route in app._app.routes}
+
+
+async def test_every_route_is_documented_and_every_documented_route_exists() -> None:
+    app = create_app(answering())
+    documented = {path: {method.upper() for method in item} for path, item in document()["paths"].items()}
+
+    assert {path.replace(":path}", "}"): methods for path, methods in _routes(app).items()} == documented
+    assert (await Client(app, "/openapi.json", b"", method="GET").run()).json == document()
+
+
+def _bounds() -> list[tuple[str, float, bool]]:
+    """(field, value, whether it is allowed), from the document's own ranges."""
+    cases: list[tuple[str, float, bool]] = []
+    for name, schema in document()["components"]["schemas"]["ChatRequest"]["properties"].items():
+        for option in schema.get("anyOf", [schema]):
+            if option.get("type") in ("integer", "number"):
+                step = 1 if option["type"] == "integer" else 0.001
+                if "minimum" in option:
+                    cases += [(name, option["minimum"], True), (name, option["minimum"] - step, False)]
+                if "maximum" in option:
+                    cases += [(name, option["maximum"], True), (name, option["maximum"] + step, False)]
+    return cases
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), _bounds())
+def test_the_document_has_the_very_bounds_that_are_held(name: str, value: float, allowed: bool) -> None:
+    body = json.dumps(CHAT | {name: value}).encode()
+    if allowed:
+        assert parse_chat(body).choices
+    else:
+        with pytest.raises(InvalidRequest) as caught:
+            parse_chat(body)
+        assert caught.value.param == name
+
+
+def test_the_documented_roles_and_lengths_are_the_ones_that_are_held() -> None:
+    schemas = document()["components"]["schemas"]
+    messages = schemas["ChatRequest"]["properties"]["messages"]
+    for role in messages["items"]["properties"]["role"]["enum"]:
+        assert parse_chat(json.dumps({"model": "m", "messages": [{"role": role, "content": "x"}]}).encode())
+    longest = json.dumps({"model": "m", "messages": CHAT["messages"] * messages["maxItems"]}).encode()
+    assert parse_chat(longest)
+    stops = next(o for o in schemas["ChatRequest"]["properties"]["stop"]["anyOf"][0]["anyOf"] if o["type"] == "array")
+    assert parse_chat(json.dumps(CHAT | {"stop": ["x"] * stops["maxItems"]}).encode())
+    with pytest.raises(InvalidRequest):
+        parse_chat(json.dumps(CHAT | {"stop": ["x"] * (stops["maxItems"] + 1)}).encode())
+    assert set(schemas["CompletionRequest"]["required"]) == {"model", "prompt"}
+    assert parse_completion(json.dumps(COMPLETION).encode())
+
+
+def test_every_reference_of_the_document_leads_somewhere() -> None:
+    whole = document()
+
+    def references(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            return [node["$ref"]] if "$ref" in node else [ref for child in node.values() for ref in references(child)]
+        return [ref for child in node for ref in references(child)] if isinstance(node, list) else []
+
+    assert whole["openapi"].startswith("3.1")
+    for reference in references(whole):
+        target: Any = whole
+        for part in reference.removeprefix("#/").split("/"):
+            target = target[part]
