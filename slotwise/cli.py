@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from slotwise import __version__
+from slotwise.benchmarks.cli import app as bench
 from slotwise.config import DEFAULT_PORT, ConfigError, Settings, load_settings
 
 EXIT_CONFIG = 2
@@ -154,6 +155,9 @@ def _table(first: dict[str, Any], second: dict[str, Any]) -> Table:
             f"{speed:.1f}",
         )
     return table
+
+
+app.add_typer(bench, name="bench")
 
 
 @app.command()

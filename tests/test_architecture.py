@@ -21,11 +21,19 @@ PURE = [
     *(f"slotwise.workers.{name}" for name in ("batch", "cells", "frames", "model", "protocol", "text")),
     *(f"slotwise.memory.{name}" for name in ("estimate", "ledger")),
     *(f"slotwise.api.{name}" for name in ("fields", "openai", "openapi", "schema", "sse")),
-    *(f"slotwise.benchmarks.{name}" for name in ("arrivals", "lengths", "metrics", "prompts", "records", "stats")),
+    *(
+        f"slotwise.benchmarks.{name}"
+        for name in (
+            *("arrivals", "asks", "capacity", "conditions", "document", "findings", "health", "judge", "lengths"),
+            *("metrics", "plan", "prompts", "records", "scenarios", "stats", "talks", "traces"),
+        )
+    ),
+    *(f"slotwise.benchmarks.report.{name}" for name in ("comparing", "figures", "headline", "markup", "overview")),
 ]
 IMPURE_LIBRARIES = {"anyio", "asyncio", "httpx", "os", "psutil", "pynvml", "socket", "subprocess", "threading", "time"}
 #: Library -> the only modules that may import it.
 OWNERS = {
+    "matplotlib": {"slotwise.benchmarks.report.drawing"},
     "llama_cpp": {"slotwise.workers.llama"},
     "psutil": {"slotwise.memory.probe"},
     "pynvml": {"slotwise.memory.probe"},

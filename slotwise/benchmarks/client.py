@@ -15,6 +15,7 @@ import anyio
 import httpx
 import msgspec
 
+from slotwise.benchmarks.asks import Ask
 from slotwise.benchmarks.records import Attempt, Outcome
 
 CONNECT_TIMEOUT_S = 10.0
@@ -32,22 +33,6 @@ class Target:
     idle_timeout: float = 120.0
     #: Fields for this server alone, added to each body.
     extra: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What one request asks. `messages` for chat, or `prompt` for a plain completion."""
-
-    max_tokens: int
-    messages: tuple[dict[str, str], ...] = ()
-    prompt: str = ""
-    key: str = ""
-    #: Exactly `max_tokens` are wanted: the end token is ignored and less counts as short.
-    exact: bool = True
-    #: Leave so many seconds after sending.
-    cancel_after: float | None = None
-    #: The answer's text is needed for what comes after it.
-    keep_text: bool = False
 
 
 class _Delta(msgspec.Struct):
@@ -90,7 +75,13 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
+class _Embeddings(msgspec.Struct):
+    data: list[msgspec.Raw] = []
+    usage: _Usage | None = None
+
+
 _decoder = msgspec.json.Decoder(_Event)
+_embeddings_decoder = msgspec.json.Decoder(_Embeddings)
 
 
 class StreamFault(Exception):
@@ -118,13 +109,20 @@ async def send(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """Send one streamed request and note into `attempt` what happens. Raises nothing but a cancellation."""
-    attempt.asked_tokens = ask.max_tokens if ask.exact else None
+    """Send one request, streamed unless it is for embeddings, and note into `attempt` what happens.
+
+    Raises nothing but a cancellation.
+    """
+    attempt.asked_tokens = ask.max_tokens if ask.exact and not ask.inputs else None
     attempt.sent = clock()
     with anyio.move_on_after(ask.cancel_after) as leaving:
         try:
-            await _stream(client, target, ask, attempt, clock)
-            attempt.outcome = _judge(attempt)
+            if ask.inputs:
+                await _embed(client, target, ask, attempt, clock)
+                attempt.outcome = Outcome.OK if attempt.vectors == len(ask.inputs) else Outcome.SHORT
+            else:
+                await _stream(client, target, ask, attempt, clock)
+                attempt.outcome = _judge(attempt)
         except StreamFault as fault:
             attempt.outcome, attempt.detail = fault.outcome, fault.detail[:_SHOWN]
         except httpx.ConnectError as error:
@@ -143,8 +141,7 @@ async def _stream(
     client: httpx.AsyncClient, target: Target, ask: Ask, attempt: Attempt, clock: Callable[[], float]
 ) -> None:
     path, body = _body(target, ask)
-    headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {ask.key}"} if ask.key else {})
-    async with client.stream("POST", path, content=body, headers=headers) as response:
+    async with client.stream("POST", path, content=body, headers=_headers(ask)) as response:
         attempt.headers = clock()
         attempt.status = response.status_code
         if response.status_code != 200:
@@ -158,6 +155,25 @@ async def _stream(
             finished |= _note(data, attempt, now, keep_text=ask.keep_text)
         if not finished:
             raise StreamFault(Outcome.TRUNCATED, "the stream ended without a finish_reason")
+
+
+async def _embed(
+    client: httpx.AsyncClient, target: Target, ask: Ask, attempt: Attempt, clock: Callable[[], float]
+) -> None:
+    body = {"model": ask.model or target.model, "input": ask.inputs}
+    response = await client.post("/embeddings", content=msgspec.json.encode(body), headers=_headers(ask))
+    attempt.headers = clock()
+    attempt.status = response.status_code
+    if response.status_code != 200:
+        raise await _refusal(response, attempt)
+    try:
+        answer = _embeddings_decoder.decode(response.content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StreamFault(Outcome.MALFORMED, str(error)) from error
+    attempt.vectors = len(answer.data)
+    attempt.prompt_tokens = answer.usage.prompt_tokens if answer.usage else None
+    # The vectors come together: this is the first and the last of them.
+    attempt.content_at.append(attempt.headers)
 
 
 async def _data_lines(response: httpx.Response) -> AsyncIterator[bytes]:
@@ -210,9 +226,13 @@ async def _refusal(response: httpx.Response, attempt: Attempt) -> StreamFault:
     return StreamFault(by_status.get(response.status_code, other), text)
 
 
+def _headers(ask: Ask) -> dict[str, str]:
+    return {"content-type": "application/json"} | ({"authorization": f"Bearer {ask.key}"} if ask.key else {})
+
+
 def _body(target: Target, ask: Ask) -> tuple[str, bytes]:
     body: dict[str, Any] = {
-        "model": target.model,
+        "model": ask.model or target.model,
         # Not max_completion_tokens: Ollama and older servers do not know it, all know this.
         "max_tokens": ask.max_tokens,
         "temperature": 0,

@@ -58,6 +58,31 @@ PRESETS = {
 }
 
 
+def parse_slo(spelled: str) -> Slo:
+    """A preset's name, or "ttft=2,tpot=0.1,e2e=15,attainment=0.9" (seconds; what is left out is not asked).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if spelled in PRESETS:
+        return PRESETS[spelled]
+    limits: dict[str, float] = {}
+    for part in spelled.split(","):
+        name, _, value = part.partition("=")
+        try:
+            limits[name.strip()] = float(value)
+        except ValueError:
+            limits[name.strip()] = math.nan
+    bad = [name for name, limit in limits.items() if name not in ("ttft", "tpot", "e2e", "attainment") or not limit > 0]
+    attainment = limits.pop("attainment", 0.95)
+    if bad or not limits or attainment >= 1:
+        raise ValueError(
+            f"'slo' is {spelled!r}; it must be one of {', '.join(PRESETS)}, or limits in seconds: "
+            "ttft=2,tpot=0.1,e2e=15,attainment=0.95 (attainment below 1)"
+        )
+    return Slo(spelled, limits.get("ttft"), limits.get("tpot"), limits.get("e2e"), attainment)
+
+
 @dataclass(frozen=True, slots=True)
 class Latency:
     """Percentiles of one latency, in seconds: of all attempts (failures infinite) and of the good ones alone."""
@@ -99,6 +124,11 @@ class Summary:
     fairness: float
     shed_with_retry_after: int
     rejection: dict[str, float | None] = field(default_factory=dict)
+    #: Embeddings that came back per second.
+    vectors_s: float = 0.0
+    #: Of the good requests: what was really asked for and given.
+    prompt_tokens_mean: float | None = None
+    output_tokens_mean: float | None = None
 
 
 def summarize(attempts: Sequence[Attempt], begin: float, end: float, slo: Slo) -> Summary:
@@ -151,7 +181,15 @@ def summarize(attempts: Sequence[Attempt], begin: float, end: float, slo: Slo) -
         rejection={
             name: percentile([a.headers - a.sent for a in sheds if a.headers], q) for name, q in QUANTILES.items()
         },
+        prompt_tokens_mean=_mean([attempt.prompt_tokens for attempt in good]),
+        output_tokens_mean=_mean([attempt.output_tokens for attempt in good]),
+        vectors_s=sum(a.vectors for a in attempts if a.done is not None and begin <= a.done < end) / seconds,
     )
+
+
+def _mean(values: Sequence[int | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _latency(counted: Sequence[Attempt], of: Callable[[Attempt], float]) -> Latency:

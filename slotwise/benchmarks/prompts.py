@@ -46,6 +46,10 @@ class Ruler:
         """Words whose prompt has about `tokens` tokens; at least one."""
         return max(1, round((tokens - self.fixed) / self.per_word))
 
+    def bare_words(self, tokens: int) -> int:
+        """Words that add about `tokens` tokens to a prompt that has its template already; at least one."""
+        return max(1, round(tokens / self.per_word))
+
 
 def text(rng: random.Random, words: int) -> str:
     """So many words in an order of their own. Drawn from `rng`: another seed shares no beginning to speak of."""

@@ -32,7 +32,6 @@ class Outcome(StrEnum):
     # The client's doing.
     CANCELLED = "client_cancel"
     INCOMPLETE = "incomplete"
-    CLIENT_ERROR = "client_error"
 
 
 SHEDS = frozenset({Outcome.SHED_429, Outcome.SHED_503})
@@ -46,6 +45,9 @@ STALL_GAPS, STALL_SECONDS = 5.0, 0.25
 class Attempt:
     """One request as the client saw it."""
 
+    #: Which part of a mixed load it belongs to.
+    crowd: str = ""
+    #: Who asked, where fairness between people is looked at.
     key: str = ""
     #: When the arrival process wanted it sent; the same as `sent` in a closed loop.
     intended: float = 0.0
@@ -64,14 +66,21 @@ class Attempt:
     prompt_tokens: int | None = None
     cached_tokens: int = 0
     output_tokens: int | None = None
-    #: The server told no usage: `output_tokens` was counted by the client.
+    #: The server told no usage: `output_tokens` is a number of events, or was counted from the text.
     estimated: bool = False
     #: The answer, where the next turn needs it.
     text: str = ""
+    #: Vectors that came back, of a request for embeddings.
+    vectors: int = 0
 
     @property
     def good(self) -> bool:
         return self.outcome is Outcome.OK
+
+    @property
+    def failed(self) -> bool:
+        """Refused, or not answered as it should be."""
+        return not self.good and self.outcome not in NOT_COUNTED
 
     @property
     def client_delay(self) -> float:

@@ -1,132 +1,190 @@
-"""Running a load: people in a closed loop, or arrivals that wait for nobody.
+"""Running a load: people in a closed loop, arrivals that wait for nobody, or both beside each other.
 
 A conversation is a generator of asks that is sent the text of each answer; a single request is a conversation of one.
 In the open loop each conversation begins when the plan says, however many are still under way: a generator that waits
 for the server measures a load that the server has chosen (coordinated omission).
+
+The load goes on after the measured window until all that began in it has ended: what is cut at the end would be the
+slow ones, and what ends in an emptying server would be measured in another load.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
 import httpx
 
-from slotwise.benchmarks.client import Ask, Target, make_client, send
+from slotwise.benchmarks.asks import Ask, Conversation
+from slotwise.benchmarks.client import Target, make_client, send
+from slotwise.benchmarks.health import ClientHealth
 from slotwise.benchmarks.records import Attempt, Outcome
 from slotwise.benchmarks.stats import percentile
 
-Conversation = Generator[Ask, str, None]
-#: Number of the conversation -> the conversation. In a closed loop the number tells users apart as well.
+#: Number of the conversation within its crowd -> the conversation.
 Opening = Callable[[int], Conversation]
+#: Seconds until the next thing is asked.
 Think = Callable[[], float]
 
 _LOOK_S = 0.01
-#: Beyond these the client was part of what it measured (research notes, benchmarking.md 3, trap 6).
-MAX_LAG_S, MAX_DELAY_S, MAX_CPU_SHARE = 0.010, 0.005, 0.7
+_RECENT = 200
+#: Connections that a client of an open loop may have: far more than a server can serve, fewer than files it may open.
+MAX_CONNECTIONS = 4000
+
+
+def at_once() -> float:
+    """Nobody thinks."""
+    return 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class ClientHealth:
-    """Whether the client was fast enough to be believed. Times in seconds."""
+class People:
+    """A closed loop: each asks, reads, thinks and asks again."""
 
-    #: How late the event loop ran what was due, p99.
-    lag_p99: float
-    #: How late requests were sent, p95.
-    delay_p95: float
-    #: Of one core.
-    cpu_share: float
+    crowd: str
+    users: int
+    opening: Opening
+    think: Think = at_once
+    #: How far apart they start, in seconds.
+    stagger: float = 0.0
+    #: Conversations of each; None = as long as the load lasts.
+    conversations: int | None = None
 
-    @property
-    def faults(self) -> list[str]:
-        """Why the run must not be believed; empty if it may be."""
-        found = []
-        if self.lag_p99 > MAX_LAG_S:
-            found.append(
-                f"the client's loop ran {1000 * self.lag_p99:.0f} ms late (p99; {1000 * MAX_LAG_S:.0f} allowed)"
-            )
-        if self.delay_p95 > MAX_DELAY_S:
-            found.append(
-                f"requests were sent {1000 * self.delay_p95:.0f} ms late (p95; {1000 * MAX_DELAY_S:.0f} allowed)"
-            )
-        if self.cpu_share > MAX_CPU_SHARE:
-            found.append(f"the client used {self.cpu_share:.0%} of a core ({MAX_CPU_SHARE:.0%} allowed)")
-        return found
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """An open loop: a conversation at each offset, in seconds from the start."""
+
+    crowd: str
+    offsets: Iterable[float]
+    opening: Opening
+    #: Between the turns of one conversation.
+    think: Think = at_once
+
+
+Source = People | Arrivals
 
 
 @dataclass(slots=True)
 class Run:
-    """A load under way and what came of it."""
+    """A load under way and what came of it. Times are of the monotonic clock."""
 
     target: Target
     started: float = 0.0
     ended: float = 0.0
+    #: The measured part: [begin, end).
+    begin: float = 0.0
+    end: float = 0.0
     attempts: list[Attempt] = field(default_factory=list)
-    under_way: int = 0
+    live: set[int] = field(default_factory=set)
+    #: Events with text of the attempts that have ended.
+    ended_events: int = 0
+    recent_ttfts: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    failures: int = 0
     health: ClientHealth | None = None
 
+    @property
+    def events(self) -> int:
+        """Events with text so far: about the output tokens, for a person who watches."""
+        return self.ended_events + sum(len(self.attempts[index].content_at) for index in self.live)
 
-async def closed_loop(
-    run: Run, users: int, opening: Opening, *, seconds: float, think: Think = lambda: 0.0, stagger: float = 0.0
-) -> None:
-    """`users` people, each of whom asks, reads, thinks and asks again, for `seconds`.
 
-    `stagger`: how far apart they start, in seconds.
+async def run_load(run: Run, sources: Sequence[Source], *, warmup: float, seconds: float, grace: float) -> None:
+    """Let all sources go, for `warmup` and then `seconds` that are measured.
+
+    The load goes on for at most `grace` seconds more, until every attempt that began in the measured part has ended.
+    Sources that come to their end of themselves end the run, and the measured part with it.
     """
-
-    async def person(client: httpx.AsyncClient, number: int) -> None:
-        await anyio.sleep(number * stagger)
-        turn = 0
-        while True:
-            await _converse(run, client, opening(number + users * turn), None, think)
-            turn += 1
-            await anyio.sleep(think())
-
-    async with _Measured(run), make_client(run.target, users) as client:
-        with anyio.move_on_after(seconds):
-            async with anyio.create_task_group() as tasks:
-                for number in range(users):
-                    tasks.start_soon(person, client, number)
+    load = _Load(run)
+    connections = sum(source.users if isinstance(source, People) else MAX_CONNECTIONS for source in sources)
+    async with _Measured(run), make_client(run.target, min(connections, MAX_CONNECTIONS)) as client:
+        run.begin = run.started + warmup
+        run.end = run.begin + seconds
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_until_window_has_ended, load, grace, tasks.cancel_scope)
+            async with anyio.create_task_group() as loads:
+                for source in sources:
+                    loads.start_soon(load.go, client, source)
+            tasks.cancel_scope.cancel()
+        run.end = max(min(run.end, time.perf_counter()), run.begin)
 
 
-async def open_loop(
-    run: Run, offsets: Sequence[float], opening: Opening, *, grace: float, think: Think = lambda: 0.0
-) -> None:
-    """A conversation at each offset, and `grace` seconds for what is under way after the last of them."""
-    async with _Measured(run), make_client(run.target, max(1, len(offsets))) as client:
-        last = offsets[-1] if offsets else 0.0
-        with anyio.move_on_after(last + grace):
-            async with anyio.create_task_group() as tasks:
-                for number, offset in enumerate(offsets):
-                    intended = run.started + offset
-                    await anyio.sleep(max(0.0, intended - time.perf_counter()))
-                    tasks.start_soon(_converse, run, client, opening(number), intended, think)
+async def _until_window_has_ended(load: _Load, grace: float, scope: anyio.CancelScope) -> None:
+    run = load.run
+    await anyio.sleep(max(0.0, run.end - time.perf_counter()))
+    with anyio.move_on_after(grace):
+        while any(run.begin <= run.attempts[index].intended < run.end for index in run.live):
+            await load.next_end()
+    scope.cancel()
 
 
-async def _converse(
-    run: Run, client: httpx.AsyncClient, conversation: Conversation, intended: float | None, think: Think
-) -> None:
-    """All turns of one conversation; it ends early when a turn fails. `intended`: when the first was to be sent."""
-    try:
-        ask = next(conversation)
-        while True:
-            attempt = Attempt(key=ask.key, intended=time.perf_counter() if intended is None else intended)
-            run.attempts.append(attempt)
-            run.under_way += 1
-            try:
-                await send(client, run.target, ask, attempt)
-            finally:
-                run.under_way -= 1
-                attempt.done = attempt.done or time.perf_counter()
-            if attempt.outcome is not Outcome.OK:
+class _Load:
+    """The conversations of a run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._ended = anyio.Event()
+
+    async def next_end(self) -> None:
+        """Returns when another attempt has ended."""
+        await self._ended.wait()
+
+    async def go(self, client: httpx.AsyncClient, source: Source) -> None:
+        async with anyio.create_task_group() as tasks:
+            if isinstance(source, People):
+                for number in range(source.users):
+                    tasks.start_soon(self._person, client, source, number)
                 return
-            intended = None
-            ask = conversation.send(attempt.text)
-            await anyio.sleep(think())
-    except StopIteration:
-        return
+            for number, offset in enumerate(source.offsets):
+                intended = self.run.started + offset
+                await anyio.sleep(max(0.0, intended - time.perf_counter()))
+                tasks.start_soon(self._converse, client, source, number, intended)
+
+    async def _person(self, client: httpx.AsyncClient, people: People, number: int) -> None:
+        await anyio.sleep(number * people.stagger)
+        turn = 0
+        while people.conversations is None or turn < people.conversations:
+            await self._converse(client, people, number + people.users * turn, None)
+            turn += 1
+            await anyio.sleep(people.think())
+
+    async def _converse(self, client: httpx.AsyncClient, source: Source, number: int, intended: float | None) -> None:
+        """All turns of one conversation; it ends early when a turn fails. `intended`: when the first was to be sent."""
+        conversation = source.opening(number)
+        try:
+            ask = next(conversation)
+            while True:
+                attempt = await self._attempt(client, source.crowd, ask, intended)
+                if attempt.outcome not in (Outcome.OK, Outcome.CANCELLED):
+                    return
+                intended = None
+                ask = conversation.send(attempt.text)
+                await anyio.sleep(source.think())
+        except StopIteration:
+            return
+
+    async def _attempt(self, client: httpx.AsyncClient, crowd: str, ask: Ask, intended: float | None) -> Attempt:
+        run = self.run
+        attempt = Attempt(crowd=crowd, key=ask.who, intended=time.perf_counter() if intended is None else intended)
+        index = len(run.attempts)
+        run.attempts.append(attempt)
+        run.live.add(index)
+        try:
+            await send(client, run.target, ask, attempt)
+        finally:
+            attempt.done = attempt.done or time.perf_counter()
+            run.live.discard(index)
+            run.ended_events += len(attempt.content_at)
+            if attempt.good:
+                run.recent_ttfts.append(attempt.ttft_scheduled)
+            elif attempt.failed:
+                run.failures += 1
+            self._ended.set()
+            self._ended = anyio.Event()
+        return attempt
 
 
 class _Measured:

@@ -131,6 +131,22 @@ def _token_text(token: int, piece: Callable[[int, bool], bytes]) -> str:
     return piece(token, True).decode("utf-8", "replace") if token >= 0 else ""
 
 
+def load_vocabulary(path: str) -> LlamaVocabulary:
+    """The tokenizer of a file, without its weights; it stays in memory until the process ends.
+
+    Raises:
+        LoadError: with llama.cpp's reason.
+    """
+    log = _NativeLog()
+    llama_cpp.llama_backend_init()
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(path.encode(), params)
+    if not model:
+        raise LoadError(log.reason("llama.cpp could not load the file and gave no reason"))
+    return LlamaVocabulary(model, _TinyCalls())
+
+
 class GreedySampler:
     """Temperature 0 with nothing that changes logits: the largest one, read in place."""
 

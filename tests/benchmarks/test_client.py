@@ -7,7 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
-from slotwise.benchmarks.client import Ask, Target, make_client, send
+from slotwise.benchmarks.asks import Ask
+from slotwise.benchmarks.client import Target, make_client, send
 from slotwise.benchmarks.records import Attempt, Outcome
 from slotwise.benchmarks.scripted import Script, ScriptedServer
 

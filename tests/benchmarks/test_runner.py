@@ -9,10 +9,12 @@ import anyio
 import pytest
 
 from slotwise.benchmarks.arrivals import constant, until
-from slotwise.benchmarks.client import Ask, Target
+from slotwise.benchmarks.asks import Ask, Conversation
+from slotwise.benchmarks.client import Target
+from slotwise.benchmarks.health import ClientHealth
 from slotwise.benchmarks.metrics import PRESETS, summarize
 from slotwise.benchmarks.records import Outcome
-from slotwise.benchmarks.runner import ClientHealth, Conversation, Run, closed_loop, open_loop
+from slotwise.benchmarks.runner import Arrivals, People, Run, Source, run_load
 from slotwise.benchmarks.scripted import Script, ScriptedServer
 
 TOKENS = 10
@@ -31,9 +33,13 @@ def _single(number: int) -> Conversation:
     yield Ask(TOKENS, prompt=f"question {number}")
 
 
+def _one_token(number: int) -> Conversation:
+    yield Ask(1, prompt=f"{number}")
+
+
 async def test_a_closed_loop_keeps_its_users_busy_and_no_more() -> None:
     async with _served(lambda number, body: Script(ttft=0.05, gap=0.01, events=TOKENS)) as (server, run):
-        await closed_loop(run, 4, _single, seconds=2)
+        await run_load(run, [People("all", 4, _single)], warmup=0, seconds=2, grace=0)
 
     done = [attempt for attempt in run.attempts if attempt.good]
     cut = [attempt for attempt in run.attempts if attempt.outcome is Outcome.INCOMPLETE]
@@ -41,21 +47,61 @@ async def test_a_closed_loop_keeps_its_users_busy_and_no_more() -> None:
     assert 8 <= len(done) <= 58
     assert len(cut) <= 4
     assert len(done) + len(cut) == len(run.attempts) == len(server.truths)
-    assert run.under_way == 0
+    assert not run.live
+    assert run.events == sum(len(attempt.content_at) for attempt in run.attempts)
     assert len({truth.body["prompt"] for truth in server.truths}) == len(server.truths), "no two ask the same"
     both = sorted((a.sent, a.done or 0.0) for a in run.attempts)
     assert max(sum(s <= start < e for s, e in both) for start, _ in both) == 4
 
 
+async def test_what_began_in_the_window_ends_in_the_same_load() -> None:
+    """Every third answer is slow: cut at the end of the window, the slow ones would be missing."""
+    every_third = lambda number, body: Script(ttft=0.02 if number % 3 else 0.8, gap=0, events=1)  # noqa: E731
+    async with _served(every_third) as (_, run):
+        await run_load(run, [Arrivals("all", constant(20), _one_token)], warmup=0.2, seconds=1, grace=5)
+
+    inside = [attempt for attempt in run.attempts if run.begin <= attempt.intended < run.end]
+    after = [attempt for attempt in run.attempts if attempt.intended >= run.end]
+    assert len(inside) == 20
+    assert all(attempt.good for attempt in inside)
+    assert sum(attempt.ttft > 0.5 for attempt in inside) >= 6
+    assert after, "the load went on while they ended"
+    assert run.end - run.begin == pytest.approx(1)
+
+
+async def test_a_grace_has_an_end() -> None:
+    async with _served(lambda number, body: Script(ttft=60, events=1)) as (_, run):
+        with anyio.fail_after(10):
+            await run_load(run, [People("all", 2, _one_token)], warmup=0, seconds=0.2, grace=0.3)
+
+    assert [attempt.outcome for attempt in run.attempts] == [Outcome.INCOMPLETE] * 2
+    assert all(attempt.done for attempt in run.attempts)
+
+
+async def test_a_load_that_comes_to_its_end_ends_the_window() -> None:
+    async with _served(lambda number, body: Script(ttft=0.01, gap=0, events=1)) as (server, run):
+        with anyio.fail_after(10):
+            await run_load(run, [People("all", 2, _one_token, conversations=3)], warmup=0, seconds=600, grace=0)
+
+    assert len(server.truths) == len(run.attempts) == 6
+    assert run.end - run.begin < 10
+
+
+async def test_crowds_ask_beside_each_other_and_are_told_apart() -> None:
+    async with _served(lambda number, body: Script(ttft=0.01, gap=0, events=1)) as (_, run):
+        crowds: list[Source] = [People("steady", 2, _one_token), Arrivals("now and then", constant(10), _one_token)]
+        await run_load(run, crowds, warmup=0, seconds=1, grace=5)
+
+    assert {attempt.crowd for attempt in run.attempts} == {"steady", "now and then"}
+    arrived = [a for a in run.attempts if a.crowd == "now and then" and a.intended < run.end]
+    assert len(arrived) == 10
+
+
 async def test_thinking_is_not_asking() -> None:
     async with _served(lambda number, body: Script(ttft=0.01, gap=0, events=1)) as (server, run):
-        await closed_loop(run, 2, lambda n: iter_one(Ask(1, prompt=f"{n}")), seconds=1, think=lambda: 0.2)
+        await run_load(run, [People("all", 2, _one_token, think=lambda: 0.2)], warmup=0, seconds=1, grace=0)
 
     assert 4 <= len(server.truths) <= 10
-
-
-def iter_one(ask: Ask) -> Conversation:
-    yield ask
 
 
 async def test_what_a_server_that_stops_does_to_those_who_came_meanwhile_is_seen() -> None:
@@ -70,7 +116,7 @@ async def test_what_a_server_that_stops_does_to_those_who_came_meanwhile_is_seen
 
     async with _served(one_at_a_time) as (_, run):
         offsets = until(constant(10), 2)
-        await open_loop(run, offsets, lambda n: iter_one(Ask(1, prompt=f"{n}")), grace=3)
+        await run_load(run, [Arrivals("all", offsets, _one_token)], warmup=0, seconds=2, grace=3)
 
     assert [attempt.outcome for attempt in run.attempts] == [Outcome.OK] * 20
     late = [attempt for attempt in run.attempts if attempt.ttft_scheduled > 0.2]
@@ -91,7 +137,7 @@ async def test_conversations_carry_their_answers_on() -> None:
             history.append({"role": "assistant", "content": answer})
 
     async with _served(lambda number, body: Script(ttft=0.01, gap=0.001, events=2)) as (server, run):
-        await open_loop(run, [0.0], talk, grace=5)
+        await run_load(run, [Arrivals("all", [0.0], talk)], warmup=0, seconds=5, grace=5)
 
     assert [len(truth.body["messages"]) for truth in server.truths] == [1, 3, 5]
     assert server.truths[2].body["messages"][1] == {"role": "assistant", "content": "w0 w1 "}
@@ -103,9 +149,10 @@ async def test_a_conversation_ends_where_a_turn_fails() -> None:
             yield Ask(2, prompt=f"{turn}")
 
     async with _served(lambda number, body: Script(events=2, status=200 if number < 2 else 500)) as (_, run):
-        await open_loop(run, [0.0], talk, grace=5)
+        await run_load(run, [Arrivals("all", [0.0], talk)], warmup=0, seconds=5, grace=5)
 
     assert [attempt.outcome for attempt in run.attempts] == [Outcome.OK, Outcome.OK, Outcome.FAULT]
+    assert run.failures == 1
 
 
 async def test_the_figures_are_those_of_the_server() -> None:
@@ -114,7 +161,7 @@ async def test_the_figures_are_those_of_the_server() -> None:
         server,
         run,
     ):
-        await open_loop(run, until(constant(40), 2), _single, grace=3)
+        await run_load(run, [Arrivals("all", until(constant(40), 2), _single)], warmup=0, seconds=2, grace=3)
 
     seen = summarize(run.attempts, run.started, run.started + 2, PRESETS["chat"])
     true_ttft = sorted(truth.sent[0] - truth.received for truth in server.truths)

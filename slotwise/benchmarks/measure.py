@@ -1,0 +1,252 @@
+"""Measuring a server: one leg after the other, each with words of its own, watched while it runs."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import anyio
+import anyio.to_thread
+
+from slotwise.benchmarks.asks import Conversation
+from slotwise.benchmarks.client import Target
+from slotwise.benchmarks.document import Leg, Server, Verdict
+from slotwise.benchmarks.judge import Measured, leg_of
+from slotwise.benchmarks.metrics import Slo
+from slotwise.benchmarks.plan import Crowd, LegPlan, Scenario
+from slotwise.benchmarks.prompts import Ruler, seeded
+from slotwise.benchmarks.records import Attempt
+from slotwise.benchmarks.runner import Arrivals, People, Run, Source, run_load
+from slotwise.benchmarks.survey import ServerUnfit, ServerWatch, fit_ruler, inspect, watching
+from slotwise.benchmarks.talks import Speaker, conversation, traced
+from slotwise.benchmarks.tokens import CountError, count, ruler_of
+
+#: People and seconds of the load that a server's capacity is read from.
+CAPACITY_USERS, CAPACITY_SECONDS, CAPACITY_WARMUP = 16, 30.0, 15.0
+#: The first request may load the model.
+LOAD_TIMEOUT_S = 600.0
+#: Keys of a crowd whose people have keys of their own.
+KEYS_OF_A_CROWD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What holds for all legs."""
+
+    slo: Slo
+    seed: int = 1
+    models: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    #: Most tokens of a request; None = what the server says.
+    context: int | None = None
+    #: Without an event for so many seconds a request has failed.
+    timeout: float = 120.0
+    #: Fields added to each body.
+    extra: dict[str, object] = field(default_factory=dict)
+    #: Model file that tokens are counted with; None = the server counts.
+    tokenizer: str | None = None
+
+
+#: Shown while a load runs: the run, and what it is called.
+Watcher = Callable[[Run, str, float], None]
+
+
+@dataclass(slots=True)
+class Subject:
+    """A server that is ready to be measured."""
+
+    server: Server
+    target: Target
+    ruler: Ruler
+    context: int | None
+    is_ours: bool
+
+
+async def prepare(name: str, url: str, options: Options, command: tuple[str, ...] = ()) -> Subject:
+    """Find out what a server is and how it counts, which loads its model.
+
+    Raises:
+        ServerUnfit: it can not be measured; the message says why.
+    """
+    key = options.keys[0] if options.keys else ""
+    found = await inspect(url, options.models, key)
+    target = Target(url, found.models[0], idle_timeout=options.timeout, extra=dict(options.extra) or None)
+    try:
+        ruler = await _ruler(target, options, key)
+    except (ValueError, CountError) as error:
+        raise ServerUnfit(f"{url}: {error}") from error
+    context = options.context or found.context
+    server = Server(name, url, found.models, found.version, command)
+    return Subject(server, target, ruler, context, found.is_ours)
+
+
+async def _ruler(target: Target, options: Options, key: str) -> Ruler:
+    if options.tokenizer is not None:
+        return await anyio.to_thread.run_sync(ruler_of, options.tokenizer)
+    # The first request may have to wait for the model.
+    return await fit_ruler(replace(target, idle_timeout=LOAD_TIMEOUT_S), key, secrets.token_hex(4))
+
+
+async def capacity_of(subject: Subject, leg: LegPlan, options: Options, watch: Watcher) -> float:
+    """Requests per second that a server does of a leg's load when 16 people keep it busy.
+
+    From tokens that came over tokens of a request: counting whole requests needs far more of them.
+
+    Raises:
+        ServerUnfit: it answered nothing.
+    """
+    crowd = leg.crowds[0]
+    people = replace(crowd, users=CAPACITY_USERS, pace=None, think=0.0)
+    plan = LegPlan("capacity", (people,), seconds=CAPACITY_SECONDS, warmup=CAPACITY_WARMUP, grace=0.0)
+    measured = await run_leg(subject, plan, options, "capacity", 0.0, watch)
+    inside = [
+        at
+        for attempt in measured.attempts
+        for at in attempt.content_at
+        if measured.begin <= at < measured.end and not attempt.failed
+    ]
+    rate = len(inside) / (measured.end - measured.begin) / crowd.talk.mean_output
+    if rate <= 0:
+        raise ServerUnfit(f"{subject.server.url} answered nothing in {CAPACITY_SECONDS:g} s of 16 people")
+    return rate
+
+
+async def measure(
+    subject: Subject,
+    scenario: Scenario,
+    plan: LegPlan,
+    options: Options,
+    *,
+    repeat: int,
+    capacity: float,
+    watch: Watcher,
+) -> tuple[Leg, Measured]:
+    """One leg on one server, as a record, and what it was made from."""
+    measured = await run_leg(
+        subject, plan, options, f"{subject.server.name}: {plan.name} ({repeat + 1})", capacity, watch, repeat
+    )
+    leg = leg_of(
+        measured,
+        plan,
+        subject.server.name,
+        repeat,
+        options.slo,
+        no_reuse=scenario.no_reuse,
+        template_tokens=subject.ruler.fixed,
+    )
+    return leg, measured
+
+
+async def run_leg(
+    subject: Subject,
+    plan: LegPlan,
+    options: Options,
+    title: str,
+    capacity: float,
+    watch: Watcher,
+    repeat: int = 0,
+) -> Measured:
+    """Run the crowds of a leg. The lengths come from seed and repeat; the words are new each time."""
+    seed = options.seed + repeat
+    speaker = Speaker(
+        subject.ruler,
+        seed,
+        secrets.token_hex(8),
+        subject.server.models,
+        subject.context,
+        keep_text=options.tokenizer is not None,
+    )
+    sources = [_source(crowd, plan, speaker, options, capacity) for crowd in plan.crowds]
+    run = Run(subject.target)
+    async with _watched(subject, options) as server_watch:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_show, run, title, plan.warmup + plan.seconds, watch)
+            if server_watch is not None:
+                tasks.start_soon(server_watch.watch, 0.0)
+            await run_load(run, sources, warmup=plan.warmup, seconds=plan.seconds, grace=plan.grace)
+            tasks.cancel_scope.cancel()
+        idle = None if server_watch is None else await server_watch.until_idle()
+    if options.tokenizer is not None:
+        await anyio.to_thread.run_sync(_count, run.attempts, options.tokenizer)
+    assert run.health is not None, "the run has ended"
+    samples = tuple(server_watch.samples) if server_watch else ()
+    return Measured(run.attempts, run.started, run.ended, run.begin, run.end, run.health, samples, idle)
+
+
+def _count(attempts: Sequence[Attempt], tokenizer: str) -> None:
+    """Tokens of answers whose server did not tell. A model tokenises its own text again much as it wrote it."""
+    untold = [attempt for attempt in attempts if attempt.estimated]
+    for attempt, tokens in zip(untold, count(tokenizer, [one.text for one in untold]), strict=True):
+        attempt.output_tokens = tokens
+
+
+@asynccontextmanager
+async def _watched(subject: Subject, options: Options) -> AsyncIterator[ServerWatch | None]:
+    """What watches the server, where it is one that can be watched."""
+    if not subject.is_ours:
+        yield None
+        return
+    async with watching(subject.server.url, options.keys[0] if options.keys else "") as watch:
+        yield watch
+
+
+async def _show(run: Run, title: str, seconds: float, watch: Watcher) -> None:
+    while True:
+        watch(run, title, seconds)
+        await anyio.sleep(0.5)
+
+
+def _source(crowd: Crowd, plan: LegPlan, speaker: Speaker, options: Options, capacity: float) -> Source:
+    rng = seeded(speaker.seed, "pace", crowd.name, plan.name)
+    keys = _keys_of(plan, options.keys)
+    think = partial(_think, seeded(speaker.seed, "think", crowd.name, plan.name), crowd.think)
+
+    def opening(number: int) -> Conversation:
+        if crowd.trace:
+            return traced(crowd.trace[number], speaker, number, key=keys[crowd.name])
+        who = _identity(crowd, number)
+        return conversation(crowd.talk, speaker, crowd.name, number, who=who, key=keys[who])
+
+    if crowd.pace is None:
+        stagger = min(plan.warmup, 5.0) / max(crowd.users, 1)
+        return People(crowd.name, crowd.users, opening, think, stagger, crowd.conversations)
+    if crowd.trace:
+        return Arrivals(crowd.name, [request.seconds for request in crowd.trace], opening, think)
+    return Arrivals(crowd.name, _offsets(crowd, plan, rng, capacity), opening, think)
+
+
+def _offsets(crowd: Crowd, plan: LegPlan, rng: random.Random, capacity: float) -> Iterator[float]:
+    assert crowd.pace is not None, "a closed loop has no pace"
+    return crowd.pace.offsets(rng, capacity=capacity, warmup=plan.warmup, seconds=plan.seconds)
+
+
+def _think(rng: random.Random, mean: float) -> float:
+    return rng.expovariate(1 / mean) if mean > 0 else 0.0
+
+
+def _identity(crowd: Crowd, number: int) -> str:
+    """Who asks, where fairness between people is looked at."""
+    return f"{crowd.name}-{number % KEYS_OF_A_CROWD + 1}" if crowd.own_keys else crowd.name
+
+
+def _keys_of(plan: LegPlan, keys: tuple[str, ...]) -> dict[str, str]:
+    """Identity -> API key: those given, in turn; without any the name, which a server without keys does not mind."""
+    identities = [_identity(crowd, number) for crowd in plan.crowds for number in range(KEYS_OF_A_CROWD)]
+    unique = list(dict.fromkeys(identities))
+    return {name: keys[index % len(keys)] if keys else name for index, name in enumerate(unique)}
+
+
+def worst(legs: Sequence[Leg]) -> Verdict:
+    """The worst verdict of all legs."""
+    order = list(Verdict)
+    return max((leg.verdict for leg in legs), key=order.index, default=Verdict.VALID)
+
+
+def now_iso() -> str:
+    """UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
