@@ -159,10 +159,8 @@ def timeline(
             under_way[index] += (attempt.sent or attempt.intended) <= started + (index + 1) * width < done
         if attempt.failed:
             failures[step(done)] += 1
-        if attempt.content_at and attempt.output_tokens:
-            share = attempt.output_tokens / len(attempt.content_at)
-            for at in attempt.content_at:
-                tokens[step(at)] += share
+        for at in [] if attempt.vectors else attempt.content_at:
+            tokens[step(at)] += attempt.tokens_per_event
     return Timeline(
         seconds=tuple((index + 1) * width for index in range(count)),
         under_way=tuple(under_way),

@@ -212,12 +212,11 @@ def _tokens_by_time(attempts: Sequence[Attempt], begin: float, end: float) -> li
     slices = [0.0] * _BATCHES
     width = (end - begin) / _BATCHES
     for attempt in attempts:
-        if not attempt.content_at or not attempt.output_tokens:
+        if attempt.vectors:
             continue
-        share = attempt.output_tokens / len(attempt.content_at)
         for at in attempt.content_at:
             if begin <= at < end:
-                slices[min(int((at - begin) / width), _BATCHES - 1)] += share
+                slices[min(int((at - begin) / width), _BATCHES - 1)] += attempt.tokens_per_event
     return slices
 
 

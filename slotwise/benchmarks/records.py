@@ -83,6 +83,11 @@ class Attempt:
         return not self.good and self.outcome not in NOT_COUNTED
 
     @property
+    def tokens_per_event(self) -> float:
+        """Output tokens of each event with text; one where usage never came, because the stream was cut or left."""
+        return self.output_tokens / len(self.content_at) if self.output_tokens and self.content_at else 1.0
+
+    @property
     def client_delay(self) -> float:
         return self.sent - self.intended
 

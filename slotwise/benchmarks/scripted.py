@@ -32,7 +32,8 @@ class Script:
     cut_after: int | None = None
     #: After so many events an error event ends the stream.
     fault_after: int | None = None
-    prompt_tokens: int = 10
+    #: None = ten for a template and one for each word.
+    prompt_tokens: int | None = None
     cached_tokens: int = 0
     tells_usage: bool = True
 
@@ -68,7 +69,10 @@ class ScriptedServer:
             buffer = b""
             try:
                 while True:
-                    body, buffer = await _read_request(stream, buffer)
+                    method, body, buffer = await _read_request(stream, buffer)
+                    if method == b"GET":
+                        await stream.send(_MODELS)
+                        continue
                     truth = Truth(json.loads(body), time.perf_counter())
                     self.truths.append(truth)
                     script = self._script(len(self.truths) - 1, truth.body)
@@ -82,8 +86,8 @@ class ScriptedServer:
                 return
 
 
-async def _read_request(stream: SocketStream, buffer: bytes) -> tuple[bytes, bytes]:
-    """The next request's body, and what was read beyond it."""
+async def _read_request(stream: SocketStream, buffer: bytes) -> tuple[bytes, bytes, bytes]:
+    """The next request's method and body, and what was read beyond it."""
     while b"\r\n\r\n" not in buffer:
         buffer += await stream.receive()
     head, _, rest = buffer.partition(b"\r\n\r\n")
@@ -91,7 +95,7 @@ async def _read_request(stream: SocketStream, buffer: bytes) -> tuple[bytes, byt
     length = int(lengths[0]) if lengths else 0
     while len(rest) < length:
         rest += await stream.receive()
-    return rest[:length], rest[length:]
+    return head.split(b" ", 1)[0], rest[:length], rest[length:]
 
 
 async def _answer(stream: SocketStream, script: Script, truth: Truth) -> bool:
@@ -117,13 +121,18 @@ async def _answer(stream: SocketStream, script: Script, truth: Truth) -> bool:
         truth.sent.append(time.perf_counter())
         await stream.send(_event({"choices": [{"index": 0, **said, "finish_reason": reason}]}))
     usage = {
-        "prompt_tokens": script.prompt_tokens,
+        "prompt_tokens": _words(truth.body) + 10 if script.prompt_tokens is None else script.prompt_tokens,
         "completion_tokens": script.events * script.tokens_per_event,
         "prompt_tokens_details": {"cached_tokens": script.cached_tokens},
     }
     end = _event({"choices": [], "usage": usage}) if script.tells_usage else b""
     await stream.send(end + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
     return True
+
+
+def _words(body: dict[str, Any]) -> int:
+    said = [message["content"] for message in body["messages"]] if "messages" in body else [body["prompt"]]
+    return sum(len(one.split()) for one in said)
 
 
 def _event(body: dict[str, Any]) -> bytes:
@@ -135,6 +144,14 @@ def _chunk(data: bytes) -> bytes:
 
 
 def _plain(script: Script) -> bytes:
-    body = json.dumps({"error": {"message": "as scripted", "type": "server_error"}}).encode()
     retry = b"" if script.retry_after is None else b"retry-after: %d\r\n" % script.retry_after
-    return b"HTTP/1.1 %d X\r\n%bcontent-length: %d\r\n\r\n%b" % (script.status, retry, len(body), body)
+    return _reply(script.status, {"error": {"message": "as scripted", "type": "server_error"}}, retry)
+
+
+def _reply(status: int, answer: dict[str, Any], headers: bytes = b"") -> bytes:
+    body = json.dumps(answer).encode()
+    return b"HTTP/1.1 %d X\r\n%bcontent-length: %d\r\n\r\n%b" % (status, headers, len(body), body)
+
+
+#: The answer to any GET: its only model.
+_MODELS = _reply(200, {"object": "list", "data": [{"id": "null"}]})

@@ -39,7 +39,7 @@ async def _ask(script: Script, ask: Ask = CHAT, **target: Any) -> tuple[Attempt,
 @pytest.mark.parametrize("ask", [CHAT, Ask(10, prompt="hi")], ids=["chat", "completion"])
 @pytest.mark.parametrize("role_first", [False, True])
 async def test_the_times_noted_are_those_of_the_server(ask: Ask, role_first: bool) -> None:
-    attempt, server = await _ask(Script(ttft=0.1, gap=0.02, role_first=role_first), ask)
+    attempt, server = await _ask(Script(ttft=0.1, gap=0.02, role_first=role_first, prompt_tokens=10), ask)
 
     (truth,) = server.truths
     assert attempt.outcome is Outcome.OK, attempt.detail

@@ -92,6 +92,19 @@ def test_tokens_are_counted_where_they_came() -> None:
     assert low <= 10 <= high
 
 
+def test_tokens_of_those_who_left_came_all_the_same() -> None:
+    left = _bad(Outcome.CANCELLED, content_at=[0.5, 0.6, 0.7])
+
+    assert summarize([left, _ok(tokens=10)], 0, 10, CHAT).output_tok_s == pytest.approx(1.3)
+
+
+def test_vectors_are_no_tokens() -> None:
+    embedded = _ok(tokens=1, vectors=16, output_tokens=None)
+
+    summary = summarize([embedded], 0, 2, CHAT)
+    assert (summary.output_tok_s, summary.vectors_s) == (0, 8)
+
+
 def test_the_rate_that_other_tools_give() -> None:
     summary = summarize([_ok(sent=0, tokens=10), _ok(sent=5, tokens=10)], 0, 10, CHAT)
 

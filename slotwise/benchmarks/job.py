@@ -1,0 +1,167 @@
+"""A benchmark as it was asked for on the command line: checked, run, and its results kept and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+from rich.console import Console
+
+from slotwise.benchmarks.conditions import broken, parse
+from slotwise.benchmarks.document import Document, RawLimit, encode
+from slotwise.benchmarks.experiment import Experiment
+from slotwise.benchmarks.measure import Options
+from slotwise.benchmarks.metrics import parse_slo
+from slotwise.benchmarks.options import Given
+from slotwise.benchmarks.peers import Wanted
+from slotwise.benchmarks.plan import Changes, Scenario, changed, parse_extra, parse_users
+from slotwise.benchmarks.processes import raw_limits
+from slotwise.benchmarks.scenarios import named, of_trace
+from slotwise.benchmarks.traces import read_trace
+
+#: What is told in another place of the record, or in none: keys are secrets, and paths are of one machine.
+_NOT_TOLD = frozenset(
+    (
+        *("api_key", "json", "html", "png", "requests", "fail_if", "peer", "servers", "url", "gguf", "scenario"),
+        *("tokenizer", "trace", "batched_bench"),
+    )
+)
+
+
+class Job:
+    """What was asked for.
+
+    Raises ValueError or TraceError from its constructor: an option does not make sense, the message says which.
+    """
+
+    def __init__(self, given: Given, scenario: str, console: Console) -> None:
+        self._given = given
+        self._console = console
+        self.one_at_a_time = False
+        self.scenario = _scenario(given, scenario)
+        self._conditions = [parse(spelled) for spelled in given["fail_if"] or []]
+        told = {
+            name: value for name, value in given.items() if name not in _NOT_TOLD and value not in (None, [], False)
+        }
+        self._settings = {name.replace("_", " "): str(value) for name, value in told.items()}
+        self._raw_limits: tuple[RawLimit, ...] = ()
+        self._options = Options(
+            slo=parse_slo(given["slo"] or self.scenario.slo),
+            seed=given["seed"],
+            models=tuple(given["model"] or ()),
+            keys=tuple(given["api_key"] or ()),
+            context=given["context"],
+            timeout=given["timeout"],
+            tokenizer=given["tokenizer"],
+            extra=parse_extra(given["extra"]),
+        )
+
+    def start_with(self, wanted: Wanted) -> None:
+        """What the servers that are started have in common."""
+        path = Path(wanted.gguf)
+        size = f", {path.stat().st_size / 2**20:.0f} MiB" if path.exists() else ""
+        self._settings |= {
+            "model file": f"{path.name}{size}",
+            "slots": str(wanted.slots),
+            "context": str(wanted.context),
+            "threads": str(wanted.threads),
+        }
+        self._options = replace(self._options, context=wanted.context)
+
+    def measure_raw(self, binary: Path, wanted: Wanted) -> None:
+        """What llama.cpp alone does with as many people as the scenario's legs have.
+
+        Raises:
+            ValueError: the scenario is no series over people; PeerError: the program failed.
+        """
+        if self.scenario.axis != "users":
+            raise ValueError("--batched-bench goes with a scenario over users: custom or seed-41")
+        talk = self.scenario.legs[0].crowds[0].talk
+        counts = [int(leg.x) for leg in self.scenario.legs]
+        self._console.print("measuring what llama.cpp alone does …", highlight=False)
+        limits = anyio.run(raw_limits, binary, wanted, counts, talk.prompt.high, talk.output.high)
+        self._raw_limits = tuple(limits)
+
+    def measured(self, go: Callable[[Experiment], Coroutine[Any, Any, Document]]) -> Document:
+        """Run it, keeping what has been measured as it comes.
+
+        Raises:
+            ServerUnfit, PeerError: a server can not be measured.
+        """
+        given = self._given
+        with ExitStack() as stack:
+            requests = stack.enter_context(given["requests"].open("w")) if given["requests"] else None
+            experiment = Experiment(
+                self.scenario,
+                self._options,
+                self._console,
+                repeats=given.get("repeats", 1),
+                capacity=given.get("capacity"),
+                one_at_a_time=self.one_at_a_time,
+                settings=self._settings,
+                raw_limits=self._raw_limits,
+                keep=lambda document: keep(document, given["json"]),
+                requests=requests,
+            )
+            return anyio.run(go, experiment)
+
+    def finish(self, document: Document) -> list[str]:
+        """Write what was asked for; the conditions that do not hold, in words."""
+        write(document, self._given["json"], self._given["html"], self._given["png"], self._console)
+        return broken(document, self._conditions)
+
+
+def write(document: Document, json: Path | None, html: Path | None, png: Path | None, console: Console) -> None:
+    """The files that were asked for. Raises OSError."""
+    keep(document, json)
+    if html is not None:
+        from slotwise.benchmarks.report.page import render
+
+        html.write_text(render(document), encoding="utf-8")
+        console.print(f"the page is {html}", highlight=False, soft_wrap=True)
+    if png is not None:
+        _draw(document, png, console)
+
+
+def keep(document: Document, file: Path | None) -> None:
+    """The document as JSON. Raises OSError."""
+    if file is not None:
+        file.write_bytes(encode(document))
+
+
+def _draw(document: Document, folder: Path, console: Console) -> None:
+    from slotwise.benchmarks.report.plots import NoPlots, pictures
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in pictures(document):
+            (folder / f"{name}.png").write_bytes(data)
+        console.print(f"the plots are in {folder}", highlight=False, soft_wrap=True)
+    except NoPlots as error:
+        console.print(f"[red]slotwise bench:[/red] {error}", highlight=False)
+
+
+def _scenario(given: Given, name: str) -> Scenario:
+    trace: Path | None = given.get("trace")
+    if trace is not None:
+        with trace.open() as file:
+            requests = read_trace(
+                file, time_scale=given["time_scale"], length_scale=given["scale_lengths"], limit=given["seconds"]
+            )
+        return of_trace(requests, trace.name)
+    changes = Changes(
+        seconds=given["seconds"],
+        warmup=given["warmup"],
+        users=parse_users(given.get("users")),
+        rate=given.get("rate"),
+        arrivals=given.get("arrivals"),
+        shape=given.get("shape"),
+        prompt=given["prompt"],
+        output=given["output"],
+        scale=given["scale_lengths"],
+    )
+    return changed(named(name), changes)
