@@ -109,6 +109,8 @@ class Leg:
     idle_after_s: float | None = None
     #: TTFT p95 of the last tenth of the window over that of the first.
     ttft_drift: float | None = None
+    #: Cores of the server's machine that neither it nor this client used; None = not known.
+    other_cores: float | None = None
 
     @property
     def usable(self) -> bool:

@@ -15,6 +15,8 @@ from slotwise.benchmarks.stats import percentile
 
 #: Share of prompt tokens that may come from a cache, beyond the template's own, where nothing was to be shared.
 _REUSE_ALLOWED = 0.01
+#: Cores that other programs may use on the machine of the server: an idle system's share.
+_OTHERS_ALLOWED = 0.2
 #: Two servers' mean tokens per request may differ by this part, where all requests are of one length.
 _UNEQUAL = 0.05
 #: Most seconds of a timeline that are kept one by one; longer ones are kept in coarser steps.
@@ -33,6 +35,8 @@ class Measured:
     health: ClientHealth
     samples: tuple[ServerSample, ...] = ()
     idle_after_s: float | None = None
+    #: Cores that other programs kept busy; None = not known.
+    other_cores: float | None = None
 
 
 def leg_of(
@@ -49,7 +53,9 @@ def leg_of(
             for crowd in plan.crowds
         }
     inside = [attempt for attempt in attempts if measured.begin <= attempt.intended < end]
-    suspicions = _suspicions(inside, summary, plan, no_reuse=no_reuse, template_tokens=template_tokens)
+    suspicions = _company(measured) + _suspicions(
+        inside, summary, plan, no_reuse=no_reuse, template_tokens=template_tokens
+    )
     faults = measured.health.faults
     verdict = Verdict.INVALID if faults else Verdict.SUSPECT if suspicions else Verdict.VALID
     return Leg(
@@ -66,8 +72,16 @@ def leg_of(
         distributions=_distributions(inside),
         timeline=timeline(attempts, measured.started, measured.ended, measured.samples),
         idle_after_s=measured.idle_after_s,
+        other_cores=measured.other_cores,
         ttft_drift=_drift(inside, measured.begin, end),
     )
+
+
+def _company(measured: Measured) -> list[str]:
+    others = measured.other_cores
+    if others is None or others <= _OTHERS_ALLOWED:
+        return []
+    return [f"other programs kept {others:.1f} cores of this machine busy meanwhile"]
 
 
 def _suspicions(

@@ -18,6 +18,7 @@ from slotwise.benchmarks.client import Target
 from slotwise.benchmarks.document import Leg, Server, Verdict
 from slotwise.benchmarks.judge import Measured, leg_of
 from slotwise.benchmarks.metrics import Slo
+from slotwise.benchmarks.neighbours import Neighbours, local_server
 from slotwise.benchmarks.plan import Crowd, LegPlan, Scenario
 from slotwise.benchmarks.prompts import Ruler, seeded
 from slotwise.benchmarks.records import Attempt
@@ -65,6 +66,8 @@ class Subject:
     ruler: Ruler
     context: int | None
     is_ours: bool
+    #: Its process, where it runs on this machine.
+    pid: int | None = None
 
 
 async def prepare(name: str, url: str, options: Options, command: tuple[str, ...] = ()) -> Subject:
@@ -82,7 +85,7 @@ async def prepare(name: str, url: str, options: Options, command: tuple[str, ...
         raise ServerUnfit(f"{url}: {error}") from error
     context = options.context or found.context
     server = Server(name, url, found.models, found.version, command)
-    return Subject(server, target, ruler, context, found.is_ours)
+    return Subject(server, target, ruler, context, found.is_ours, local_server(url))
 
 
 async def _ruler(target: Target, options: Options, key: str) -> Ruler:
@@ -163,6 +166,7 @@ async def run_leg(
     )
     sources = [_source(crowd, plan, speaker, options, capacity) for crowd in plan.crowds]
     run = Run(subject.target)
+    neighbours = Neighbours(subject.pid) if subject.pid is not None else None
     async with _watched(subject, options) as server_watch:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_show, run, title, plan.warmup + plan.seconds, watch)
@@ -170,12 +174,13 @@ async def run_leg(
                 tasks.start_soon(server_watch.watch, 0.0)
             await run_load(run, sources, warmup=plan.warmup, seconds=plan.seconds, grace=plan.grace)
             tasks.cancel_scope.cancel()
+        others = neighbours.core_seconds() / (run.ended - run.started) if neighbours else None
         idle = None if server_watch is None else await server_watch.until_idle()
     if options.tokenizer is not None:
         await anyio.to_thread.run_sync(_count, run.attempts, options.tokenizer)
     assert run.health is not None, "the run has ended"
     samples = tuple(server_watch.samples) if server_watch else ()
-    return Measured(run.attempts, run.started, run.ended, run.begin, run.end, run.health, samples, idle)
+    return Measured(run.attempts, run.started, run.ended, run.begin, run.end, run.health, samples, idle, others)
 
 
 def _count(attempts: Sequence[Attempt], tokenizer: str) -> None:

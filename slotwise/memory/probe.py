@@ -45,6 +45,37 @@ def physical_cores() -> int:
     return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
 
 
+def busy_core_seconds() -> float:
+    """Seconds that all cores together have spent on anything since the machine started."""
+    times = psutil.cpu_times()
+    # Guests are part of user time, and waiting for a disk is not work.
+    return float(times.user + times.nice + times.system + getattr(times, "irq", 0.0) + getattr(times, "softirq", 0.0))
+
+
+def core_seconds_of(pid: int) -> float:
+    """Seconds of any core that a process and its living descendants have used; 0 if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return 0.0
+    total = 0.0
+    for member in family:
+        with contextlib.suppress(psutil.Error):
+            times = member.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def listener(port: int) -> int | None:
+    """The process that listens on a TCP port of this machine; None if there is none, or it is not ours to see."""
+    try:
+        found = psutil.net_connections("tcp")
+    except psutil.Error:
+        return None
+    return next((one.pid for one in found if one.status == psutil.CONN_LISTEN and one.laddr.port == port), None)
+
+
 def _read_gpus() -> tuple[GpuReading, ...]:
     """No driver is not an error: then there are no GPUs."""
     try:

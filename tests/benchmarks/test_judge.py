@@ -81,6 +81,18 @@ def test_what_makes_it_suspect(attempts: list[Attempt], said: str) -> None:
     assert any(said in note for note in leg.notes), leg.notes
 
 
+def test_a_machine_that_others_use_makes_it_suspect() -> None:
+    def leg(cores: float | None) -> Leg:
+        attempts = [_ok(101.0), _ok(102.0)]
+        measured = Measured(attempts, 100.0, 112.0, 100.0, 110.0, WELL, other_cores=cores)
+        return leg_of(measured, PEOPLE, "a", 0, PRESETS["chat"], no_reuse=True, template_tokens=20)
+
+    assert leg(None).verdict is leg(0.1).verdict is Verdict.VALID
+    busy = leg(1.26)
+    assert (busy.verdict, busy.other_cores) == (Verdict.SUSPECT, 1.26)
+    assert busy.notes == ("other programs kept 1.3 cores of this machine busy meanwhile",)
+
+
 def test_the_templates_own_tokens_may_come_from_a_cache_and_shared_ones_too() -> None:
     assert _leg([_ok(101.0, cached_tokens=20), _ok(102.0, cached_tokens=20)]).verdict is Verdict.VALID
     assert _leg([_ok(101.0, cached_tokens=90), _ok(102.0, cached_tokens=90)], no_reuse=False).verdict is Verdict.VALID
