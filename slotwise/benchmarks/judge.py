@@ -53,9 +53,8 @@ def leg_of(
             for crowd in plan.crowds
         }
     inside = [attempt for attempt in attempts if measured.begin <= attempt.intended < end]
-    suspicions = _company(measured) + _suspicions(
-        inside, summary, plan, no_reuse=no_reuse, template_tokens=template_tokens
-    )
+    suspicions = _suspicions(inside, summary, plan, no_reuse=no_reuse, template_tokens=template_tokens)
+    suspicions += _company(measured)
     faults = measured.health.faults
     verdict = Verdict.INVALID if faults else Verdict.SUSPECT if suspicions else Verdict.VALID
     return Leg(

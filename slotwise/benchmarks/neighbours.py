@@ -1,4 +1,4 @@
-"""Who else used this machine while it was measured: compute threads that wait for each other collapse beside a neighbour."""
+"""Who else used the machine meanwhile: compute threads that wait for each other collapse beside a neighbour."""
 
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ def listener(port: int) -> int | None:
         found = psutil.net_connections("tcp")
     except psutil.Error:
         return None
-    return next((one.pid for one in found if one.status == psutil.CONN_LISTEN and one.laddr.port == port), None)
+    listening = (one for one in found if one.status == psutil.CONN_LISTEN and one.laddr)
+    return next((one.pid for one in listening if one.laddr[1] == port), None)
 
 
 def _read_gpus() -> tuple[GpuReading, ...]:
