@@ -27,6 +27,7 @@ from slotwise.memory.probe import physical_cores
 
 #: A condition did not hold; the command line is wrong; a server can not be measured; the client was too slow.
 EXIT_BROKEN, EXIT_USAGE, EXIT_UNFIT, EXIT_INVALID = 1, 2, 3, 4
+EXIT_INTERRUPTED = 130
 _TABLE_WIDTH = 110
 _OUR_URL = f"http://127.0.0.1:{DEFAULT_PORT}/v1"
 
@@ -157,6 +158,8 @@ def _refusals() -> Iterator[None]:
         _refuse(str(error), EXIT_USAGE)
     except (ServerUnfit, PeerError) as error:
         _refuse(str(error), EXIT_UNFIT)
+    except KeyboardInterrupt:
+        _refuse("interrupted; --json has what was measured before", EXIT_INTERRUPTED)
     except BaseExceptionGroup as group:
         # The first of several that a task group gathered; one that we do not know stays as it is.
         known = group.subgroup((ServerUnfit, PeerError))

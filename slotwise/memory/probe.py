@@ -73,8 +73,9 @@ def listener(port: int) -> int | None:
         found = psutil.net_connections("tcp")
     except psutil.Error:
         return None
-    listening = (one for one in found if one.status == psutil.CONN_LISTEN and one.laddr)
-    return next((one.pid for one in listening if one.laddr[1] == port), None)
+    listening = (one for one in found if one.status == psutil.CONN_LISTEN)
+    # Connections of some kinds have an empty address.
+    return next((one.pid for one in listening if getattr(one.laddr, "port", None) == port), None)
 
 
 def _read_gpus() -> tuple[GpuReading, ...]:
