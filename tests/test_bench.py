@@ -1,12 +1,15 @@
 """`slotwise bench` as a person runs it, on a real server with a scripted model."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import psutil
 import pytest
 
 from slotwise.benchmarks.document import Document, decode
@@ -186,3 +189,31 @@ def test_the_named_loads_are_listed() -> None:
     shown = _bench("scenarios").stdout
 
     assert all(name in shown for name in ("seed-41", "longdoc", "overload", "cancel", "soak"))
+
+
+def test_whoever_ends_it_ends_the_servers_it_started(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    load = ("--scenario", "custom", "--users", "1,1", "--output", "4", "--prompt", "32", *FAST)
+    peer = ("--peer", "slotwise", "--gguf", "fake:row_us=50", "--threads", "1")
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with run_server(tmp_path / "log", "m=fake:row_us=50") as other:
+        command = [sys.executable, "-m", "slotwise", "bench", "compare", f"other={other.base_url}", *peer, *load]
+        command += ["--json", str(file)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
+            started = _wait_for(lambda: psutil.Process(process.pid).children(recursive=True) if file.exists() else [])
+            process.terminate()
+            _, said = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert not psutil.wait_procs(started, timeout=5)[1]
+    assert not list(tmp_path.glob("slotwise-bench-*"))
+    assert decode(file.read_bytes()).legs, "what had been measured is kept"
+
+
+def _wait_for(found: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
+    deadline = time.monotonic() + 60
+    while not (seen := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return seen

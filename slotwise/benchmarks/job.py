@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,6 +31,10 @@ _NOT_TOLD = frozenset(
         *("tokenizer", "trace", "batched_bench"),
     )
 )
+
+
+#: What is to be done with an experiment.
+Go = Callable[[Experiment], Coroutine[Any, Any, Document]]
 
 
 class Job:
@@ -86,7 +91,7 @@ class Job:
         limits = anyio.run(raw_limits, binary, wanted, counts, talk.prompt.high, talk.output.high)
         self._raw_limits = tuple(limits)
 
-    def measured(self, go: Callable[[Experiment], Coroutine[Any, Any, Document]]) -> Document:
+    def measured(self, go: Go) -> Document:
         """Run it, keeping what has been measured as it comes.
 
         Raises:
@@ -107,12 +112,30 @@ class Job:
                 keep=lambda document: keep(document, given["json"]),
                 requests=requests,
             )
-            return anyio.run(go, experiment)
+            return anyio.run(_until_terminated, go, experiment)
 
     def finish(self, document: Document) -> list[str]:
         """Write what was asked for; the conditions that do not hold, in words."""
         write(document, self._given["json"], self._given["html"], self._given["png"], self._console)
         return broken(document, self._conditions)
+
+
+async def _until_terminated(go: Go, experiment: Experiment) -> Document:
+    """SIGTERM is an interrupt: whoever ends this program ends the servers that it started, and their files."""
+    document: Document | None = None
+
+    async def watch(scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch, tasks.cancel_scope)
+        document = await go(experiment)
+        tasks.cancel_scope.cancel()
+    if document is None:
+        raise KeyboardInterrupt
+    return document
 
 
 def write(document: Document, json: Path | None, html: Path | None, png: Path | None, console: Console) -> None:

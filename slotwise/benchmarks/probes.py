@@ -18,8 +18,9 @@ _VERSIONS = (("/v1/slotwise/status", "version"), ("/props", "build_info"), ("/ap
 
 
 def client(root: str) -> httpx.AsyncClient:
-    # The environment's proxies are for the world outside.
-    return httpx.AsyncClient(base_url=root, timeout=TIMEOUT_S, trust_env=False)
+    """For a few questions with long pauses: a connection each. The environment's proxies are for the world outside."""
+    headers = {"connection": "close"}
+    return httpx.AsyncClient(base_url=root, timeout=TIMEOUT_S, headers=headers, trust_env=False)
 
 
 async def until_ok(client: httpx.AsyncClient, path: str) -> None:
@@ -56,6 +57,7 @@ async def answer_once(client: httpx.AsyncClient, model: str) -> None:
 
 
 async def version(client: httpx.AsyncClient) -> str:
+    """Empty if it does not say."""
     for path, key in _VERSIONS:
         with suppress(httpx.HTTPError, ValueError):
             answer = await client.get(path)
