@@ -68,10 +68,14 @@ def test_a_series_over_users_with_everything_that_can_be_kept(server: ServerProc
 def test_the_page_can_be_made_again(server: ServerProcess, tmp_path: Path) -> None:
     _measured(tmp_path, "run", "custom", "--url", server.base_url, "--users", "1", "--output", "4", *FAST)
 
-    done = _bench("report", tmp_path / "out.json", "--html", tmp_path / "again.html")
+    small = tmp_path / "small.json"
+    done = _bench("report", tmp_path / "out.json", "--html", tmp_path / "again.html", "--figures", small)
     assert done.returncode == 0, done.stderr
     assert "1 user" in done.stdout
     assert "1 user" in (tmp_path / "again.html").read_text()
+    whole, figures = decode((tmp_path / "out.json").read_bytes()), decode(small.read_bytes())
+    assert figures == whole.without_curves()
+    assert small.stat().st_size < 5000
 
 
 @pytest.mark.parametrize(
@@ -160,6 +164,7 @@ def test_the_most_people_within_limits(server: ServerProcess, tmp_path: Path) ->
         (("run", "custom", "--slo", "fast"), "'slo' is 'fast'", 2),
         (("run", "custom", "--extra", "[]"), "'extra' is '[]'", 2),
         (("run", "custom", "--url", "127.0.0.1:1"), "'url' is '127.0.0.1:1'", 2),
+        (("run", "custom", "--html", "/nowhere/page.html"), "'html' is /nowhere/page.html", 2),
         (("run", "custom", "--fail-if", "tt>1"), "there is no figure 'tt'", 2),
         (("run", "--trace", "/nowhere.jsonl"), "nowhere.jsonl", 2),
         (("run", "custom", "--url", "http://127.0.0.1:1"), "127.0.0.1:1", 3),
@@ -183,6 +188,18 @@ def test_a_model_that_is_not_there(server: ServerProcess) -> None:
 
     assert done.returncode == 3
     assert "has no model 'x'; it has m, n" in done.stderr
+
+
+def test_a_server_that_wants_a_key(tmp_path: Path) -> None:
+    with run_server(tmp_path / "log", "m=fake:row_us=50", api_key="sk-right") as server:
+        asked = ("run", "custom", "--url", server.base_url, "--users", "1", "--output", "4", *FAST)
+        without = _bench(*asked)
+        document = _measured(tmp_path, *asked, "--api-key", "sk-right")
+
+    assert without.returncode == 3
+    assert "wants a key; give it with --api-key" in without.stderr
+    assert document.legs[0].summary.outcomes.get("ok", 0) >= 1
+    assert "sk-right" not in (tmp_path / "out.json").read_text(), "a key is a secret"
 
 
 def test_the_named_loads_are_listed() -> None:

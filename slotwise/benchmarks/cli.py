@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slotwise.benchmarks.document import Document, DocumentError, Verdict, decode
-from slotwise.benchmarks.job import Job, write
+from slotwise.benchmarks.job import Job, keep, write
 from slotwise.benchmarks.measure import worst
 from slotwise.benchmarks.options import LOAD, LOADING, MEASURING, PEERS, SERVER, Given, with_options
 from slotwise.benchmarks.peers import Contestant, PeerError, Wanted, contestants
@@ -130,11 +130,13 @@ def report(
     file: Annotated[Path, typer.Argument(help="What --json kept.")],
     html: Annotated[Path | None, typer.Option(help="A page with plots.")] = None,
     png: Annotated[Path | None, typer.Option(help="A folder for the plots as PNG.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="The figures alone as JSON, small enough to commit.")] = None,
 ) -> None:
     """Show a benchmark again: its table, its page, its plots."""
     with _refusals():
         document = decode(file.read_bytes())
         write(document, None, html, png, err)
+        keep(document.without_curves(), figures)
     out.print(compare_table(document) if document.verb == "compare" else run_table(document))
 
 

@@ -6,7 +6,7 @@ A failed request is an infinite latency, and JSON knows no infinity: it is writt
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -17,6 +17,8 @@ from slotwise.benchmarks.metrics import Summary
 
 #: Counted up when a field changes its meaning or goes.
 SCHEMA = 1
+#: Figures that count: far beyond what any load can be measured to.
+_DIGITS = 6
 
 
 class Verdict(StrEnum):
@@ -176,6 +178,11 @@ class Document:
     raw_limits: tuple[RawLimit, ...] = ()
     schema: int = SCHEMA
 
+    def without_curves(self) -> Document:
+        """The figures alone, small enough to be committed: no distributions, no timelines."""
+        legs = (replace(leg, distributions=Distributions(), timeline=Timeline()) for leg in self.legs)
+        return replace(self, legs=tuple(legs))
+
     def leg_names(self) -> list[str]:
         """Each once, in the order they were run."""
         return list(dict.fromkeys(leg.name for leg in self.legs))
@@ -191,8 +198,17 @@ class DocumentError(Exception):
 
 
 def encode(document: Document) -> bytes:
-    """JSON, indented by one: a person may have to read it, and a commit to hold it."""
-    return msgspec.json.format(msgspec.json.encode(_spelled(msgspec.to_builtins(document))), indent=1) + b"\n"
+    """JSON with a line for each field and each leg: a person may have to read it, and a commit to hold it."""
+    fields = _spelled(msgspec.to_builtins(document))
+    lines = [b'"%s": %s' % (name.encode(), _lines(value)) for name, value in fields.items()]
+    return b"{\n" + b",\n".join(lines) + b"\n}\n"
+
+
+def _lines(value: Any) -> bytes:
+    """A list of objects with a line for each, anything else as it is."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return b"[\n" + b",\n".join(msgspec.json.encode(item) for item in value) + b"\n]"
+    return msgspec.json.encode(value)
 
 
 def decode(data: bytes) -> Document:
@@ -210,7 +226,7 @@ def decode(data: bytes) -> Document:
 
 def _spelled(value: Any) -> Any:
     if isinstance(value, float):
-        return "inf" if value == math.inf else round(value, 6) if math.isfinite(value) else None
+        return "inf" if value == math.inf else float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: _spelled(item) for key, item in value.items()}
     return [_spelled(item) for item in value] if isinstance(value, list | tuple) else value

@@ -145,7 +145,7 @@ class Experiment:
         if not contestant.url:
             self.console.print(f"starting {contestant.name} …", highlight=False)
         async with running(contestant) as found:
-            subject = await prepare(contestant.name, found.url, self.options, found.command)
+            subject = await prepare(contestant.name, found.url, self.options, found.command, found.pid)
             self._subjects[contestant.name] = subject
             yield subject
 

@@ -95,7 +95,7 @@ def of_seed(server: str, legs: Sequence[Leg]) -> list[Finding]:
 
 
 def of_chat_turns(server: str, legs: Sequence[Leg]) -> list[Finding]:
-    share = median(legs, "10 users", _cached)
+    share = median(legs, "conversations", _cached)
     return [
         judged(server, "prompt tokens from the cache", share, "share", "0.5 or more, all turns", lambda v: v >= 0.5)
     ]
@@ -118,8 +118,8 @@ def of_rag(server: str, legs: Sequence[Leg]) -> list[Finding]:
 
 
 def of_agent(server: str, legs: Sequence[Leg]) -> list[Finding]:
-    share = median(legs, "8 agents", _cached)
-    step = median(legs, "8 agents", lambda s: s.e2e.all["p95"])
+    share = median(legs, "agents", _cached)
+    step = median(legs, "agents", lambda s: s.e2e.all["p95"])
     return [
         judged(server, "prompt tokens from the cache", share, "share", "0.9 or more", lambda v: v >= 0.9),
         Finding(server, "a step, p95", step, "s"),
@@ -241,7 +241,7 @@ def of_cancel(server: str, legs: Sequence[Leg]) -> list[Finding]:
     mine = [leg for leg in legs if leg.usable]
     idle = [leg.idle_after_s for leg in mine if leg.idle_after_s is not None]
     return [
-        Finding(server, "output beside those who leave", median(legs, "16 users, 1 in 5 leaves", tok_s), "tok/s"),
+        Finding(server, "output beside those who leave", median(legs, "one in five leaves", tok_s), "tok/s"),
         judged(
             server,
             "until nothing is in use after the end",

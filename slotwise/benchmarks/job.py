@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
@@ -48,6 +49,8 @@ class Job:
         self._console = console
         self.one_at_a_time = False
         self.scenario = _scenario(given, scenario)
+        for name in ("json", "html", "requests"):
+            _check_place(name, given[name])
         self._conditions = [parse(spelled) for spelled in given["fail_if"] or []]
         told = {
             name: value for name, value in given.items() if name not in _NOT_TOLD and value not in (None, [], False)
@@ -136,6 +139,12 @@ async def _until_terminated(go: Go, experiment: Experiment) -> Document:
     if document is None:
         raise KeyboardInterrupt
     return document
+
+
+def _check_place(name: str, file: Path | None) -> None:
+    """Said before an hour of measuring, not after it."""
+    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+        raise ValueError(f"'{name}' is {file}; it must be a file in a folder that exists and can be written to")
 
 
 def write(document: Document, json: Path | None, html: Path | None, png: Path | None, console: Console) -> None:

@@ -70,8 +70,12 @@ class Subject:
     pid: int | None = None
 
 
-async def prepare(name: str, url: str, options: Options, command: tuple[str, ...] = ()) -> Subject:
+async def prepare(
+    name: str, url: str, options: Options, command: tuple[str, ...] = (), pid: int | None = None
+) -> Subject:
     """Find out what a server is and how it counts, which loads its model.
+
+    `pid`: its process, where it is known; one that listens on this machine is looked for.
 
     Raises:
         ServerUnfit: it can not be measured; the message says why.
@@ -85,7 +89,7 @@ async def prepare(name: str, url: str, options: Options, command: tuple[str, ...
         raise ServerUnfit(f"{url}: {error}") from error
     context = options.context or found.context
     server = Server(name, url, found.models, found.version, command)
-    return Subject(server, target, ruler, context, found.is_ours, local_server(url))
+    return Subject(server, target, ruler, context, found.is_ours, pid or local_server(url))
 
 
 async def _ruler(target: Target, options: Options, key: str) -> Ruler:

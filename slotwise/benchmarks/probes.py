@@ -1,10 +1,8 @@
-"""What a server says of itself: that it is up, its models, its version; and a first completion."""
+"""Whether a server that was just started is ready: it is up, it has a model, and it has answered."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
-
 import anyio
 import httpx
 
@@ -13,8 +11,6 @@ from slotwise.benchmarks.peers import PeerError
 #: Seconds that a server may take to say any of it; a completion takes as long as it takes.
 TIMEOUT_S = 10.0
 _POLL_S = 0.1
-#: Where servers say their version, and under which key.
-_VERSIONS = (("/v1/slotwise/status", "version"), ("/props", "build_info"), ("/api/version", "version"))
 
 
 def client(root: str) -> httpx.AsyncClient:
@@ -32,17 +28,17 @@ async def until_ok(client: httpx.AsyncClient, path: str) -> None:
         await anyio.sleep(_POLL_S)
 
 
-async def models(client: httpx.AsyncClient) -> tuple[str, ...]:
-    """Names of its models. Raises PeerError: it does not say, or has none."""
+async def first_model(client: httpx.AsyncClient) -> str:
+    """Its name. Raises PeerError: it does not list its models, or has none."""
     try:
         answer = await client.get("/v1/models")
         answer.raise_for_status()
-        names = tuple(str(model["id"]) for model in answer.json()["data"])
+        names = [str(model["id"]) for model in answer.json()["data"]]
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         raise PeerError(f"does not list its models: {error or type(error).__name__}") from error
     if not names:
         raise PeerError("has no model")
-    return names
+    return names[0]
 
 
 async def answer_once(client: httpx.AsyncClient, model: str) -> None:
@@ -54,14 +50,3 @@ async def answer_once(client: httpx.AsyncClient, model: str) -> None:
         raise PeerError(f"broke off its first completion: {error or type(error).__name__}") from error
     if answer.status_code != 200:
         raise PeerError(f"refused its first completion: {answer.status_code} {answer.text[:300]}")
-
-
-async def version(client: httpx.AsyncClient) -> str:
-    """Empty if it does not say."""
-    for path, key in _VERSIONS:
-        with suppress(httpx.HTTPError, ValueError):
-            answer = await client.get(path)
-            body: Any = answer.json() if answer.status_code == 200 else None
-            if isinstance(body, dict) and body.get(key):
-                return str(body[key])
-    return ""

@@ -46,14 +46,11 @@ _handed_out: set[int] = set()
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that has answered a completion, or one that somebody else runs."""
+    """A server that has answered a completion, or one that somebody else runs and nobody has asked yet."""
 
     name: str
     #: With /v1.
     url: str
-    models: tuple[str, ...]
-    #: Empty if it does not say.
-    version: str
     #: For the report: variables and command line, without folders; empty if it was not started here.
     command: tuple[str, ...] = ()
     #: None if it was not started here.
@@ -68,12 +65,12 @@ class _PortTaken(PeerError):
 async def running(
     contestant: Contestant, *, ready_within: float = READY_WITHIN_S, grace: float = GRACE_S
 ) -> AsyncIterator[Running]:
-    """The server, ready to be measured, until the block ends. One that runs already is looked at and left alone.
+    """The server, ready to be measured, until the block ends. One that runs already is left alone.
 
     Raises PeerError: it ended, refused its first completion, or did not answer within `ready_within` seconds.
     """
     if contestant.url:
-        yield await _found(contestant)
+        yield Running(contestant.name, contestant.url)
         return
     async with AsyncExitStack() as stack:
         for attempt in range(_PORT_ATTEMPTS):
@@ -140,7 +137,7 @@ async def _started(contestant: Contestant, port: int, ready_within: float, grace
                 raise fault(f"{contestant.name} {ready.fault}{_last_lines(_read(folder / 'log'))}")
             settings = tuple(f"{name}={value}" for name, value in contestant.environment.items())
             shown = publishable((*settings, *command))
-            yield Running(contestant.name, f"{client.base_url}/v1", ready.models, ready.version, shown, process.pid)
+            yield Running(contestant.name, f"{client.base_url}/v1", shown, process.pid)
 
 
 def _where_to_listen(contestant: Contestant, port: int, folder: Path) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -170,8 +167,6 @@ class _Readiness:
         self._folder = folder
         #: Why it is not ready; empty if it is.
         self.fault = "did not become ready"
-        self.models: tuple[str, ...] = ()
-        self.version = ""
 
     async def wait(self, seconds: float) -> None:
         async with anyio.create_task_group() as tasks:
@@ -198,9 +193,7 @@ class _Readiness:
         await probes.until_ok(self._client, path)
         if self._contestant.modelfile:
             await self._create_model()
-        self.models = await probes.models(self._client)
-        await probes.answer_once(self._client, self.models[0])
-        self.version = await probes.version(self._client)
+        await probes.answer_once(self._client, await probes.first_model(self._client))
 
     async def _create_model(self) -> None:
         """Ollama knows no paths: it makes its own copy of the file, under a name."""
@@ -261,14 +254,6 @@ def _is_taken(port: int) -> bool:
         except OSError:
             return True
         return False
-
-
-async def _found(contestant: Contestant) -> Running:
-    async with probes.client(contestant.url.removesuffix("/v1")) as client:
-        try:
-            return Running(contestant.name, contestant.url, await probes.models(client), await probes.version(client))
-        except PeerError as error:
-            raise PeerError(f"{contestant.name} at {contestant.url} {error}") from error
 
 
 def _ending(code: int) -> str:

@@ -44,7 +44,7 @@ def _chat() -> Scenario:
         "Questions and answers as long as people's (Azure 2023): 10 people who think for 5 s, then arrivals at half "
         "and at four fifths of what the server can do.",
         (
-            LegPlan("10 users", (people,), x=0),
+            LegPlan("people", (people,), x=0),
             *(
                 LegPlan(f"{share:g} of capacity", (Crowd("arrivals", _CHAT, pace=Pace("poisson", share)),), x=share)
                 for share in (0.5, 0.8)
@@ -58,7 +58,7 @@ def _chat_turns() -> Scenario:
     return Scenario(
         "chat-turns",
         "10 people in conversations of 3 to 6 turns with one system prompt; each turn brings the whole history along.",
-        (LegPlan("10 users", (Crowd("people", talk, users=10, think=5.0),), x=10),),
+        (LegPlan("conversations", (Crowd("people", talk, users=10, think=5.0),), x=10),),
         findings=findings.of_chat_turns,
         no_reuse=False,
     )
@@ -101,7 +101,7 @@ def _agent() -> Scenario:
     return Scenario(
         "agent",
         "8 agents of 12 steps: one long prefix of tools, some 256 tokens more each step, all history each time.",
-        (LegPlan("8 agents", (Crowd("agents", talk, users=8, think=1.5),), x=8),),
+        (LegPlan("agents", (Crowd("agents", talk, users=8, think=1.5),), x=8),),
         slo="agent",
         findings=findings.of_agent,
         no_reuse=False,
@@ -195,7 +195,7 @@ def _cancel() -> Scenario:
     return Scenario(
         "cancel",
         "16 people, one in five of whom leaves after a second: does what they leave behind come back?",
-        (LegPlan("16 users, 1 in 5 leaves", (Crowd("people", talk, users=16),), x=16),),
+        (LegPlan("one in five leaves", (Crowd("people", talk, users=16),), x=16),),
         findings=findings.of_cancel,
     )
 

@@ -101,7 +101,7 @@ def test_a_server_that_refuses_nobody_is_asked_nothing_of_refusals() -> None:
 
 
 def test_what_is_left_after_cancels() -> None:
-    name = "16 users, 1 in 5 leaves"
+    name = "one in five leaves"
     assert (
         _found("cancel", leg(name=name, idle_after_s=0.1), leg(name=name, idle_after_s=0.9))[
             "until nothing is in use after the end"
@@ -121,6 +121,28 @@ def test_a_heavy_neighbour() -> None:
 
     assert found["first token p95 of light keys, beside a heavy one over alone"].value == pytest.approx(3.0)
     assert (found["fairness over keys (Jain)"].value, found["fairness over keys (Jain)"].met) == (0.7, False)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_finding_is_found_in_legs_as_the_scenario_names_them(name: str) -> None:
+    """A leg or crowd that is misspelt in a finding would never be seen."""
+    full = summary(
+        outcomes={"ok": 100, "shed_429": 1},
+        shed_with_retry_after=1,
+        rejection={"p50": 0.01, "p95": 0.02, "p99": 0.03},
+    )
+    legs = [
+        leg(
+            name=plan.name,
+            summary=full,
+            crowds={crowd.name: full for crowd in plan.crowds},
+            idle_after_s=0.1,
+            ttft_drift=1.0,
+        )
+        for plan in named(name).legs
+    ]
+
+    assert [found.name for found in named(name).findings("slotwise", legs) if found.value is None] == []
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

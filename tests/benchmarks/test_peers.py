@@ -246,7 +246,7 @@ def test_no_folder_of_this_machine_is_published() -> None:
 async def test_a_server_is_ready_when_it_has_answered_and_gone_when_the_block_ends(fake: Fake) -> None:
     async with running(fake.contestant()) as server:
         assert fake.noted("asked") == ["/v1/completions m 1"]
-        assert (server.name, server.models, server.version) == ("llama-server (tuned)", ("m",), "b7-abc")
+        assert server.name == "llama-server (tuned)"
         assert [server.pid] == fake.pids()
         assert server.command[:3] == ("llama-server", "-m", "tiny.gguf")
         assert not any("/" in word for word in server.command)
@@ -392,18 +392,14 @@ def test_no_port_is_given_twice() -> None:
     assert len(set(ports)) == 500
 
 
-async def test_one_that_runs_already_is_looked_at_and_left_alone(fake: Fake) -> None:
+async def test_one_that_runs_already_is_left_alone(fake: Fake) -> None:
     async with running(fake.contestant()) as server:
         asked = fake.noted("asked")
         async with running(Contestant("other", url=server.url)) as found:
-            assert found == Running("other", server.url, ("m",), "b7-abc")
+            assert found == Running("other", server.url)
         assert server.pid is not None
         assert _alive(server.pid)
         assert fake.noted("asked") == asked
-
-    with pytest.raises(PeerError, match=f"other at {server.url} does not list its models"):
-        async with running(Contestant("other", url=server.url)):
-            pytest.fail("nobody is there")
 
 
 # Ollama, by a stand-in
@@ -473,7 +469,6 @@ async def test_ollama_makes_and_loads_its_model_in_a_store_of_its_own(ollama: Pa
             store = Path(noted.pop("OLLAMA_MODELS"))
             assert server.url == f"http://{noted.pop('OLLAMA_HOST')}/v1"
             assert noted == contestant.environment
-            assert (server.models, server.version) == (("m:latest",), "0.33.0")
             assert server.command[-2:] == ("ollama", "serve")
             assert "OLLAMA_CONTEXT_LENGTH=2048" in server.command
             assert ("OLLAMA_NUM_PARALLEL=10" in server.command) == (contestant.name == "ollama (tuned)")
@@ -532,8 +527,7 @@ async def test_slotwise_itself_is_started_and_ended(model: str) -> None:
     (ours,) = contestants("slotwise", Wanted(gguf, slots=3, context=512, threads=2))
     async with running(ours) as server:
         status = _get(f"{server.url}/slotwise/status")
-        assert (status["models"][0]["slots"], status["version"]) == (3, server.version)
-        assert server.models == ("m",)
+        assert (status["models"][0]["slots"], status["models"][0]["model"]) == (3, "m")
         assert server.command[:4] == (os.path.basename(sys.executable), "-m", "slotwise", "serve")
         workers = psutil.Process(server.pid).children(recursive=True)
         assert workers

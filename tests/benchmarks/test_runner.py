@@ -97,6 +97,15 @@ async def test_crowds_ask_beside_each_other_and_are_told_apart() -> None:
     assert len(arrived) == 10
 
 
+@pytest.mark.parametrize(("told", "most"), [(None, 3), (2, 2)])
+async def test_a_person_who_is_refused_waits_before_asking_again(told: int | None, most: int) -> None:
+    refusing = Script(ttft=0, status=429, retry_after=told)
+    async with _served(lambda number, body: refusing) as (server, run):
+        await run_load(run, [People("all", 1, _one_token)], warmup=0, seconds=2.5, grace=0)
+
+    assert 1 <= len(server.truths) <= most
+
+
 async def test_thinking_is_not_asking() -> None:
     async with _served(lambda number, body: Script(ttft=0.01, gap=0, events=1)) as (server, run):
         await run_load(run, [People("all", 2, _one_token, think=lambda: 0.2)], warmup=0, seconds=1, grace=0)
