@@ -86,6 +86,10 @@ def test_the_page_can_be_made_again(server: ServerProcess, tmp_path: Path) -> No
         ("longdoc", ("--scale-lengths", "0.05", "--users", "2")),
         ("noisy", ("--scale-lengths", "0.05", "--users", "4", "--rate", "5")),
         ("cancel", ("--scale-lengths", "0.05")),
+        ("shared-prefix", ("--scale-lengths", "0.1", "--users", "2")),
+        ("rag", ("--scale-lengths", "0.05", "--rate", "5")),
+        ("kv-pressure", ("--scale-lengths", "0.02", "--users", "2")),
+        ("burst", ("--scale-lengths", "0.05")),
         ("rate", ("--rate", "5", "--arrivals", "gamma", "--shape", "0.5", "--output", "4")),
         ("overload", ("--scale-lengths", "0.05", "--capacity", "5")),
         ("mixed-models", ("--capacity", "5", "--model", "m", "--model", "n")),
@@ -116,18 +120,20 @@ def test_a_trace_is_replayed(server: ServerProcess, tmp_path: Path) -> None:
 
 def test_two_servers_in_turn_and_a_condition_that_breaks(server: ServerProcess, tmp_path: Path) -> None:
     slow = ("--peer", "slotwise", "--gguf", "fake:row_us=3000", "--slots", "4", "--threads", "1")
-    load = ("--scenario", "custom", "--users", "2", "--output", "8", "--prompt", "32", "--repeats", "2", *FAST)
+    load = ("--scenario", "custom", "--users", "1,2", "--output", "8", "--prompt", "32", "--repeats", "2", *FAST)
     file = tmp_path / "out.json"
 
     done = _bench("compare", f"fast={server.base_url}", *slow, *load, "--json", file, "--fail-if", "tpot_p50>1.5x")
 
     assert done.returncode == 1, done.stderr
-    assert "broken: tpot_p50>1.5x" in " ".join(done.stderr.split())
+    assert "broken: tpot_p50>1.5x: 2 users, slotwise is" in " ".join(done.stderr.split())
     document = decode(file.read_bytes())
     assert [server.name for server in document.servers] == ["fast", "slotwise"]
-    # ABBA: the order turns round, so that a machine that drifts does it to both.
-    assert [leg.server for leg in document.legs] == ["fast", "slotwise", "slotwise", "fast"]
-    assert [leg.repeat for leg in document.legs] == [0, 0, 1, 1]
+    # ABBA: the order of each leg turns round, so that a machine that drifts does it to both.
+    for name in ("1 user", "2 users"):
+        order = [(leg.server, leg.repeat) for leg in document.legs if leg.name == name]
+        first, second = order[0][0], order[1][0]
+        assert order == [(first, 0), (second, 0), (second, 1), (first, 1)]
 
 
 def test_one_server_at_a_time(tmp_path: Path) -> None:
@@ -166,6 +172,11 @@ def test_the_most_people_within_limits(server: ServerProcess, tmp_path: Path) ->
         (("run", "custom", "--url", "127.0.0.1:1"), "'url' is '127.0.0.1:1'", 2),
         (("run", "custom", "--html", "/nowhere/page.html"), "'html' is /nowhere/page.html", 2),
         (("run", "custom", "--fail-if", "tt>1"), "there is no figure 'tt'", 2),
+        (("run", "custom", "--fail-if", "ttft_p95>1.2x"), "a ratio needs two servers", 2),
+        (("run", "custom", "--png", __file__), "it must be a folder", 2),
+        (("run", "mixed-models"), "'model' must be given 2 times", 2),
+        (("run", "noisy", "--api-key", "a"), "'api-key' must be given 5 times or not at all", 2),
+        (("run", "--trace", __file__, "--users", "2"), "'users' does not go with 'trace'", 2),
         (("run", "--trace", "/nowhere.jsonl"), "nowhere.jsonl", 2),
         (("run", "custom", "--url", "http://127.0.0.1:1"), "127.0.0.1:1", 3),
         (("compare", "a=http://127.0.0.1:1"), "needs two servers", 2),

@@ -25,6 +25,8 @@ class Ask:
     cancel_after: float | None = None
     #: The answer's text is needed for what comes after it.
     keep_text: bool = False
+    #: It is less than the scenario wanted: the server's context has no room for more.
+    cut: bool = False
 
 
 #: A conversation: yields what is asked and is sent the text of each answer. A single request is a conversation of one.

@@ -49,6 +49,8 @@ class Search:
     start: int = 4
     most: int = 1024
     probes: list[Probe] = field(default_factory=list)
+    #: Why it ended before its end.
+    given_up: str = ""
 
     @property
     def capacity(self) -> int:
@@ -56,6 +58,19 @@ class Search:
         return max(
             (probe.users for probe in self.probes if probe.answer.good and probe.users < self._failed), default=0
         )
+
+    def give_up(self, why: str) -> None:
+        """No further probe can be had."""
+        self.given_up = why
+
+    @property
+    def said(self) -> str:
+        """How sure the result is, in words."""
+        if self.given_up:
+            return f"at least so many: {self.given_up}"
+        if self.capacity == self.most:
+            return "at least so many: no more were tried"
+        return "measured" if self.is_certain else "too few requests to be sure, measure longer"
 
     @property
     def is_certain(self) -> bool:

@@ -21,13 +21,17 @@ from slotwise.benchmarks.peers import Contestant, PeerError, Wanted, contestants
 from slotwise.benchmarks.report.tables import compare_table, run_table
 from slotwise.benchmarks.scenarios import SCENARIOS
 from slotwise.benchmarks.survey import ServerUnfit
+from slotwise.benchmarks.tokens import CountError
 from slotwise.benchmarks.traces import TraceError
 from slotwise.config import DEFAULT_PORT, ConfigError, demo_model_path
 from slotwise.memory.probe import physical_cores
 
-#: A condition did not hold; the command line is wrong; a server can not be measured; the client was too slow.
+#: A condition did not hold; the command line is wrong; a server can not be measured; a leg shows nothing, because the
+#: client was too slow or nothing was answered.
 EXIT_BROKEN, EXIT_USAGE, EXIT_UNFIT, EXIT_INVALID = 1, 2, 3, 4
 EXIT_INTERRUPTED = 130
+_USAGE = (ValueError, ConfigError, TraceError, DocumentError, OSError)
+_UNFIT = (ServerUnfit, PeerError, CountError)
 _TABLE_WIDTH = 110
 _OUR_URL = f"http://127.0.0.1:{DEFAULT_PORT}/v1"
 
@@ -50,6 +54,7 @@ def run(given: Given, scenario: _Name = "custom", url: _Url = _OUR_URL) -> None:
     """Put a scenario's load on a server and say how it did."""
     with _refusals():
         job = Job(given, scenario, err)
+        job.alone()
         contestant = _at(url)
         document = job.measured(lambda experiment: experiment.run([contestant]))
         _finish(job, document, run_table(document))
@@ -106,6 +111,7 @@ def capacity(
     """The most people for whom a server keeps the limits: doubling, then halving the interval."""
     with _refusals():
         job = Job(given, scenario, err)
+        job.alone()
         if job.scenario.axis != "users":
             raise ValueError(f"'{scenario}' is no load of people alone; take custom or seed-41")
         contestant = _at(url)
@@ -156,18 +162,17 @@ def _refusals() -> Iterator[None]:
     """What is wrong with the command line or a server, in words and with its exit code."""
     try:
         yield
-    except (ValueError, ConfigError, TraceError, DocumentError, OSError) as error:
-        _refuse(str(error), EXIT_USAGE)
-    except (ServerUnfit, PeerError) as error:
-        _refuse(str(error), EXIT_UNFIT)
+    except (*_USAGE, *_UNFIT) as error:
+        _refuse(error)
     except KeyboardInterrupt:
-        _refuse("interrupted; --json has what was measured before", EXIT_INTERRUPTED)
+        _say("interrupted; what had been measured is in the files that were asked for")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     except BaseExceptionGroup as group:
         # The first of several that a task group gathered; one that we do not know stays as it is.
-        known = group.subgroup((ServerUnfit, PeerError))
+        known = group.subgroup((*_USAGE, *_UNFIT))
         if known is None:
             raise
-        _refuse(str(_first_leaf(known)), EXIT_UNFIT)
+        _refuse(_first_leaf(known))
 
 
 def _first_leaf(error: BaseException) -> BaseException:
@@ -176,10 +181,14 @@ def _first_leaf(error: BaseException) -> BaseException:
     return error
 
 
-def _refuse(message: str, code: int) -> None:
+def _refuse(error: BaseException) -> None:
+    _say(str(error) or type(error).__name__)
+    raise typer.Exit(EXIT_UNFIT if isinstance(error, _UNFIT) else EXIT_USAGE) from None
+
+
+def _say(message: str) -> None:
     err.print("[red]slotwise bench:[/red] ", end="")
     err.print(message, highlight=False, markup=False, soft_wrap=True)
-    raise typer.Exit(code) from None
 
 
 def _check_names(everyone: Sequence[Contestant]) -> None:
@@ -191,13 +200,13 @@ def _check_names(everyone: Sequence[Contestant]) -> None:
 
 
 def _finish(job: Job, document: Document, table: Any) -> None:
-    found = job.finish(document)
     out.print(table)
+    found = job.finish(document)
     for one in found:
         err.print(f"[red]broken:[/red] {one}", highlight=False, soft_wrap=True)
     if found:
         raise typer.Exit(EXIT_BROKEN)
-    if worst(document.legs) is Verdict.INVALID:
+    if worst(document.legs) is Verdict.INVALID or not all(leg.summary.outcomes.get("ok") for leg in document.legs):
         raise typer.Exit(EXIT_INVALID)
 
 

@@ -124,6 +124,7 @@ async def send(
 
     Raises nothing but a cancellation.
     """
+    attempt.cut = ask.cut
     attempt.asked_tokens = ask.max_tokens if ask.exact and not ask.inputs else None
     attempt.sent = clock()
     with anyio.move_on_after(ask.cancel_after) as leaving:
@@ -157,15 +158,34 @@ async def _stream(
         attempt.status = response.status_code
         if response.status_code != 200:
             raise await _refusal(response, attempt)
-        finished = False
-        async for data in _data_lines(response):
-            if data == _DONE:
-                break
-            now = clock()
-            attempt.first_event = attempt.first_event or now
-            finished |= _note(data, attempt, now, keep_text=ask.keep_text)
+        # Comments keep a connection alive, and a client without a token waiting: only events count.
+        with anyio.CancelScope(deadline=anyio.current_time() + target.idle_timeout) as silence:
+            finished = await _events(response, ask, attempt, clock, silence, target.idle_timeout)
+        if silence.cancelled_caught:
+            raise StreamFault(Outcome.TIMEOUT, f"no event within {target.idle_timeout:g} s")
         if not finished:
             raise StreamFault(Outcome.TRUNCATED, "the stream ended without a finish_reason")
+
+
+async def _events(
+    response: httpx.Response,
+    ask: Ask,
+    attempt: Attempt,
+    clock: Callable[[], float],
+    silence: anyio.CancelScope,
+    patience: float,
+) -> bool:
+    """Notes the events of a stream to its end, whatever comes after [DONE]; True if a choice was finished."""
+    finished = done = False
+    async for data in _data_lines(response):
+        done = done or data == _DONE
+        if done:
+            continue
+        now = clock()
+        silence.deadline = anyio.current_time() + patience
+        attempt.first_event = attempt.first_event or now
+        finished |= _note(data, attempt, now, keep_text=ask.keep_text)
+    return finished
 
 
 async def _embed(
@@ -238,7 +258,9 @@ async def _refusal(response: httpx.Response, attempt: Attempt) -> StreamFault:
 
 
 def _headers(ask: Ask) -> dict[str, str]:
-    return {"content-type": "application/json"} | ({"authorization": f"Bearer {ask.key}"} if ask.key else {})
+    # Compressed by a proxy, events would come in heaps.
+    fixed = {"content-type": "application/json", "accept-encoding": "identity"}
+    return fixed | ({"authorization": f"Bearer {ask.key}"} if ask.key else {})
 
 
 def _body(target: Target, ask: Ask) -> tuple[str, bytes]:

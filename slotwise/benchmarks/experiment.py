@@ -63,7 +63,7 @@ class Experiment:
     _legs: list[Leg] = field(default_factory=list)
 
     async def run(self, contestants: Sequence[Contestant]) -> Document:
-        """All legs on all servers, in turn: each turn reverses the order (ABBA), so that drift hits all alike.
+        """All legs on all servers, in turn: each repeat reverses a leg's order (ABBA), so that drift hits all alike.
 
         Raises:
             ServerUnfit, PeerError: a server can not be measured.
@@ -77,12 +77,10 @@ class Experiment:
             with display(self.console, self._seconds(len(contestants))) as shown:
                 if self.scenario.needs_capacity and self.capacity is None:
                     self.capacity = await self._capacity(contestants[0], shown)
-                turn = 0
                 for repeat in range(self.repeats):
-                    for plan in self.scenario.legs:
-                        for contestant in contestants if turn % 2 == 0 else reversed(contestants):
+                    for index, plan in enumerate(self.scenario.legs):
+                        for contestant in contestants if (repeat + index) % 2 == 0 else reversed(contestants):
                             await self._leg(contestant, plan, repeat, shown)
-                        turn += 1
         return self.document()
 
     def _ask_all_alike(self) -> None:
@@ -95,7 +93,7 @@ class Experiment:
         """The most people of the scenario's closed loop for whom the server keeps the limits.
 
         Raises:
-            ServerUnfit, PeerError: the server can not be measured, or the client can not keep up.
+            ServerUnfit, PeerError: the server can not be measured.
         """
         self._verb = "capacity"
         search = Search(self.options.slo.attainment, start, most)
@@ -105,12 +103,12 @@ class Experiment:
                 with display(self.console, plan.warmup + plan.seconds) as shown:
                     leg = await self._leg(contestant, plan, len(search.probes), shown)
                 if not leg.usable:
+                    search.give_up("the client could not keep up with more")
                     break
                 answer = search.add(users, leg.summary.attained, leg.summary.judged)
                 self.console.print(_in_words(leg, answer), highlight=False)
         self._legs.sort(key=lambda leg: leg.x)
-        certain = "" if search.is_certain else "; too few requests to be sure, measure longer with --seconds"
-        wanted = f"{self.options.slo.attainment:.0%} of requests within the limits{certain}"
+        wanted = f"{self.options.slo.attainment:.0%} of their requests within the limits; {search.said}"
         finding = Finding(contestant.name, "people served within the limits", float(search.capacity), "people", wanted)
         return self.document((finding,))
 

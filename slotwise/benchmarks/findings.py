@@ -1,7 +1,7 @@
 """What each scenario exists to show, from its legs on one server. Pure.
 
 Every figure is the median over the repeats that may be believed. What is hoped for is from the research notes
-(benchmarking.md 6.2); a figure that could not be had is None, and meets nothing.
+(benchmarking.md 6.2).
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from collections.abc import Callable, Sequence
 
 from slotwise.benchmarks.document import Finding, Leg
 from slotwise.benchmarks.metrics import Summary
+from slotwise.benchmarks.records import Outcome
+from slotwise.benchmarks.report.comparing import ratio
+from slotwise.benchmarks.report.figures import find
 
 Of = Callable[[Summary], float | None]
 
@@ -28,48 +31,55 @@ def median(legs: Sequence[Leg], name: str, of: Of, crowd: str | None = None) -> 
     return statistics.median(found) if found else None
 
 
-def ratio(above: float | None, below: float | None) -> float | None:
-    """None where it says nothing: a part is not known, both are infinite, or it is over nothing."""
-    if above is None or below is None or below == 0 or (math.isinf(above) and math.isinf(below)):
-        return None
-    return above / below
-
-
 def judged(
     server: str, name: str, value: float | None, unit: str, wanted: str, good: Callable[[float], bool]
 ) -> Finding:
-    """A finding with what is hoped for."""
-    return Finding(server, name, value, unit, wanted, value is not None and good(value))
+    """A finding with what is hoped for; what could not be measured is neither met nor not."""
+    return Finding(server, name, value, unit, wanted, None if value is None else good(value))
+
+
+def slowdown(legs: Sequence[Leg], disturbed: str, alone: str, crowd: str) -> tuple[float | None, str]:
+    """How much longer a crowd waits for its first token beside others than alone, and by which figure.
+
+    p95 where both legs have requests enough for it; else the longest of both, which are then of the same kind.
+    """
+    if median(legs, disturbed, _wait_p95, crowd) is not None and median(legs, alone, _wait_p95) is not None:
+        return ratio(median(legs, disturbed, _wait_p95, crowd), median(legs, alone, _wait_p95)), "p95"
+    return ratio(median(legs, disturbed, longest_wait, crowd), median(legs, alone, longest_wait)), "longest"
 
 
 def tok_s(summary: Summary) -> float | None:
     return summary.output_tok_s
 
 
-def ttft_p95(summary: Summary) -> float | None:
-    """The largest stands for it where there are too few requests for a p95."""
-    shown = summary.ttft_scheduled.all["p95"]
-    if shown is not None:
-        return shown
-    failed = summary.ttft_scheduled.count > sum(summary.outcomes.get(good, 0) for good in ("ok",))
-    return math.inf if failed else summary.ttft_scheduled.largest
+def longest_wait(summary: Summary) -> float | None:
+    """For a first token; infinite if one never came."""
+    latency = summary.ttft_scheduled
+    return latency.largest if latency.count == summary.outcomes.get(Outcome.OK.value, 0) else math.inf
+
+
+def _wait_p95(summary: Summary) -> float | None:
+    return summary.ttft_scheduled.all["p95"]
 
 
 def _gap_p99(summary: Summary) -> float | None:
-    return summary.gaps.good["p99"]
+    return _of_whole_streams(summary, summary.gaps.good["p99"])
 
 
 def _longest_gap(summary: Summary) -> float | None:
-    return summary.gaps.largest
+    return _of_whole_streams(summary, summary.gaps.largest)
+
+
+def _of_whole_streams(summary: Summary, gap: float | None) -> float | None:
+    """Infinite where a stream broke off: the next piece of its text never came."""
+    return math.inf if _errors(summary) else gap
 
 
 def _cached(summary: Summary) -> float | None:
     return summary.cached_share
 
 
-def _errors(summary: Summary) -> float | None:
-    ended = sum(count for outcome, count in summary.outcomes.items() if outcome not in ("client_cancel", "incomplete"))
-    return 1 - summary.outcomes.get("ok", 0) / ended if ended else None
+_errors = find("error_share").get
 
 
 def of_solo(server: str, legs: Sequence[Leg]) -> list[Finding]:
@@ -108,7 +118,7 @@ def of_prefix(server: str, legs: Sequence[Leg]) -> list[Finding]:
         Finding(server, "output with a shared prefix", shared, "tok/s"),
         judged(server, "gained by sharing", ratio(shared, own), "x", "more than 1.5", lambda v: v > 1.5),
         judged(server, "prompt tokens from the cache", cached, "share", "0.8 or more", lambda v: v >= 0.8),
-        Finding(server, "first token p95, shared prefix", median(legs, "shared prefix", ttft_p95), "s"),
+        Finding(server, "first token p95, shared prefix", median(legs, "shared prefix", _wait_p95), "s"),
     ]
 
 
@@ -139,7 +149,7 @@ def of_longdoc(server: str, legs: Sequence[Leg]) -> list[Finding]:
             lambda v: v <= 2,
         ),
         judged(server, "longest gap of those who were reading", stall, "s", "1 s or less", lambda v: v <= 1),
-        Finding(server, "first token of a long prompt, p95", median(legs, "with long prompts", ttft_p95, "long"), "s"),
+        Finding(server, "longest wait for a long prompt", median(legs, "with long prompts", longest_wait, "long"), "s"),
     ]
 
 
@@ -147,43 +157,32 @@ def of_burst(server: str, legs: Sequence[Leg]) -> list[Finding]:
     errors = median(legs, "64 at once", _errors)
     return [
         judged(server, "refused or failed", errors, "share", "none", lambda v: v == 0),
-        Finding(server, "first token p95", median(legs, "64 at once", ttft_p95), "s"),
+        Finding(server, "first token p95", median(legs, "64 at once", _wait_p95), "s"),
     ]
 
 
 def of_noisy(server: str, legs: Sequence[Leg]) -> list[Finding]:
-    slowdown = ratio(median(legs, "with a heavy key", ttft_p95, "light"), median(legs, "light alone", ttft_p95))
+    slower, by = slowdown(legs, "with a heavy key", "light alone", "light")
     fairness = median(legs, "with a heavy key", lambda s: s.fairness)
+    name = f"wait of light keys ({by}), beside a heavy one over alone"
     return [
-        judged(
-            server,
-            "first token p95 of light keys, beside a heavy one over alone",
-            slowdown,
-            "x",
-            "2 or less",
-            lambda v: v <= 2,
-        ),
+        judged(server, name, slower, "x", "2 or less", lambda v: v <= 2),
         judged(server, "fairness over keys (Jain)", fairness, "", "0.9 or more", lambda v: v >= 0.9),
     ]
 
 
 def of_mixed(server: str, legs: Sequence[Leg]) -> list[Finding]:
-    rare = median(legs, "two models", lambda s: s.ttft_scheduled.largest, "rare")
+    rare = median(legs, "two models", longest_wait, "rare")
     return [judged(server, "longest wait for the rare model's first token", rare, "s", "under 30 s", lambda v: v < 30)]
 
 
 def of_embed(server: str, legs: Sequence[Leg]) -> list[Finding]:
-    slowdown = ratio(median(legs, "with embeddings", ttft_p95, "chat"), median(legs, "chat alone", ttft_p95))
+    slower, by = slowdown(legs, "with embeddings", "chat alone", "chat")
+    vectors = median(legs, "with embeddings", lambda s: s.vectors_s)
+    name = f"wait of chats ({by}), with embeddings over without"
     return [
-        Finding(server, "vectors", median(legs, "with embeddings", lambda s: s.vectors_s), "/s"),
-        judged(
-            server,
-            "first token p95 of chats, with embeddings over without",
-            slowdown,
-            "x",
-            "1.5 or less",
-            lambda v: v <= 1.5,
-        ),
+        Finding(server, "vectors", vectors, "/s"),
+        judged(server, name, slower, "x", "1.5 or less", lambda v: v <= 1.5),
     ]
 
 
@@ -194,7 +193,7 @@ def of_overload(server: str, legs: Sequence[Leg]) -> list[Finding]:
     )
     sheds = median(legs, "4 x capacity", lambda s: float(sum(s.outcomes.get(o, 0) for o in ("shed_429", "shed_503"))))
     polite = median(legs, "4 x capacity", _retry_share)
-    after = median(legs, "after overload", ttft_p95)
+    after = median(legs, "after overload", longest_wait)
     return [
         judged(
             server,
@@ -220,7 +219,7 @@ def of_overload(server: str, legs: Sequence[Leg]) -> list[Finding]:
             median(legs, "4 x capacity", lambda s: s.ttft_scheduled.good["p95"]),
             "s",
         ),
-        Finding(server, "first token p95 once the overload is over", after, "s"),
+        Finding(server, "longest wait once the overload is over", after, "s"),
     ]
 
 

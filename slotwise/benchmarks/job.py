@@ -16,12 +16,13 @@ from rich.console import Console
 from slotwise.benchmarks.conditions import broken, parse
 from slotwise.benchmarks.document import Document, RawLimit, encode
 from slotwise.benchmarks.experiment import Experiment
-from slotwise.benchmarks.measure import Options
+from slotwise.benchmarks.measure import KEYS_OF_A_CROWD, Options
 from slotwise.benchmarks.metrics import parse_slo
 from slotwise.benchmarks.options import Given
 from slotwise.benchmarks.peers import Wanted
 from slotwise.benchmarks.plan import Changes, Scenario, changed, parse_extra, parse_users
 from slotwise.benchmarks.processes import raw_limits
+from slotwise.benchmarks.runner import niceness
 from slotwise.benchmarks.scenarios import named, of_trace
 from slotwise.benchmarks.traces import read_trace
 
@@ -49,13 +50,14 @@ class Job:
         self._console = console
         self.one_at_a_time = False
         self.scenario = _scenario(given, scenario)
-        for name in ("json", "html", "requests"):
-            _check_place(name, given[name])
+        _check_places(given)
         self._conditions = [parse(spelled) for spelled in given["fail_if"] or []]
+        self._last: Document | None = None
         told = {
             name: value for name, value in given.items() if name not in _NOT_TOLD and value not in (None, [], False)
         }
         self._settings = {name.replace("_", " "): str(value) for name, value in told.items()}
+        self._settings["client niceness"] = str(niceness())
         self._raw_limits: tuple[RawLimit, ...] = ()
         self._options = Options(
             slo=parse_slo(given["slo"] or self.scenario.slo),
@@ -65,8 +67,16 @@ class Job:
             context=given["context"],
             timeout=given["timeout"],
             tokenizer=given["tokenizer"],
+            natural_length=given["natural_length"],
             extra=parse_extra(given["extra"]),
         )
+        _check_names(self.scenario, self._options)
+
+    def alone(self) -> None:
+        """For one server. Raises ValueError: a condition compares it with another."""
+        ratios = [one.spelled for one in self._conditions if one.is_ratio]
+        if ratios:
+            raise ValueError(f"'fail-if' is {ratios[0]!r}: a ratio needs two servers, see `slotwise bench compare`")
 
     def start_with(self, wanted: Wanted) -> None:
         """What the servers that are started have in common."""
@@ -95,7 +105,7 @@ class Job:
         self._raw_limits = tuple(limits)
 
     def measured(self, go: Go) -> Document:
-        """Run it, keeping what has been measured as it comes.
+        """Run it, keeping what has been measured as it comes, also when it is interrupted.
 
         Raises:
             ServerUnfit, PeerError: a server can not be measured.
@@ -112,14 +122,26 @@ class Job:
                 one_at_a_time=self.one_at_a_time,
                 settings=self._settings,
                 raw_limits=self._raw_limits,
-                keep=lambda document: keep(document, given["json"]),
+                keep=self._keep,
                 requests=requests,
             )
-            return anyio.run(_until_terminated, go, experiment)
+            try:
+                return anyio.run(_until_terminated, go, experiment)
+            except KeyboardInterrupt:
+                if self._last is not None:
+                    self._write(self._last)
+                raise
+
+    def _keep(self, document: Document) -> None:
+        self._last = document
+        keep(document, self._given["json"])
+
+    def _write(self, document: Document) -> None:
+        write(document, self._given["json"], self._given["html"], self._given["png"], self._console)
 
     def finish(self, document: Document) -> list[str]:
         """Write what was asked for; the conditions that do not hold, in words."""
-        write(document, self._given["json"], self._given["html"], self._given["png"], self._console)
+        self._write(document)
         return broken(document, self._conditions)
 
 
@@ -141,10 +163,25 @@ async def _until_terminated(go: Go, experiment: Experiment) -> Document:
     return document
 
 
-def _check_place(name: str, file: Path | None) -> None:
+def _check_places(given: Given) -> None:
     """Said before an hour of measuring, not after it."""
-    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
-        raise ValueError(f"'{name}' is {file}; it must be a file in a folder that exists and can be written to")
+    for name in ("json", "html", "requests"):
+        file: Path | None = given[name]
+        if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+            raise ValueError(f"'{name}' is {file}; it must be a file in a folder that exists and can be written to")
+    folder: Path | None = given["png"]
+    if folder is not None and (folder.exists() and not folder.is_dir()):
+        raise ValueError(f"'png' is {folder}; it must be a folder")
+
+
+def _check_names(scenario: Scenario, options: Options) -> None:
+    """A scenario over several models or keys shows nothing with fewer."""
+    if scenario.models > max(1, len(options.models)):
+        raise ValueError(f"'model' must be given {scenario.models} times: '{scenario.name}' asks so many models")
+    if scenario.tells_keys_apart and options.keys and len(options.keys) <= KEYS_OF_A_CROWD:
+        raise ValueError(
+            f"'api-key' must be given {KEYS_OF_A_CROWD + 1} times or not at all: so many '{scenario.name}' tells apart"
+        )
 
 
 def write(document: Document, json: Path | None, html: Path | None, png: Path | None, console: Console) -> None:
@@ -162,7 +199,10 @@ def write(document: Document, json: Path | None, html: Path | None, png: Path | 
 def keep(document: Document, file: Path | None) -> None:
     """The document as JSON. Raises OSError."""
     if file is not None:
-        file.write_bytes(encode(document))
+        # Never half of it: what is there already may be all that is left of an hour.
+        whole = file.with_name(f".{file.name}.part")
+        whole.write_bytes(encode(document))
+        os.replace(whole, file)
 
 
 def _draw(document: Document, folder: Path, console: Console) -> None:
@@ -180,6 +220,9 @@ def _draw(document: Document, folder: Path, console: Console) -> None:
 def _scenario(given: Given, name: str) -> Scenario:
     trace: Path | None = given.get("trace")
     if trace is not None:
+        others = ("users", "rate", "arrivals", "shape", "capacity", "prompt", "output", "warmup")
+        if beside := [other for other in others if given[other] is not None]:
+            raise ValueError(f"'{beside[0]}' does not go with 'trace', which says when and how long requests are")
         with trace.open() as file:
             requests = read_trace(
                 file, time_scale=given["time_scale"], length_scale=given["scale_lengths"], limit=given["seconds"]

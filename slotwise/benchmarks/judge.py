@@ -55,7 +55,7 @@ def leg_of(
     inside = [attempt for attempt in attempts if measured.begin <= attempt.intended < end]
     suspicions = _suspicions(inside, summary, plan, no_reuse=no_reuse, template_tokens=template_tokens)
     suspicions += _company(measured)
-    faults = measured.health.faults
+    faults = measured.health.faults(summary.ttft.good["p50"])
     verdict = Verdict.INVALID if faults else Verdict.SUSPECT if suspicions else Verdict.VALID
     return Leg(
         server=server,
@@ -100,12 +100,15 @@ def _suspicions(
         found.append("the server tells no usage: the client counted the output tokens")
     if short := sum(attempt.outcome is Outcome.SHORT for attempt in inside):
         found.append(f"{short} answers were shorter than asked for: the server knows no ignore_eos, or context ran out")
-    cut = sum(attempt.outcome is Outcome.INCOMPLETE for attempt in inside)
-    if cut:
-        found.append(f"{cut} of {len(inside)} requests were still going on {plan.grace:g} s after the measured part")
-    people = sum(crowd.users for crowd in plan.crowds)
-    if people and not any(crowd.pace for crowd in plan.crowds) and len(inside) < people:
-        found.append(f"only {len(inside)} requests began in the measured part, fewer than the {people} people")
+    if late := sum(attempt.outcome is Outcome.INCOMPLETE for attempt in inside):
+        found.append(f"{late} of {len(inside)} requests were still going on {plan.grace:g} s after the measured part")
+    if cut := sum(attempt.cut for attempt in inside):
+        found.append(f"{cut} of {len(inside)} requests were cut to the context, or belong to conversations that were")
+    if len(inside) < plan.least:
+        found.append(
+            f"only {len(inside)} requests began in the measured part, {plan.least} are needed to see more than a wave "
+            "of people who go in step"
+        )
     return found + _first_failures(inside)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,6 @@ class Lengths:
         spread = self.spread if self.kind == "lognormal" else self.spread * factor
         low, high = (max(1, round(end * factor)) for end in (self.low, self.high))
         return Lengths(low, high, self.kind, centre, spread)
-
-    def cut(self, most: int) -> Lengths:
-        """The same shape with no draw above `most`."""
-        return replace(self, low=min(self.low, most), high=min(self.high, most))
 
     def __str__(self) -> str:
         return str(self.low) if self.low == self.high else f"{self.kind} {self.low}-{self.high}"

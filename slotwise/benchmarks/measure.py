@@ -17,12 +17,12 @@ from slotwise.benchmarks.asks import Conversation
 from slotwise.benchmarks.client import Target
 from slotwise.benchmarks.document import Leg, Server, Verdict
 from slotwise.benchmarks.judge import Measured, leg_of
-from slotwise.benchmarks.metrics import Slo
+from slotwise.benchmarks.metrics import Slo, summarize
 from slotwise.benchmarks.neighbours import Neighbours, local_server
 from slotwise.benchmarks.plan import Crowd, LegPlan, Scenario
 from slotwise.benchmarks.prompts import Ruler, seeded
-from slotwise.benchmarks.records import Attempt
-from slotwise.benchmarks.runner import Arrivals, People, Run, Source, run_load
+from slotwise.benchmarks.records import Attempt, Outcome
+from slotwise.benchmarks.runner import Arrivals, People, Run, Source, Times, run_load
 from slotwise.benchmarks.survey import ServerUnfit, ServerWatch, fit_ruler, inspect, watching
 from slotwise.benchmarks.talks import Speaker, conversation, traced
 from slotwise.benchmarks.tokens import CountError, count, ruler_of
@@ -47,6 +47,8 @@ class Options:
     context: int | None = None
     #: Without an event for so many seconds a request has failed.
     timeout: float = 120.0
+    #: Answers may end where the model ends them.
+    natural_length: bool = False
     #: Fields added to each body.
     extra: dict[str, object] = field(default_factory=dict)
     #: Model file that tokens are counted with; None = the server counts.
@@ -102,25 +104,21 @@ async def _ruler(target: Target, options: Options, key: str) -> Ruler:
 async def capacity_of(subject: Subject, leg: LegPlan, options: Options, watch: Watcher) -> float:
     """Requests per second that a server does of a leg's load when 16 people keep it busy.
 
-    From tokens that came over tokens of a request: counting whole requests needs far more of them.
+    From tokens that came over the mean tokens of a request: counting whole requests needs far more of them.
 
     Raises:
-        ServerUnfit: it answered nothing.
+        ServerUnfit: it answered nothing, or the client could not keep up.
     """
     crowd = leg.crowds[0]
     people = replace(crowd, users=CAPACITY_USERS, pace=None, think=0.0)
-    plan = LegPlan("capacity", (people,), seconds=CAPACITY_SECONDS, warmup=CAPACITY_WARMUP, grace=0.0)
+    plan = LegPlan("capacity", (people,), seconds=CAPACITY_SECONDS, warmup=CAPACITY_WARMUP, grace=60.0)
     measured = await run_leg(subject, plan, options, "capacity", 0.0, watch)
-    inside = [
-        at
-        for attempt in measured.attempts
-        for at in attempt.content_at
-        if measured.begin <= at < measured.end and not attempt.failed
-    ]
-    rate = len(inside) / (measured.end - measured.begin) / crowd.talk.mean_output
-    if rate <= 0:
-        raise ServerUnfit(f"{subject.server.url} answered nothing in {CAPACITY_SECONDS:g} s of 16 people")
-    return rate
+    summary = summarize(measured.attempts, measured.begin, measured.end, options.slo)
+    if faults := measured.health.faults(summary.ttft.good["p50"]):
+        raise ServerUnfit(f"the capacity of {subject.server.url} could not be measured: {'; '.join(faults)}")
+    if not summary.output_tok_s or not summary.output_tokens_mean:
+        raise ServerUnfit(f"{subject.server.url} answered nothing in {CAPACITY_SECONDS:g} s of {CAPACITY_USERS} people")
+    return summary.output_tok_s / summary.output_tokens_mean
 
 
 async def measure(
@@ -167,6 +165,7 @@ async def run_leg(
         subject.server.models,
         subject.context,
         keep_text=options.tokenizer is not None,
+        natural_length=options.natural_length,
     )
     sources = [_source(crowd, plan, speaker, options, capacity) for crowd in plan.crowds]
     run = Run(subject.target)
@@ -176,7 +175,7 @@ async def run_leg(
             tasks.start_soon(_show, run, title, plan.warmup + plan.seconds, watch)
             if server_watch is not None:
                 tasks.start_soon(server_watch.watch, 0.0)
-            await run_load(run, sources, warmup=plan.warmup, seconds=plan.seconds, grace=plan.grace)
+            await run_load(run, sources, Times(plan.warmup, plan.seconds, plan.grace, plan.least))
             tasks.cancel_scope.cancel()
         others = neighbours.core_seconds() / (run.ended - run.started) if neighbours else None
         idle = None if server_watch is None else await server_watch.until_idle()
@@ -192,6 +191,8 @@ def _count(attempts: Sequence[Attempt], tokenizer: str) -> None:
     untold = [attempt for attempt in attempts if attempt.estimated]
     for attempt, tokens in zip(untold, count(tokenizer, [one.text for one in untold]), strict=True):
         attempt.output_tokens = tokens
+        if attempt.good and attempt.asked_tokens is not None and tokens < attempt.asked_tokens:
+            attempt.outcome = Outcome.SHORT
 
 
 @asynccontextmanager
@@ -219,7 +220,8 @@ def _source(crowd: Crowd, plan: LegPlan, speaker: Speaker, options: Options, cap
         if crowd.trace:
             return traced(crowd.trace[number], speaker, number, key=keys[crowd.name])
         who = _identity(crowd, number)
-        return conversation(crowd.talk, speaker, crowd.name, number, who=who, key=keys[who])
+        part = _first_part(speaker, crowd, number) if plan.warmup else 1.0
+        return conversation(crowd.talk, speaker, crowd.name, number, who=who, key=keys[who], part=part)
 
     if crowd.pace is None:
         stagger = min(plan.warmup, 5.0) / max(crowd.users, 1)
@@ -232,6 +234,14 @@ def _source(crowd: Crowd, plan: LegPlan, speaker: Speaker, options: Options, cap
 def _offsets(crowd: Crowd, plan: LegPlan, rng: random.Random, capacity: float) -> Iterator[float]:
     assert crowd.pace is not None, "a closed loop has no pace"
     return crowd.pace.offsets(rng, capacity=capacity, warmup=plan.warmup, seconds=plan.seconds)
+
+
+def _first_part(speaker: Speaker, crowd: Crowd, number: int) -> float:
+    """How much of its answer a conversation asks for: the first of each person only a random part.
+
+    People whose requests are all alike would go in step otherwise, and a window would cut their waves somewhere.
+    """
+    return seeded(speaker.seed, "part", crowd.name, number).random() if number < crowd.users else 1.0
 
 
 def _think(rng: random.Random, mean: float) -> float:

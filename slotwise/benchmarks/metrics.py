@@ -142,6 +142,8 @@ def summarize(attempts: Sequence[Attempt], begin: float, end: float, slo: Slo) -
     seconds = end - begin
     inside = [attempt for attempt in attempts if begin <= attempt.intended < end]
     counted = [attempt for attempt in inside if attempt.outcome not in NOT_COUNTED]
+    # What the end cut had the whole grace: what it still lacks is infinitely late.
+    timed = [attempt for attempt in inside if attempt.outcome is not Outcome.CANCELLED]
     good = [attempt for attempt in counted if attempt.good]
     cut = [a for a in inside if a.outcome is Outcome.INCOMPLETE and slo.broken_by(a, a.done or end)]
     judged = [*counted, *cut]
@@ -160,12 +162,12 @@ def summarize(attempts: Sequence[Attempt], begin: float, end: float, slo: Slo) -
         requests_s=sum(1 for attempt in attempts if attempt.good and begin <= (attempt.done or -math.inf) < end)
         / seconds,
         offered_s=len(inside) / seconds,
-        ttft=_latency(counted, lambda attempt: attempt.ttft),
-        ttft_scheduled=_latency(counted, lambda attempt: attempt.ttft_scheduled),
-        tpot=_of_values(tpots, len(counted) - len(good)),
-        gaps=_of_values([gap for attempt in good for gap in attempt.gaps], 0),
-        e2e=_latency(counted, lambda attempt: attempt.e2e),
-        e2e_scheduled=_latency(counted, lambda attempt: attempt.e2e_scheduled),
+        ttft=_latency(timed, lambda attempt: attempt.ttft),
+        ttft_scheduled=_latency(timed, lambda attempt: attempt.ttft_scheduled),
+        tpot=_of_values(tpots, [math.inf] * (len(counted) - len(good))),
+        gaps=_of_values([gap for attempt in good for gap in attempt.gaps], []),
+        e2e=_latency(timed, lambda attempt: attempt.e2e),
+        e2e_scheduled=_latency(timed, lambda attempt: attempt.e2e_scheduled),
         tok_s_user={"p50": percentile(speeds, 0.5), "p5": percentile(speeds, 0.05)},
         stalls=sum(attempt.stalls for attempt in good),
         attained=len(met),
@@ -176,7 +178,7 @@ def summarize(attempts: Sequence[Attempt], begin: float, end: float, slo: Slo) -
         goodput_tok_s=sum(attempt.output_tokens or 0 for attempt in met) / seconds,
         cached_share=_cached_share(good),
         tokens_per_event=_tokens_per_event(good),
-        fairness=jain(_served_by_key(inside)),
+        fairness=jain(_served_by_key(attempts, begin, end)),
         shed_with_retry_after=sum(attempt.retry_after is not None for attempt in sheds),
         rejection={
             name: percentile([a.headers - a.sent for a in sheds if a.headers], q) for name, q in QUANTILES.items()
@@ -192,13 +194,13 @@ def _mean(values: Sequence[int | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _latency(counted: Sequence[Attempt], of: Callable[[Attempt], float]) -> Latency:
-    good = [of(attempt) for attempt in counted if attempt.good]
-    return _of_values(good, len(counted) - len(good))
+def _latency(timed: Sequence[Attempt], of: Callable[[Attempt], float]) -> Latency:
+    good = [of(attempt) for attempt in timed if attempt.good]
+    return _of_values(good, [math.inf if attempt.failed else of(attempt) for attempt in timed if not attempt.good])
 
 
-def _of_values(good: Sequence[float], failures: int) -> Latency:
-    everything = [*good, *[math.inf] * failures]
+def _of_values(good: Sequence[float], others: Sequence[float]) -> Latency:
+    everything = [*good, *others]
     return Latency(
         count=len(everything),
         all={name: percentile_if_shown(everything, q) for name, q in QUANTILES.items()},
@@ -239,11 +241,16 @@ def _tokens_per_event(good: Sequence[Attempt]) -> float | None:
     return sum(attempt.output_tokens or 0 for attempt in good) / events if events else None
 
 
-def _served_by_key(inside: Sequence[Attempt]) -> dict[str, float]:
-    """Tokens served of the tokens asked for, by key."""
+def _served_by_key(attempts: Sequence[Attempt], begin: float, end: float) -> dict[str, float]:
+    """Tokens that came within the window of those asked for within it, by key.
+
+    Not of those that came in the end: everybody is waited for, so a key that starves would look as well served.
+    """
     asked: dict[str, float] = {}
     served: dict[str, float] = {}
-    for attempt in inside:
-        asked[attempt.key] = asked.get(attempt.key, 0) + (attempt.asked_tokens or attempt.output_tokens or 0)
-        served[attempt.key] = served.get(attempt.key, 0) + (attempt.output_tokens or 0)
+    for attempt in attempts:
+        if begin <= attempt.intended < end:
+            asked[attempt.key] = asked.get(attempt.key, 0) + (attempt.asked_tokens or attempt.output_tokens or 0)
+        came = sum(begin <= at < end for at in attempt.content_at) * attempt.tokens_per_event
+        served[attempt.key] = served.get(attempt.key, 0) + came
     return {key: served[key] / total for key, total in asked.items() if total}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import os
+import time
 from urllib.parse import urlsplit
 
 from slotwise.memory.probe import busy_core_seconds, core_seconds_of, listener
@@ -31,4 +31,6 @@ class Neighbours:
         return max(0.0, self._used() - self._before)
 
     def _used(self) -> float:
-        return busy_core_seconds() - core_seconds_of(os.getpid()) - core_seconds_of(self._server)
+        # Not with this process's descendants: the servers that it started are among them, and those that wait for their
+        # turn are neighbours too.
+        return busy_core_seconds() - time.process_time() - core_seconds_of(self._server)

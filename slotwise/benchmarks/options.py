@@ -12,19 +12,35 @@ import typer
 LOAD, SERVER, OUTPUT, PEERS = "Load", "Server", "Output", "Peers"
 
 
-def _option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=more.pop("show", False), **more)
+def _option(help_text: str, panel: str, *, flag: str = "", show: bool = False, **more: Any) -> Any:
+    """`flag`: its only spelling, where there is to be no --no-… beside it."""
+    names = (flag,) if flag else ()
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=show, **more)
 
 
 #: Name -> type with its help, and default.
 _SERVER_OPTIONS: dict[str, tuple[Any, Any]] = {
     "model": (Annotated[list[str] | None, _option("Model to ask; default: the first.", SERVER)], None),
     "api_key": (Annotated[list[str] | None, _option("API keys, in turn.", SERVER, envvar="SLOTWISE_BENCH_KEY")], None),
-    "context": (Annotated[int | None, _option("Most tokens of a request; default: as the server says.", SERVER)], None),
+    "context": (
+        Annotated[int | None, _option("Most tokens of a request; default: as the server says.", SERVER, min=128)],
+        None,
+    ),
     "timeout": (Annotated[float, _option("Seconds without an event.", SERVER, min=0.1, show=True)], 120.0),
     "tokenizer": (
         Annotated[str | None, _option("Model file to count tokens with, for servers that do not tell.", SERVER)],
         None,
+    ),
+    "natural_length": (
+        Annotated[
+            bool,
+            _option(
+                "Answers may end where the model ends them: for servers without ignore_eos.",
+                SERVER,
+                flag="--natural-length",
+            ),
+        ],
+        False,
     ),
     "extra": (Annotated[str | None, _option("JSON object added to each body.", SERVER)], None),
 }
@@ -49,7 +65,7 @@ _LOADS: dict[str, tuple[Any, Any]] = {
     "arrivals": (Annotated[str | None, _option("How they come: poisson, gamma, constant or ramp.", LOAD)], None),
     "shape": (Annotated[float | None, _option("Of gamma: below 1 comes in bursts.", LOAD)], None),
     "capacity": (
-        Annotated[float | None, _option("Requests/s that rates are shares of; else it is measured.", LOAD)],
+        Annotated[float | None, _option("Requests/s that rates are shares of; else it is measured.", LOAD, min=0.001)],
         None,
     ),
     "trace": (Annotated[Path | None, _option("JSONL of requests to replay.", LOAD)], None),

@@ -16,6 +16,8 @@ from slotwise.benchmarks.talks import Talk, TracedRequest
 #: Ways of arriving that a person may choose.
 ARRIVALS = ("poisson", "gamma", "constant", "ramp")
 MOST_USERS = 4000
+#: Requests of each person in a measured part; people whose requests are alike go in waves, and one is too few.
+PER_PERSON = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ class Pace:
         unit = 1.0 if self.absolute else capacity
         rate = self.rate * unit
         if self.kind == "bursts":
-            return arrivals.bursts(self.size, self.quiet)
+            # The first as the window begins, and none once it has ended: 64 more would be no company but another load.
+            return (warmup + offset for offset in arrivals.until(arrivals.bursts(self.size, self.quiet), seconds))
         if self.kind == "constant":
             return arrivals.constant(rate)
         if self.kind == "ramp":
@@ -93,6 +96,12 @@ class LegPlan:
     grace: float = 120.0
 
     @property
+    def least(self) -> int:
+        """Fewest requests that have to begin in the measured part: some of each person who waits for answers."""
+        lasting = [crowd for crowd in self.crowds if crowd.users and crowd.conversations is None and not crowd.think]
+        return PER_PERSON * sum(crowd.users for crowd in lasting)
+
+    @property
     def is_uniform(self) -> bool:
         """All its requests are of one length, so that means may be compared however many there were."""
         (first, *others) = self.crowds
@@ -130,6 +139,16 @@ class Scenario:
     def needs_capacity(self) -> bool:
         return any(leg.needs_capacity for leg in self.legs)
 
+    @property
+    def models(self) -> int:
+        """How many models it asks."""
+        return 1 + max(crowd.talk.model for leg in self.legs for crowd in leg.crowds)
+
+    @property
+    def tells_keys_apart(self) -> bool:
+        """It looks at how people with keys of their own fare beside each other."""
+        return any(crowd.own_keys for leg in self.legs for crowd in leg.crowds)
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
@@ -156,20 +175,40 @@ def changed(scenario: Scenario, changes: Changes) -> Scenario:
     if changes.users is not None:
         legs = _with_users(scenario, legs, changes.users)
     if any(value is not None for value in (changes.rate, changes.arrivals, changes.shape)):
-        _check_has_pace(scenario)
+        _check_has_one_pace(scenario)
+    if any(value is not None for value in (changes.prompt, changes.output)):
+        _check_has_one_talk(scenario)
     return replace(scenario, legs=tuple(_with_talks(leg, changes) for leg in legs))
 
 
-def _check_has_pace(scenario: Scenario) -> None:
-    if not any(crowd.pace and crowd.pace.kind != "bursts" for leg in scenario.legs for crowd in leg.crowds):
+def _check_has_one_pace(scenario: Scenario) -> None:
+    crowds = [crowd for leg in scenario.legs for crowd in leg.crowds]
+    paces = {crowd.pace for crowd in crowds if crowd.pace and crowd.pace.kind != "bursts"}
+    if not paces:
         raise ValueError(
             f"'rate', 'arrivals' and 'shape' do not go with '{scenario.name}': its people wait for answers"
+        )
+    if len(paces) > 1:
+        raise ValueError(
+            f"'rate', 'arrivals' and 'shape' do not go with '{scenario.name}', which has several rates; set the "
+            "capacity that they are shares of with 'capacity'"
+        )
+
+
+def _check_has_one_talk(scenario: Scenario) -> None:
+    if len({crowd.talk for leg in scenario.legs for crowd in leg.crowds}) > 1:
+        raise ValueError(
+            f"'prompt' and 'output' do not go with '{scenario.name}', which has several kinds of requests; scale "
+            "all of them with 'scale-lengths'"
         )
 
 
 def _with_times(leg: LegPlan, changes: Changes) -> LegPlan:
     seconds = leg.seconds if changes.seconds is None else changes.seconds
-    return replace(leg, seconds=seconds, warmup=leg.warmup if changes.warmup is None else changes.warmup)
+    # A warm-up that is a load of its own is part of the scenario.
+    own = any(crowd.pace and crowd.pace.warmup_rate is not None for crowd in leg.crowds)
+    warmup = leg.warmup if changes.warmup is None or own else changes.warmup
+    return replace(leg, seconds=seconds, warmup=warmup)
 
 
 def _with_users(scenario: Scenario, legs: Sequence[LegPlan], users: Sequence[int]) -> list[LegPlan]:
@@ -217,6 +256,8 @@ def _with_pace(pace: Pace, changes: Changes) -> Pace:
             raise ValueError(f"'arrivals' is {changes.arrivals!r}; it must be one of {', '.join(ARRIVALS)}")
         pace = replace(pace, kind=changes.arrivals)
     if changes.shape is not None:
+        if changes.arrivals not in (None, "gamma"):
+            raise ValueError(f"'shape' is of gamma arrivals; 'arrivals' is {changes.arrivals!r}")
         if not (math.isfinite(changes.shape) and changes.shape > 0):
             raise ValueError(f"'shape' is {changes.shape}; it must be above 0")
         pace = replace(pace, kind="gamma", shape=changes.shape)
@@ -231,8 +272,10 @@ def parse_users(spelled: str | None) -> tuple[int, ...] | None:
         users = tuple(int(part) for part in spelled.split(","))
     except ValueError:
         users = ()
-    if not users or min(users) < 1 or max(users) > MOST_USERS:
-        raise ValueError(f"'users' is {spelled!r}; it must be whole numbers from 1 to {MOST_USERS}, as 8 or 1,2,4")
+    if not users or min(users) < 1 or max(users) > MOST_USERS or len(set(users)) < len(users):
+        raise ValueError(
+            f"'users' is {spelled!r}; it must be whole numbers from 1 to {MOST_USERS}, each once, as 8 or 1,2,4"
+        )
     return users
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+
 import anyio
 import httpx
 

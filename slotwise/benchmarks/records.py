@@ -70,6 +70,8 @@ class Attempt:
     estimated: bool = False
     #: The answer, where the next turn needs it.
     text: str = ""
+    #: The context had no room for all that was wanted.
+    cut: bool = False
     #: Vectors that came back, of a request for embeddings.
     vectors: int = 0
 

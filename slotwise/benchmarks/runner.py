@@ -11,6 +11,7 @@ slow ones, and what ends in an emptying server would be measured in another load
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ import httpx
 from slotwise.benchmarks.asks import Ask, Conversation
 from slotwise.benchmarks.client import Target, make_client, send
 from slotwise.benchmarks.health import ClientHealth
-from slotwise.benchmarks.records import Attempt, Outcome
+from slotwise.benchmarks.records import Attempt
 from slotwise.benchmarks.stats import percentile
 
 #: Number of the conversation within its crowd -> the conversation.
@@ -34,6 +35,10 @@ Think = Callable[[], float]
 _LOOK_S = 0.01
 _IMPATIENT_S, _PATIENT_S = 1.0, 30.0
 _NICE = -10
+#: A window may become so many times as long as was asked for.
+_LONGER = 3.0
+#: Files that are open for other things than requests.
+_FILES_KEPT = 64
 _RECENT = 200
 #: Connections that a client of an open loop may have: far more than a server can serve, fewer than files it may open.
 MAX_CONNECTIONS = 4000
@@ -88,6 +93,8 @@ class Run:
     ended_events: int = 0
     recent_ttfts: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     failures: int = 0
+    #: There were more requests under way than this client can hold connections.
+    overflowed: bool = False
     health: ClientHealth | None = None
 
     @property
@@ -96,24 +103,38 @@ class Run:
         return self.ended_events + sum(len(self.attempts[index].content_at) for index in self.live)
 
 
-async def run_load(run: Run, sources: Sequence[Source], *, warmup: float, seconds: float, grace: float) -> None:
-    """Let all sources go, for `warmup` and then `seconds` that are measured.
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long a load lasts, in seconds."""
 
-    The load goes on for at most `grace` seconds more, until every attempt that began in the measured part has ended.
-    Sources that come to their end of themselves end the run, and the measured part with it.
+    warmup: float
+    #: The measured part.
+    seconds: float
+    #: How long what began in the measured part may take after it.
+    grace: float
+    #: Fewest requests that are to begin in the measured part, which is made up to three times as long for them.
+    least: int = 0
+
+
+async def run_load(run: Run, sources: Sequence[Source], times: Times) -> None:
+    """Let all sources go.
+
+    The load goes on until every attempt that began in the measured part has ended, or the grace has. Sources that come
+    to their end of themselves end the run, and the measured part with it.
     """
     with _first_in_line():
-        await _run_load(run, sources, warmup, seconds, grace)
+        await _run_load(run, sources, times)
 
 
-async def _run_load(run: Run, sources: Sequence[Source], warmup: float, seconds: float, grace: float) -> None:
+async def _run_load(run: Run, sources: Sequence[Source], times: Times) -> None:
     load = _Load(run)
-    connections = sum(source.users if isinstance(source, People) else MAX_CONNECTIONS for source in sources)
-    async with _Measured(run), make_client(run.target, min(connections, MAX_CONNECTIONS)) as client:
-        run.begin = run.started + warmup
-        run.end = run.begin + seconds
+    wanted = sum(source.users if isinstance(source, People) else MAX_CONNECTIONS for source in sources)
+    load.most = min(wanted, MAX_CONNECTIONS, _open_files() - _FILES_KEPT)
+    async with _Measured(run), make_client(run.target, load.most) as client:
+        run.begin = run.started + times.warmup
+        run.end = run.begin + times.seconds
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_until_window_has_ended, load, grace, tasks.cancel_scope)
+            tasks.start_soon(_until_window_has_ended, load, times, tasks.cancel_scope)
             async with anyio.create_task_group() as loads:
                 for source in sources:
                     loads.start_soon(load.go, client, source)
@@ -121,10 +142,15 @@ async def _run_load(run: Run, sources: Sequence[Source], warmup: float, seconds:
         run.end = max(min(run.end, time.perf_counter()), run.begin)
 
 
-async def _until_window_has_ended(load: _Load, grace: float, scope: anyio.CancelScope) -> None:
+async def _until_window_has_ended(load: _Load, times: Times, scope: anyio.CancelScope) -> None:
     run = load.run
     await anyio.sleep(max(0.0, run.end - time.perf_counter()))
-    with anyio.move_on_after(grace):
+    if load.begun_in_window() < times.least:
+        with anyio.move_on_after(_LONGER * times.seconds - times.seconds):
+            while load.begun_in_window() < times.least:
+                await load.next_end()
+        run.end = time.perf_counter()
+    with anyio.move_on_after(times.grace):
         while any(run.begin <= run.attempts[index].intended < run.end for index in run.live):
             await load.next_end()
     scope.cancel()
@@ -135,7 +161,13 @@ class _Load:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        #: Requests that may be under way at the same time.
+        self.most = MAX_CONNECTIONS
         self._ended = anyio.Event()
+
+    def begun_in_window(self) -> int:
+        """Requests so far, as long as the window lasts."""
+        return sum(attempt.intended >= self.run.begin for attempt in self.run.attempts)
 
     async def next_end(self) -> None:
         """Returns when another attempt has ended."""
@@ -158,7 +190,8 @@ class _Load:
         while people.conversations is None or turn < people.conversations:
             last = await self._converse(client, people, number + people.users * turn, None)
             turn += 1
-            await anyio.sleep(people.think() + (_patience(last) if last is not None and last.failed else 0.0))
+            refused = last is not None and last.failed and not last.content_at
+            await anyio.sleep(people.think() + (_patience(last) if last is not None and refused else 0.0))
 
     async def _converse(
         self, client: httpx.AsyncClient, source: Source, number: int, intended: float | None
@@ -187,6 +220,7 @@ class _Load:
         index = len(run.attempts)
         run.attempts.append(attempt)
         run.live.add(index)
+        run.overflowed |= len(run.live) > self.most
         try:
             await send(client, run.target, ask, attempt)
         finally:
@@ -202,17 +236,34 @@ class _Load:
         return attempt
 
 
+def _open_files() -> int:
+    """How many this process may have, as many as the system lets it: a request is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < MAX_CONNECTIONS + _FILES_KEPT:
+        soft = (
+            MAX_CONNECTIONS + _FILES_KEPT
+            if hard == resource.RLIM_INFINITY
+            else min(hard, MAX_CONNECTIONS + _FILES_KEPT)
+        )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
+
+
+def niceness() -> int:
+    """What this process runs at while it measures."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    return min(before, _NICE) if os.geteuid() == 0 else before
+
+
 @contextmanager
 def _first_in_line() -> Iterator[None]:
-    """This process runs when it is due, where that is allowed (root, CAP_SYS_NICE).
-
-    On the machine of a server whose compute threads fill all cores it would be part of what it measures otherwise:
-    12 ms late (p99) instead of 4 on 2 cores.
+    """This process runs when it is due, where that is allowed (root): compute threads of a server on the same machine
+    fill all cores, and a client that waits for one is part of what it measures.
     """
     before = os.getpriority(os.PRIO_PROCESS, 0)
     try:
         with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, min(before, _NICE))
+            os.setpriority(os.PRIO_PROCESS, 0, niceness())
         yield
     finally:
         # What is started later is not to inherit it.
@@ -251,6 +302,7 @@ class _Measured:
         run.health = ClientHealth(
             lag_p99=percentile(self._lags, 0.99) or 0.0,
             delay_p95=percentile([attempt.client_delay for attempt in run.attempts if attempt.sent], 0.95) or 0.0,
+            overflowed=run.overflowed,
             cpu_share=(time.process_time() - self._cpu) / max(run.ended - run.started, 1e-9),
         )
 

@@ -203,7 +203,7 @@ def _cancel() -> Scenario:
 def _soak() -> Scenario:
     return Scenario(
         "soak",
-        "Half an hour of chats at seven tenths of capacity: what grows, and what gets slower?",
+        "Half an hour of chats at seven tenths of capacity: what gets slower, what fails?",
         (LegPlan("soak", (Crowd("arrivals", _CHAT, pace=Pace("poisson", 0.7)),), seconds=1800, warmup=30),),
         findings=findings.of_soak,
     )

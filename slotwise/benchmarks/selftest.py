@@ -10,11 +10,12 @@ from rich.table import Table
 from slotwise.benchmarks.arrivals import constant
 from slotwise.benchmarks.asks import Ask, Conversation
 from slotwise.benchmarks.client import Target
+from slotwise.benchmarks.health import ClientHealth
 from slotwise.benchmarks.metrics import PRESETS, Summary, summarize
 from slotwise.benchmarks.nullserver import Deed, null_server
 from slotwise.benchmarks.records import Attempt
 from slotwise.benchmarks.report.figures import FIGURES, Figure
-from slotwise.benchmarks.runner import Arrivals, Opening, People, Run, run_load
+from slotwise.benchmarks.runner import Arrivals, Opening, People, Run, Times, run_load
 from slotwise.benchmarks.scripted import Script
 
 #: A reported figure is true if it is this close: the larger of the two.
@@ -41,7 +42,7 @@ class Check:
 
 
 async def self_test(console: Console, seconds: float) -> bool:
-    """Both parts, as tables; False if a figure is not true."""
+    """Both parts, as tables; False if a figure is not true, or the client is too slow for a few people already."""
     checks = await precision(seconds)
     table = Table("figure", "reported", "true", "", title="a server whose latencies are known", title_justify="left")
     for check in checks:
@@ -57,13 +58,12 @@ async def self_test(console: Console, seconds: float) -> bool:
         title="how much the client can do",
         title_justify="left",
     )
-    for users, rate, run in await limits(seconds):
-        health = run.health
-        assert health is not None, "the run has ended"
-        verdict = "; ".join(health.faults) or "[green]keeps up[/green]"
+    levels = await limits(seconds)
+    for users, rate, health in levels:
+        verdict = "; ".join(health.faults()) or "[green]keeps up[/green]"
         table.add_row(str(users), f"{rate:.0f}", f"{health.cpu_share:.0%}", f"{1000 * health.lag_p99:.1f} ms", verdict)
     console.print(table)
-    return all(check.holds for check in checks)
+    return all(check.holds for check in checks) and not levels[0][2].faults()
 
 
 async def precision(seconds: float) -> list[Check]:
@@ -71,24 +71,25 @@ async def precision(seconds: float) -> list[Check]:
     with null_server(_PRECISE) as server:
         run = Run(Target(server.url, "null"))
         arrivals = Arrivals("people", constant(10.0), _numbered(_PRECISE.events))
-        await run_load(run, [arrivals], warmup=1.0, seconds=seconds, grace=10.0)
+        await run_load(run, [arrivals], Times(1.0, seconds, 10.0))
         deeds = {deed.prompt: deed for deed in server.finish()}
     truths = [_as_it_was(attempt, deeds[f"question {number}"]) for number, attempt in enumerate(run.attempts)]
     slo = PRESETS["chat"]
     return _checks(summarize(run.attempts, run.begin, run.end, slo), summarize(truths, run.begin, run.end, slo))
 
 
-async def limits(seconds: float) -> list[tuple[int, float, Run]]:
-    """People, events per second and the run, for more and more people, until the client can not keep up."""
+async def limits(seconds: float) -> list[tuple[int, float, ClientHealth]]:
+    """People, events per second and how the client fared, for more and more people, until it can not keep up."""
     found = []
     for users in _USERS:
         with null_server(_FAST) as server:
             run = Run(Target(server.url, "null"))
             people = People("people", users, _numbered(_FAST.events), stagger=0.5 / users)
-            await run_load(run, [people], warmup=1.0, seconds=seconds, grace=0.0)
+            await run_load(run, [people], Times(1.0, seconds, 0.0))
+        assert run.health is not None, "the run has ended"
         events = sum(run.begin <= at < run.end for attempt in run.attempts for at in attempt.content_at)
-        found.append((users, events / (run.end - run.begin), run))
-        if run.health is None or run.health.faults:
+        found.append((users, events / (run.end - run.begin), run.health))
+        if run.health.faults():
             break
     return found
 
@@ -101,9 +102,9 @@ def _numbered(tokens: int) -> Opening:
 
 
 def _as_it_was(attempt: Attempt, deed: Deed) -> Attempt:
-    """The attempt with the server's times in place of the client's."""
+    """The attempt with the server's times in place of the client's: what lies between is the client's error."""
     done = deed.sent[-1] if deed.sent and attempt.done else attempt.done
-    return replace(attempt, sent=min(attempt.sent, deed.received), content_at=deed.sent, done=done)
+    return replace(attempt, sent=deed.received, content_at=deed.sent, done=done)
 
 
 def _checks(reported: Summary, true: Summary) -> list[Check]:

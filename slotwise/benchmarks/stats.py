@@ -79,18 +79,6 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return mean - half, mean + half
 
 
-def slope(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
-    """Least-squares slope and its standard error; needs three points that are not all at one x."""
-    count = len(xs)
-    if count < 3 or len(ys) != count or len(set(xs)) < 2:
-        raise ValueError("a slope needs three points at different places")
-    mean_x, mean_y = statistics.fmean(xs), statistics.fmean(ys)
-    spread = sum((x - mean_x) ** 2 for x in xs)
-    found = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread
-    rest = sum((y - mean_y - found * (x - mean_x)) ** 2 for x, y in zip(xs, ys, strict=True))
-    return found, math.sqrt(rest / (count - 2) / spread)
-
-
 #: Student's t, 97.5%, for 1 to 30 degrees of freedom.
 _T975 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),

@@ -15,8 +15,9 @@ from slotwise.benchmarks.prompts import Ruler, seeded, text
 
 #: Tokens of one block of a trace whose prompts are described by block hashes (Mooncake, FAST'25).
 TRACE_BLOCK = 512
-#: Tokens kept free in the context: a template's own, and a tokenizer that counts a little more than foreseen.
-_MARGIN = 48
+#: Tokens kept free in the context: a template's own, and a tokenizer that counts a little more than foreseen; and for
+#: each message what the template puts around it.
+TEMPLATE_TOKENS, MESSAGE_TOKENS = 40, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,6 @@ class Talk:
     prompt: Lengths = fixed(512)
     output: Lengths = fixed(128)
     turns: Lengths = fixed(1)
-    #: Exactly so many output tokens are wanted.
-    exact: bool = True
     #: A system prompt that all have in common.
     system: int = 0
     documents: Documents | None = None
@@ -67,12 +66,6 @@ class Talk:
         lengths = (self.prompt, self.output)
         return self.turns.high == 1 and not self.documents and all(one.low == one.high for one in lengths)
 
-    @property
-    def mean_output(self) -> float:
-        """Estimated from draws: the clipped distributions have no formula worth reading."""
-        rng = seeded("mean")
-        return sum(self.output.draw(rng) for _ in range(2000)) / 2000
-
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
@@ -87,12 +80,28 @@ class Speaker:
     context: int | None = None
     #: All answers' texts are needed: somebody counts their tokens.
     keep_text: bool = False
+    #: Answers may end where the model ends them: for servers that know no ignore_eos.
+    natural_length: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How long one turn is, in tokens, and which documents it is about."""
+
+    own: int
+    output: int
+    documents: tuple[int, ...] = ()
+    #: The context had no room for all of it.
+    cut: bool = False
 
 
 def conversation(
-    talk: Talk, speaker: Speaker, crowd: str, number: int, *, who: str = "", key: str = ""
+    talk: Talk, speaker: Speaker, crowd: str, number: int, *, who: str = "", key: str = "", part: float = 1.0
 ) -> Conversation:
-    """Conversation `number` of a crowd, as asks; it is sent the answers. It ends before it outgrows the context."""
+    """Conversation `number` of a crowd, as asks; it is sent the answers. It ends before it outgrows the context.
+
+    `part`: how much of each answer is asked for.
+    """
     sizes = seeded(speaker.seed, crowd, number)
     words = seeded(speaker.salt, speaker.seed, crowd, number)
     model = speaker.models[talk.model % len(speaker.models)]
@@ -103,65 +112,63 @@ def conversation(
     messages: list[dict[str, str]] = []
     if talk.system:
         messages.append({"role": "system", "content": _common(speaker, "system", talk.system)})
-    used = talk.system
-    turns = talk.turns.draw(sizes)
-    for turn in range(turns):
-        question = _Question(talk, sizes, speaker, used)
-        if turn and question.outgrows:
-            return
-        used += question.tokens + question.output
-        # The template's own tokens are part of a lone prompt's length.
-        alone = not turn and not talk.system
-        messages.append({"role": "user", "content": question.words(words, alone=alone)})
+    turns = turns_of(talk, sizes, speaker.context)
+    for turn in turns:
+        messages.append({"role": "user", "content": _question(turn, talk, speaker, words, alone=not messages)})
         answer = yield Ask(
-            question.output,
+            max(1, round(part * turn.output)),
             messages=tuple(messages),
             who=who,
             key=key,
             model=model,
-            exact=talk.exact,
+            exact=not speaker.natural_length,
             cancel_after=talk.cancel_after if sizes.random() < talk.cancel_share else None,
-            keep_text=speaker.keep_text or turns > 1,
+            keep_text=speaker.keep_text or len(turns) > 1,
+            cut=turn.cut,
         )
         messages.append({"role": "assistant", "content": answer})
 
 
-class _Question:
-    """How long one turn is, and what it is about."""
+def turns_of(talk: Talk, sizes: random.Random, context: int | None) -> list[Turn]:
+    """The turns of one conversation, as far as the context has room for them.
 
-    def __init__(self, talk: Talk, sizes: random.Random, speaker: Speaker, used: int) -> None:
-        self._speaker = speaker
-        self._document_tokens = talk.documents.tokens if talk.documents else 0
-        self._chosen = _chosen(talk.documents, sizes) if talk.documents else []
-        self._own = talk.prompt.draw(sizes)
-        self.output = talk.output.draw(sizes)
-        self.outgrows = False
-        if speaker.context is not None:
-            self._fit(speaker.context, used)
-        self.tokens = self._own + self._shared
-
-    def _fit(self, context: int, used: int) -> None:
-        """An answer may take half of the context, a prompt what is then left."""
-        self.output = min(self.output, max(1, context // 2))
-        room = context - used - self._shared - self.output - _MARGIN
-        self.outgrows = room < self._own
-        self._own = max(1, min(self._own, room))
-
-    @property
-    def _shared(self) -> int:
-        return len(self._chosen) * self._document_tokens
-
-    def words(self, words: random.Random, *, alone: bool) -> str:
-        ruler = self._speaker.ruler
-        documents = [_common(self._speaker, f"document {index}", self._document_tokens) for index in self._chosen]
-        own = text(words, ruler.words_for(self._own) if alone and not documents else ruler.bare_words(self._own))
-        return "\n\n".join([*documents, own])
+    The first turn is shortened to fit, its answer to half of the context at the most; later ones that do not fit are
+    left out. All are marked as cut then.
+    """
+    wanted = [_drawn(talk, sizes) for _ in range(talk.turns.draw(sizes))]
+    if context is None:
+        return wanted
+    kept: list[Turn] = []
+    used = talk.system + TEMPLATE_TOKENS
+    for turn in wanted:
+        shared = len(turn.documents) * (talk.documents.tokens if talk.documents else 0)
+        output = min(turn.output, max(1, context // 2))
+        room = context - used - shared - output - MESSAGE_TOKENS
+        if kept and room < turn.own:
+            break
+        own = max(1, min(turn.own, room))
+        kept.append(Turn(own, output, turn.documents, cut=(own, output) != (turn.own, turn.output)))
+        # Two messages more: the question and its answer.
+        used += own + shared + output + 2 * MESSAGE_TOKENS
+    return kept if len(kept) == len(wanted) else [replace(turn, cut=True) for turn in kept]
 
 
-def _chosen(documents: Documents, sizes: random.Random) -> list[int]:
-    weights = [1 / rank for rank in range(1, documents.pool + 1)]
-    drawn = [sizes.choices(range(documents.pool), weights)[0] for _ in range(documents.each.draw(sizes))]
-    return list(dict.fromkeys(drawn))
+def _drawn(talk: Talk, sizes: random.Random) -> Turn:
+    documents = talk.documents
+    chosen: list[int] = []
+    if documents is not None:
+        weights = [1 / rank for rank in range(1, documents.pool + 1)]
+        chosen = [sizes.choices(range(documents.pool), weights)[0] for _ in range(documents.each.draw(sizes))]
+    return Turn(talk.prompt.draw(sizes), talk.output.draw(sizes), tuple(dict.fromkeys(chosen)))
+
+
+def _question(turn: Turn, talk: Talk, speaker: Speaker, words: random.Random, *, alone: bool) -> str:
+    tokens = talk.documents.tokens if talk.documents else 0
+    documents = [_common(speaker, f"document {index}", tokens) for index in turn.documents]
+    ruler = speaker.ruler
+    # The template's own tokens are part of a lone prompt's length.
+    own = text(words, ruler.words_for(turn.own) if alone and not documents else ruler.bare_words(turn.own))
+    return "\n\n".join([*documents, own])
 
 
 def _common(speaker: Speaker, what: str, tokens: int) -> str:
@@ -181,21 +188,26 @@ class TracedRequest:
     prompt_tokens: int
     output_tokens: int
     blocks: tuple[int, ...] = ()
+    #: Tokens of each block.
+    block_tokens: int = TRACE_BLOCK
 
 
 def traced(request: TracedRequest, speaker: Speaker, number: int, key: str = "") -> Conversation:
     """A request of a trace, in words: equal blocks are equal text, and what is beyond them is its own."""
-    blocks = request.blocks[: request.prompt_tokens // TRACE_BLOCK]
-    parts = [_common(speaker, f"block {block}", TRACE_BLOCK) for block in blocks]
-    rest = request.prompt_tokens - TRACE_BLOCK * len(blocks)
+    wanted = Talk(prompt=fixed(max(1, request.prompt_tokens)), output=fixed(max(1, request.output_tokens)))
+    (turn,) = turns_of(wanted, seeded(0), speaker.context)
+    size = request.block_tokens
+    blocks = request.blocks[: turn.own // size]
+    parts = [_common(speaker, f"block {block}", size) for block in blocks]
+    rest = turn.own - size * len(blocks)
     own = seeded(speaker.salt, speaker.seed, "trace", number)
     parts.append(text(own, speaker.ruler.bare_words(rest) if blocks else speaker.ruler.words_for(rest)))
-    content = " ".join(parts)
-    messages = ({"role": "user", "content": content},)
     yield Ask(
-        max(1, request.output_tokens),
-        messages=messages,
+        turn.output,
+        messages=({"role": "user", "content": " ".join(parts)},),
         key=key,
         model=speaker.models[0],
+        exact=not speaker.natural_length,
         keep_text=speaker.keep_text,
+        cut=turn.cut,
     )

@@ -34,9 +34,12 @@ def count(gguf: str, texts: Sequence[str], *, chat: bool = False) -> list[int]:
         CountError
     """
     command = [sys.executable, "-m", __name__, gguf, *(["--chat"] if chat else [])]
-    done = subprocess.run(
-        command, input=msgspec.json.encode(texts), capture_output=True, timeout=_TIMEOUT_S, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, input=msgspec.json.encode(texts), capture_output=True, timeout=_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise CountError(f"{gguf} did not count the tokens within {_TIMEOUT_S:g} s") from None
     if done.returncode != 0:
         last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
         raise CountError(f"{gguf} can not be used to count tokens: {' '.join(last) or done.returncode}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 
 from slotwise.benchmarks.talks import TracedRequest
 
@@ -41,8 +42,8 @@ def read_trace(
             (request.seconds - first) * time_scale,
             max(1, round(request.prompt_tokens * length_scale)),
             max(1, round(request.output_tokens * length_scale)),
-            # Blocks are of a fixed length: shorter prompts have fewer of them.
             request.blocks,
+            max(1, round(request.block_tokens * length_scale)),
         )
         for request in found
     ]
@@ -85,7 +86,5 @@ def _jittered(requests: list[TracedRequest]) -> list[TracedRequest]:
     if len(times) >= len(requests) / 2 or quantum < 0.1:
         return requests
     rng = random.Random(0)
-    spread = [
-        TracedRequest(r.seconds + rng.uniform(0, quantum), r.prompt_tokens, r.output_tokens, r.blocks) for r in requests
-    ]
+    spread = [replace(request, seconds=request.seconds + rng.uniform(0, quantum)) for request in requests]
     return sorted(spread, key=lambda request: request.seconds)

@@ -41,6 +41,16 @@ def test_an_unsure_edge_is_called_so() -> None:
 
     assert search.capacity == 6
     assert not search.is_certain
+    assert search.said == "too few requests to be sure, measure longer"
+
+
+def test_a_result_says_what_it_is_worth() -> None:
+    assert _searched(6).said == "measured"
+    assert _searched(100, most=64).said == "at least so many: no more were tried"
+    given_up = Search(0.95)
+    given_up.add(4, 300, 300)
+    given_up.give_up("the client could not keep up with more")
+    assert (given_up.capacity, given_up.said) == (4, "at least so many: the client could not keep up with more")
 
 
 def test_not_even_one() -> None:

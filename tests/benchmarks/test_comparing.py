@@ -126,7 +126,7 @@ def test_an_unknown_figure_is_refused() -> None:
         (2.0, INF, 0.0),
         (INF, INF, None),
         (2.0, 0.0, INF),
-        (0.0, 0.0, None),
+        (0.0, 0.0, 1.0),
         (0.0, 2.0, 0.0),
         (None, 2.0, None),
         (2.0, None, None),

@@ -17,7 +17,8 @@ from slotwise.benchmarks.talks import Talk
 
 WELL = ClientHealth(0.001, 0.001, 0.1)
 TALK = Talk(prompt=fixed(100), output=fixed(5))
-PEOPLE = LegPlan("2 users", (Crowd("people", TALK, users=2),), seconds=10, warmup=0)
+#: Who thinks goes in no step with others: no number of requests is asked for.
+PEOPLE = LegPlan("2 users", (Crowd("people", TALK, users=2, think=1.0),), seconds=10, warmup=0)
 
 
 def _ok(sent: float, first: float = 0.5, **fields: Any) -> Attempt:
@@ -70,7 +71,7 @@ def test_a_client_that_was_too_slow_makes_it_invalid() -> None:
         ([_ok(101.0, estimated=True), _ok(102.0)], "tells no usage"),
         ([_ok(101.0), _ok(101.5), _bad(Outcome.SHORT, 102.0)], "1 answers were shorter"),
         ([_ok(101.0), _ok(101.5), _bad(Outcome.INCOMPLETE, 102.0)], "1 of 3 requests were still going on 120 s after"),
-        ([_ok(101.0)], "only 1 requests began in the measured part, fewer than the 2 people"),
+        ([_ok(101.0, cut=True), _ok(102.0)], "1 of 2 requests were cut to the context"),
         ([_ok(101.0), _bad(Outcome.FAULT, 102.0, detail="boom\n  twice")], "http_5xx: boom twice"),
     ],
 )
@@ -79,6 +80,14 @@ def test_what_makes_it_suspect(attempts: list[Attempt], said: str) -> None:
 
     assert leg.verdict is Verdict.SUSPECT
     assert any(said in note for note in leg.notes), leg.notes
+
+
+def test_people_who_go_in_step_are_to_be_seen_more_than_once() -> None:
+    plan = LegPlan("2 users", (Crowd("people", TALK, users=2),), seconds=10, warmup=0)
+
+    assert _leg([_ok(101.0)] * 6, plan=plan).verdict is Verdict.VALID
+    (said,) = _leg([_ok(101.0)] * 5, plan=plan).notes
+    assert said.startswith("only 5 requests began in the measured part, 6 are needed")
 
 
 def test_a_machine_that_others_use_makes_it_suspect() -> None:

@@ -154,7 +154,23 @@ def test_what_the_end_of_the_run_cut_is_judged_only_if_it_was_late_already() -> 
     summary = summarize([_ok(), waiting, late], 0, 10, CHAT)
 
     assert (summary.attained, summary.judged) == (1, 2)
-    assert summary.ttft.count == 1
+
+
+def test_what_the_end_of_the_run_cut_has_the_latencies_it_had() -> None:
+    """They had the whole grace: what they still lack never came."""
+    begun = _bad(Outcome.INCOMPLETE, sent=5, content_at=[6.5, 7.0])
+    waiting = _bad(Outcome.INCOMPLETE, sent=5)
+
+    summary = summarize([*(_ok() for _ in range(100)), begun, waiting, *[waiting] * 10], 0, 10, CHAT)
+
+    assert (summary.ttft.count, summary.e2e.count) == (112, 112)
+    assert (summary.ttft.all["p95"], summary.e2e.all["p95"]) == (INF, INF)
+    assert summarize([begun], 0, 10, CHAT).ttft.all["p50"] == pytest.approx(1.5)
+    assert summarize([begun], 0, 10, CHAT).ttft.good["p50"] is None
+
+
+def test_a_client_that_left_has_no_latency() -> None:
+    assert summarize([_ok(), _bad(Outcome.CANCELLED)], 0, 10, CHAT).ttft.count == 1
 
 
 def test_time_per_token_is_infinite_for_what_failed() -> None:
@@ -180,6 +196,13 @@ def test_cached_tokens_tokens_per_event_and_fairness() -> None:
     assert summary.tokens_per_event == pytest.approx(15 / 10)
     # a was given all it asked for, b a quarter.
     assert summary.fairness == pytest.approx(1.25**2 / (2 * (1 + 0.0625)))
+
+
+def test_whoever_is_served_after_the_window_was_not_served_fairly() -> None:
+    late = _ok(key="b", sent=1, first=20, tokens=10, output_tokens=10, asked_tokens=10)
+
+    summary = summarize([_ok(key="a", tokens=10, output_tokens=10, asked_tokens=10), late], 0, 10, CHAT)
+    assert summary.fairness == pytest.approx(0.5)
 
 
 def test_refusals_are_timed_and_their_retry_after_counted() -> None:

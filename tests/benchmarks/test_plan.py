@@ -50,17 +50,44 @@ def test_users_of_a_mixed_load_are_those_who_wait_for_answers() -> None:
 
 
 def test_a_rate_of_ones_own_is_absolute() -> None:
-    scenario = changed(named("chat"), Changes(rate=3.0))
+    scenario = changed(named("rag"), Changes(rate=3.0))
 
-    assert named("chat").needs_capacity
+    assert named("rag").needs_capacity
     assert not scenario.needs_capacity
-    assert [crowd.pace.rate for leg in scenario.legs for crowd in leg.crowds if crowd.pace] == [3.0, 3.0]
+    assert [crowd.pace.rate for leg in scenario.legs for crowd in leg.crowds if crowd.pace] == [3.0]
     with pytest.raises(ValueError, match="do not go with 'seed-41'"):
         changed(named("seed-41"), Changes(rate=3.0))
     with pytest.raises(ValueError, match="'rate' is 0"):
         changed(named("rate"), Changes(rate=0.0))
     with pytest.raises(ValueError, match="'arrivals' is 'often'"):
         changed(named("rate"), Changes(arrivals="often"))
+    with pytest.raises(ValueError, match="'shape' is of gamma arrivals"):
+        changed(named("rate"), Changes(arrivals="ramp", shape=0.5))
+
+
+@pytest.mark.parametrize("name", ["chat", "overload", "mixed-models"])
+def test_a_scenario_of_several_rates_stays_what_its_name_says(name: str) -> None:
+    with pytest.raises(ValueError, match="which has several rates"):
+        changed(named(name), Changes(rate=3.0))
+
+
+@pytest.mark.parametrize("name", ["longdoc", "noisy", "shared-prefix"])
+def test_a_scenario_of_several_kinds_of_requests_stays_what_its_name_says(name: str) -> None:
+    with pytest.raises(ValueError, match="several kinds of requests"):
+        changed(named(name), Changes(prompt="64"))
+
+
+def test_an_overload_before_a_leg_is_not_warmed_away() -> None:
+    scenario = changed(named("overload"), Changes(warmup=0.0, seconds=5))
+
+    assert [(leg.warmup, leg.seconds) for leg in scenario.legs] == [(0, 5), (0, 5), (20, 5)]
+
+
+def test_every_person_is_to_be_seen_a_few_times() -> None:
+    assert [leg.least for leg in changed(named("seed-41"), Changes(users=(1, 32))).legs] == [3, 96]
+    assert [leg.least for leg in named("longdoc").legs] == [24, 24]
+    # Who thinks for seconds goes in no step with others, and 30 requests of one person are enough.
+    assert named("chat").legs[0].least == named("solo").legs[0].least == 0
 
 
 def test_lengths_of_ones_own() -> None:
@@ -74,7 +101,7 @@ def test_lengths_of_ones_own() -> None:
             parse_lengths("prompt", bad)
 
 
-@pytest.mark.parametrize("bad", ["", "0", "1,,2", "x", "-1", "5000"])
+@pytest.mark.parametrize("bad", ["", "0", "1,,2", "x", "-1", "5000", "2,2"])
 def test_users_that_are_none(bad: str) -> None:
     with pytest.raises(ValueError, match="'users' is"):
         parse_users(bad)
@@ -113,6 +140,13 @@ def test_a_ramp_goes_from_one_rate_to_another() -> None:
     first, last = _count(pace, 0, 200), _count(pace, 800, 1000)
     assert first < 130
     assert 600 < last < 840
+
+
+def test_bursts_come_in_the_window_and_not_after_it() -> None:
+    pace = Pace("bursts", size=3, quiet=10.0)
+
+    offsets = list(pace.offsets(random.Random(1), capacity=1.0, warmup=5, seconds=15))
+    assert offsets == [5, 5, 5, 15, 15, 15]
 
 
 def test_a_trace_is_a_scenario() -> None:

@@ -14,7 +14,6 @@ from slotwise.benchmarks.stats import (
     needed_for,
     percentile,
     percentile_if_shown,
-    slope,
     wilson,
 )
 
@@ -87,11 +86,3 @@ def test_the_interval_of_a_mean() -> None:
     assert mean_interval(range(1, 11)) == pytest.approx((3.334, 7.666), abs=1e-3)
     assert mean_interval([1.0]) is None
     assert mean_interval([2.0] * 99) == (2, 2)
-
-
-def test_a_slope_and_its_error() -> None:
-    assert slope([0, 1, 2, 3], [1, 3, 5, 7]) == pytest.approx((2, 0))
-    found, error = slope([0, 1, 2, 3], [0, 1, 0, 1])
-    assert (found, error) == pytest.approx((0.2, 0.2828), abs=1e-3)
-    with pytest.raises(ValueError, match="different places"):
-        slope([1, 1, 1], [1, 2, 3])

@@ -87,6 +87,8 @@ def test_a_conversation_ends_before_it_outgrows_the_context() -> None:
 
     assert 1 < len(asks) < 12
     assert _words(asks[-1]) + 50 <= 800
+    assert all(ask.cut for ask in asks)
+    assert not any(ask.cut for ask in _all(conversation(talk, SPEAKER, "all", 0)))
 
 
 @given(st.integers(1, 5000), st.integers(1, 2000), st.integers(0, 300), st.integers(400, 3000))
@@ -95,8 +97,9 @@ def test_nothing_longer_than_the_context_is_asked(prompt: int, output: int, syst
     (ask,) = _all(conversation(talk, replace(SPEAKER, context=context), "all", 0))
 
     # A prompt has a word at least, whatever is left for it.
-    template = 20 if not system else 0
-    assert _words(ask) + template + ask.max_tokens <= max(context, system + template + 1 + context // 2)
+    assert _words(ask) + 20 + ask.max_tokens <= max(context, system + 21 + context // 2)
+    fits = system + prompt + output + 46 <= context and output <= context // 2
+    assert ask.cut is not fits
 
 
 def test_documents_come_from_a_pool_and_the_first_are_asked_about_most() -> None:
@@ -139,6 +142,22 @@ def test_a_trace_shares_its_blocks() -> None:
     assert 512 <= _beginning(asks[:2]) <= 515
     assert _beginning([asks[0], asks[2]]) <= 3, "shorter than a block"
     assert [ask.max_tokens for ask in asks] == [10, 20, 1]
+    (cut,) = _all(traced(requests[0], replace(SPEAKER, context=700), 0))
+    assert cut.cut
+    assert _words(cut) + 10 <= 700
+
+
+def test_a_part_of_an_answer_may_be_asked_for() -> None:
+    (ask,) = _all(conversation(Talk(output=fixed(100)), SPEAKER, "all", 0, part=0.25))
+    (least,) = _all(conversation(Talk(output=fixed(100)), SPEAKER, "all", 0, part=0.0))
+
+    assert (ask.max_tokens, least.max_tokens) == (25, 1)
+
+
+def test_answers_may_end_by_themselves() -> None:
+    (ask,) = _all(conversation(Talk(), replace(SPEAKER, natural_length=True), "all", 0))
+
+    assert not ask.exact
 
 
 def test_scaling_scales_everything() -> None:
@@ -147,3 +166,5 @@ def test_scaling_scales_everything() -> None:
     assert (talk.prompt.high, talk.output.high, talk.system) == (100, 25, 250)
     assert talk.documents is not None
     assert talk.documents.tokens == 150
+    assert not talk.is_uniform
+    assert Talk(prompt=fixed(5), output=fixed(5)).is_uniform

@@ -29,6 +29,8 @@ def test_scales_and_a_limit() -> None:
     scaled = read_trace(lines, time_scale=2, length_scale=0.25, limit=6)
     assert [request.seconds for request in scaled] == [0, 2, 4]
     assert {(request.prompt_tokens, request.output_tokens) for request in scaled} == {(25, 2)}
+    # As much of the prompts is shared as before.
+    assert {request.block_tokens for request in scaled} == {128}
 
 
 def test_times_that_were_rounded_are_spread() -> None:

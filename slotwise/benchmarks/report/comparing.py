@@ -97,15 +97,15 @@ def spread_of(values: Iterable[float | None]) -> Spread:
 def ratio(other: float | None, base: float | None) -> float | None:
     """other / base.
 
-    Infinite where only the other is infinite or only the base is zero; 0 where only the base is infinite; None where
-    one is missing, both are infinite or both are zero.
+    Infinite where only the other is infinite or only the base is zero; 0 where only the base is infinite; 1 where both
+    are zero; None where one is missing or both are infinite.
     """
     if other is None or base is None or math.isnan(other) or math.isnan(base):
         return None
     if math.isinf(other) and math.isinf(base):
         return None
     if base == 0:
-        return math.inf if other > 0 else None
+        return math.inf if other > 0 else 1.0
     return other / base
 
 

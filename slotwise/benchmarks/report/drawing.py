@@ -94,15 +94,6 @@ class Plot:
         return buffer.getvalue()
 
 
-def can_draw() -> bool:
-    """Whether matplotlib is there."""
-    try:
-        _matplotlib()
-    except NoPlots:
-        return False
-    return True
-
-
 @contextmanager
 def paper(rows: int = 1, height: float = HEIGHT, heights: Sequence[float] | None = None) -> Iterator[tuple[Any, Any]]:
     """A figure and its axes (a list of them for several rows, which share x). Raises NoPlots."""

@@ -100,7 +100,7 @@ def reasons(leg: Leg) -> tuple[str, ...]:
     """Why a leg is not VALID, or what else is to be known of it."""
     if leg.notes or leg.verdict is Verdict.VALID:
         return leg.notes
-    return tuple(leg.health.faults) or ("no reason was noted",)
+    return tuple(leg.health.faults()) or ("no reason was noted",)
 
 
 def plain(text: str) -> str:

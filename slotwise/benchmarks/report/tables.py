@@ -46,7 +46,7 @@ def run_table(document: Document) -> RenderableType:
         parts.append(
             Text("the middle of the repeats; ± half their range. Failures count as infinitely late", style="dim")
         )
-    return Group(*parts, *_remarks(table, several=len(document.servers) > 1))
+    return Group(*parts, *_remarks(table, several=len(document.servers) > 1), *_findings(document.findings))
 
 
 def compare_table(document: Document) -> RenderableType:
@@ -62,7 +62,8 @@ def compare_table(document: Document) -> RenderableType:
     if not parts:
         return Text("nothing to compare: no leg was run on two servers")
     note = "ratio: median over pairs of repeats, to the first server; in brackets its 95% interval (bootstrap)"
-    return Group(*parts, Text(note, style="dim"), *_findings(document.findings))
+    remarks = _remarks(rows(document), several=True)
+    return Group(*parts, Text(note, style="dim"), *remarks, *_findings(document.findings))
 
 
 def _legs_of(server: str, table: list[Row]) -> Table:
@@ -158,7 +159,7 @@ def _compared(document: Document, names: list[str], figure: Figure, found: list[
     told = say_rate if figure.unit == "tok/s" else figure.say
     for leg in dict.fromkeys(one.leg for one in found):
         here = {one.other: one for one in found if one.leg == leg}
-        cells: list[RenderableType] = [Text(plain(leg)), told(next(iter(here.values())).base_median)]
+        cells: list[RenderableType] = [_leg_name(document, leg), told(next(iter(here.values())).base_median)]
         for name in names[1:]:
             one = here.get(name)
             cells += [told(one.other_median), _ratio(one)] if one else ["–", "–"]
@@ -166,6 +167,12 @@ def _compared(document: Document, names: list[str], figure: Figure, found: list[
             cells.append("–" if limits[leg] is None else told(limits[leg]))
         result.add_row(*cells)
     return result
+
+
+def _leg_name(document: Document, leg: str) -> Text:
+    """With a mark where some repeat of it on some server is not VALID: what is wrong is said below the tables."""
+    sound = all(one.verdict is Verdict.VALID for one in document.legs if one.name == leg)
+    return Text(plain(leg)) if sound else Text(plain(leg)).append(" !", style="bold yellow")
 
 
 def _ratio(one: Comparison) -> Text:
