@@ -118,7 +118,7 @@ def of_prefix(server: str, legs: Sequence[Leg]) -> list[Finding]:
         Finding(server, "output with a shared prefix", shared, "tok/s"),
         judged(server, "gained by sharing", ratio(shared, own), "x", "more than 1.5", lambda v: v > 1.5),
         judged(server, "prompt tokens from the cache", cached, "share", "0.8 or more", lambda v: v >= 0.8),
-        Finding(server, "first token p95, shared prefix", median(legs, "shared prefix", _wait_p95), "s"),
+        Finding(server, "longest wait with a shared prefix", median(legs, "shared prefix", longest_wait), "s"),
     ]
 
 

@@ -63,7 +63,7 @@ def leg_of(
         x=plan.x,
         repeat=repeat,
         verdict=verdict,
-        notes=(*faults, *suspicions),
+        notes=(*faults, *suspicions, *_first_failures(inside)),
         health=measured.health,
         window=(measured.begin - measured.started, end - measured.started),
         summary=summary,
@@ -89,8 +89,7 @@ def _suspicions(
     found = []
     good = [attempt for attempt in inside if attempt.good]
     if not good:
-        found.append("nothing was answered in the measured part")
-        return found + _first_failures(inside)
+        return ["nothing was answered in the measured part"]
     prompts = sum(attempt.prompt_tokens or 0 for attempt in good)
     if no_reuse and prompts:
         share = (summary.cached_share or 0.0) - len(good) * template_tokens / prompts
@@ -109,7 +108,7 @@ def _suspicions(
             f"only {len(inside)} requests began in the measured part, {plan.least} are needed to see more than a wave "
             "of people who go in step"
         )
-    return found + _first_failures(inside)
+    return found
 
 
 def unequal(leg: Leg, other: Leg) -> str | None:

@@ -12,14 +12,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import anyio.to_thread
 import msgspec
 import typer
 
-from slotwise.benchmarks.scripted import Script, ScriptedServer
+from slotwise.benchmarks.scripted import Script, ScriptedServer, prompt_of
 
 _STOP_S = 30.0
 
@@ -75,12 +75,8 @@ async def _serve(script: Script) -> None:
         typer.echo(await tasks.start(server.serve))
         await anyio.to_thread.run_sync(sys.stdin.read)
         tasks.cancel_scope.cancel()
-    deeds = [Deed(_prompt(truth.body), truth.received, truth.sent) for truth in server.truths]
+    deeds = [Deed(prompt_of(truth.body), truth.received, truth.sent) for truth in server.truths]
     typer.echo(msgspec.json.encode(deeds).decode())
-
-
-def _prompt(body: dict[str, Any]) -> str:
-    return str(body["prompt"] if "prompt" in body else body["messages"][-1]["content"])
 
 
 if __name__ == "__main__":

@@ -121,7 +121,9 @@ async def _answer(stream: SocketStream, script: Script, truth: Truth) -> bool:
         truth.sent.append(time.perf_counter())
         await stream.send(_event({"choices": [{"index": 0, **said, "finish_reason": reason}]}))
     usage = {
-        "prompt_tokens": _words(truth.body) + 10 if script.prompt_tokens is None else script.prompt_tokens,
+        "prompt_tokens": len(prompt_of(truth.body).split()) + 10
+        if script.prompt_tokens is None
+        else script.prompt_tokens,
         "completion_tokens": script.events * script.tokens_per_event,
         "prompt_tokens_details": {"cached_tokens": script.cached_tokens},
     }
@@ -130,9 +132,11 @@ async def _answer(stream: SocketStream, script: Script, truth: Truth) -> bool:
     return True
 
 
-def _words(body: dict[str, Any]) -> int:
+def prompt_of(body: dict[str, Any]) -> str:
+    """All that a request says, in one text. Other clients send messages in parts, as OpenAI allows."""
     said = [message["content"] for message in body["messages"]] if "messages" in body else [body["prompt"]]
-    return sum(len(one.split()) for one in said)
+    parts = [part for one in said for part in ([one] if isinstance(one, str) else one)]
+    return " ".join(part if isinstance(part, str) else str(part.get("text", "")) for part in parts)
 
 
 def _event(body: dict[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
 from slotwise.benchmarks.asks import Ask
@@ -52,6 +53,17 @@ async def test_the_times_noted_are_those_of_the_server(ask: Ask, role_first: boo
     if role_first:
         assert attempt.first_event is not None
         assert attempt.first_event < attempt.content_at[0], "an empty event is no token"
+
+
+@pytest.mark.parametrize(
+    "content", ["hi there", [{"type": "text", "text": "hi"}, {"type": "text", "text": "there"}]], ids=["text", "parts"]
+)
+async def test_other_clients_can_ask_the_scripted_server_too(content: Any) -> None:
+    async with _served(Script(ttft=0, gap=0, events=2)) as (_, target), httpx.AsyncClient() as client:
+        body = {"model": "m", "messages": [{"role": "user", "content": content}]}
+        answer = await client.post(f"{target.url}/chat/completions", json=body)
+
+    assert '"prompt_tokens": 12' in answer.text
 
 
 async def test_what_is_asked_reaches_the_server() -> None:

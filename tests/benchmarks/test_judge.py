@@ -72,7 +72,6 @@ def test_a_client_that_was_too_slow_makes_it_invalid() -> None:
         ([_ok(101.0), _ok(101.5), _bad(Outcome.SHORT, 102.0)], "1 answers were shorter"),
         ([_ok(101.0), _ok(101.5), _bad(Outcome.INCOMPLETE, 102.0)], "1 of 3 requests were still going on 120 s after"),
         ([_ok(101.0, cut=True), _ok(102.0)], "1 of 2 requests were cut to the context"),
-        ([_ok(101.0), _bad(Outcome.FAULT, 102.0, detail="boom\n  twice")], "http_5xx: boom twice"),
     ],
 )
 def test_what_makes_it_suspect(attempts: list[Attempt], said: str) -> None:
@@ -80,6 +79,14 @@ def test_what_makes_it_suspect(attempts: list[Attempt], said: str) -> None:
 
     assert leg.verdict is Verdict.SUSPECT
     assert any(said in note for note in leg.notes), leg.notes
+
+
+def test_failures_are_figures_and_one_of_each_kind_is_told() -> None:
+    refused = [_bad(Outcome.SHED_429, 102.0, detail=f"queue full {number}") for number in range(3)]
+    leg = _leg([_ok(101.0), _ok(101.5), *refused, _bad(Outcome.FAULT, 103.0, detail="boom\n  twice")])
+
+    assert leg.verdict is Verdict.VALID
+    assert leg.notes == ("shed_429: queue full 0", "http_5xx: boom twice")
 
 
 def test_people_who_go_in_step_are_to_be_seen_more_than_once() -> None:
