@@ -60,9 +60,11 @@ def test_a_series_over_users_with_everything_that_can_be_kept(server: ServerProc
     kept = sum(sum(leg.summary.outcomes.values()) for leg in document.legs)
     assert len(lines) >= kept, "warm-up and what came after are there too"
     answered = [line for line in lines if line["outcome"] == "ok"]
-    assert all(line["output_tokens"] == 8 and len(line["content_at"]) >= 1 for line in answered)
+    # The first answer of each person is of a random length, so that they do not go in step.
+    assert all(1 <= line["output_tokens"] <= 8 and line["content_at"] for line in answered)
+    assert sum(line["output_tokens"] == 8 for line in answered) >= len(answered) - 4
     # The scripted model counts bytes, and words differ in length; a real tokenizer's test is in test_prompts.py.
-    assert all(abs(line["prompt_tokens"] - 64) <= 30 for line in answered)
+    assert abs(sum(line["prompt_tokens"] for line in answered) / len(answered) - 64) <= 30
 
 
 def test_the_page_can_be_made_again(server: ServerProcess, tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_the_page_can_be_made_again(server: ServerProcess, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("scenario", "more"),
     [
-        ("chat-turns", ("--scale-lengths", "0.05", "--users", "2")),
+        ("chat-turns", ("--scale-lengths", "0.05", "--seconds", "5")),
         ("agent", ("--scale-lengths", "0.05")),
         ("longdoc", ("--scale-lengths", "0.05", "--users", "2")),
         ("noisy", ("--scale-lengths", "0.05", "--users", "4", "--rate", "5")),
@@ -221,7 +223,7 @@ def test_the_named_loads_are_listed() -> None:
 
 def test_whoever_ends_it_ends_the_servers_it_started(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
-    load = ("--scenario", "custom", "--users", "1,1", "--output", "4", "--prompt", "32", *FAST)
+    load = ("--scenario", "custom", "--users", "1,2", "--output", "4", "--prompt", "32", *FAST)
     peer = ("--peer", "slotwise", "--gguf", "fake:row_us=50", "--threads", "1")
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with run_server(tmp_path / "log", "m=fake:row_us=50") as other:
