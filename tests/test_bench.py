@@ -47,6 +47,7 @@ def test_a_series_over_users_with_everything_that_can_be_kept(server: ServerProc
     )
 
     assert [leg.name for leg in document.legs] == ["1 user", "3 users"]
+    assert document.summary.endswith("Changed: users 1,3, prompt 64, output 8.")
     assert document.servers[0].models[0] == "m"
     assert document.servers[0].version.startswith("slotwise ")
     for leg in document.legs:

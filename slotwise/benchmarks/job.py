@@ -71,6 +71,8 @@ class Job:
             extra=parse_extra(given["extra"]),
         )
         _check_names(self.scenario, self._options)
+        if changes := _changes_in_words(given):
+            self.scenario = replace(self.scenario, summary=f"{self.scenario.summary} Changed: {changes}.")
 
     def alone(self) -> None:
         """For one server. Raises ValueError: a condition compares it with another."""
@@ -215,6 +217,15 @@ def _draw(document: Document, folder: Path, console: Console) -> None:
         console.print(f"the plots are in {folder}", highlight=False, soft_wrap=True)
     except NoPlots as error:
         console.print(f"[red]slotwise bench:[/red] {error}", highlight=False)
+
+
+def _changes_in_words(given: Given) -> str:
+    """What was changed of a scenario: its own words say what it is without."""
+    names = ("users", "rate", "arrivals", "shape", "prompt", "output")
+    said = [f"{name} {given[name]}" for name in names if given.get(name) is not None]
+    if given["scale_lengths"] != 1:
+        said.append(f"all lengths x {given['scale_lengths']:g}")
+    return ", ".join(said)
 
 
 def _scenario(given: Given, name: str) -> Scenario:

@@ -162,6 +162,8 @@ def count_axis(axis: Any, values: Sequence[float]) -> None:
 
 def time_axis(axis: Any) -> None:
     """Seconds, said as people say them."""
+    # "120 ms" is wide: more of them run into each other.
+    axis.set_major_locator(_matplotlib().ticker.MaxNLocator(5))
     axis.set_major_formatter(lambda value, _: "0" if value <= 0 else say_limit(value))
 
 
@@ -170,9 +172,9 @@ def log_time_axis(axes: Any, which: str = "x") -> None:
     matplotlib = _matplotlib()
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
+    time_axis(axis)
     axis.set_major_locator(matplotlib.ticker.LogLocator(base=10, subs=(1.0, 3.0), numticks=12))
     axis.set_minor_locator(matplotlib.ticker.NullLocator())
-    time_axis(axis)
 
 
 def swatches(figure: Any, colours: Mapping[str, str]) -> None:
