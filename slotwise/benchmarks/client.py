@@ -7,7 +7,7 @@ added to what it reports.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +126,7 @@ async def send(
     """
     attempt.cut = ask.cut
     attempt.asked_tokens = ask.max_tokens if ask.exact and not ask.inputs else None
-    attempt.sent = clock()
+    attempt.begun = attempt.sent = clock()
     with anyio.move_on_after(ask.cancel_after) as leaving:
         try:
             if ask.inputs:
@@ -153,7 +153,8 @@ async def _stream(
     client: httpx.AsyncClient, target: Target, ask: Ask, attempt: Attempt, clock: Callable[[], float]
 ) -> None:
     path, body = _body(target, ask)
-    async with client.stream("POST", path, content=body, headers=_headers(ask)) as response:
+    extensions = {"trace": _noting_send(attempt, clock)}
+    async with client.stream("POST", path, content=body, headers=_headers(ask), extensions=extensions) as response:
         attempt.headers = clock()
         attempt.status = response.status_code
         if response.status_code != 200:
@@ -165,6 +166,16 @@ async def _stream(
             raise StreamFault(Outcome.TIMEOUT, f"no event within {target.idle_timeout:g} s")
         if not finished:
             raise StreamFault(Outcome.TRUNCATED, "the stream ended without a finish_reason")
+
+
+def _noting_send(attempt: Attempt, clock: Callable[[], float]) -> Callable[[str, Any], Awaitable[None]]:
+    """Told by httpcore of each of its steps; notes when the request goes out on a connection that is there."""
+
+    async def trace(step: str, details: Any) -> None:
+        if step.endswith("send_request_headers.started"):
+            attempt.sent = clock()
+
+    return trace
 
 
 async def _events(

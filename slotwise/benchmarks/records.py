@@ -51,6 +51,9 @@ class Attempt:
     key: str = ""
     #: When the arrival process wanted it sent; the same as `sent` in a closed loop.
     intended: float = 0.0
+    #: When the client set about it, before it had a connection.
+    begun: float = 0.0
+    #: When the request went to the socket.
     sent: float = 0.0
     headers: float | None = None
     #: First event of any kind; some servers send an empty one at once, which is not the first token.
@@ -91,7 +94,8 @@ class Attempt:
 
     @property
     def client_delay(self) -> float:
-        return self.sent - self.intended
+        """How late the client was. A connection that comes slowly is the server's doing, and not in it."""
+        return self.begun - self.intended
 
     @property
     def ttft(self) -> float:
@@ -110,7 +114,7 @@ class Attempt:
 
     @property
     def e2e_scheduled(self) -> float:
-        return self.e2e + self.client_delay
+        return self.e2e + self.sent - self.intended
 
     @property
     def tpot(self) -> float | None:

@@ -46,6 +46,7 @@ async def test_the_times_noted_are_those_of_the_server(ask: Ask, role_first: boo
     assert attempt.outcome is Outcome.OK, attempt.detail
     assert (attempt.output_tokens, attempt.prompt_tokens, attempt.estimated) == (10, 10, False)
     assert 0 <= truth.received - attempt.sent < LATE_S
+    assert attempt.begun < attempt.sent, "a connection was made first"
     assert len(attempt.content_at) == len(truth.sent) == 10
     for noted, sent in zip(attempt.content_at, truth.sent, strict=True):
         assert 0 <= noted - sent < LATE_S

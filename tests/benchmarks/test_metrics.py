@@ -19,6 +19,7 @@ def _ok(sent: float = 0.0, first: float = 0.5, gap: float = 0.1, tokens: int = 5
     content = [sent + first + index * gap for index in range(tokens)]
     values: dict[str, Any] = {
         "intended": sent,
+        "begun": sent,
         "sent": sent,
         "headers": sent + 0.1,
         "content_at": content,
