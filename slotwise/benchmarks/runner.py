@@ -151,7 +151,7 @@ async def _until_window_has_ended(load: _Load, times: Times, scope: anyio.Cancel
                 await load.next_end()
         run.end = time.perf_counter()
     with anyio.move_on_after(times.grace):
-        while any(run.begin <= run.attempts[index].intended < run.end for index in run.live):
+        while load.due_before(run.end) or any(run.begin <= run.attempts[i].intended < run.end for i in run.live):
             await load.next_end()
     scope.cancel()
 
@@ -164,13 +164,21 @@ class _Load:
         #: Requests that may be under way at the same time.
         self.most = MAX_CONNECTIONS
         self._ended = anyio.Event()
+        #: When the next conversation of each open loop is to begin.
+        self._due: dict[int, float] = {}
+        #: When those are to begin that have been set going and have not sent anything yet.
+        self._beginning: list[float] = []
+
+    def due_before(self, end: float) -> bool:
+        """Whether a conversation that was to begin before `end` has not begun: the loop may be late by a moment."""
+        return any(intended < end for intended in (*self._due.values(), *self._beginning))
 
     def begun_in_window(self) -> int:
         """Requests so far, as long as the window lasts."""
         return sum(attempt.intended >= self.run.begin for attempt in self.run.attempts)
 
     async def next_end(self) -> None:
-        """Returns when another attempt has ended."""
+        """Returns when another attempt has begun late or ended."""
         await self._ended.wait()
 
     async def go(self, client: httpx.AsyncClient, source: Source) -> None:
@@ -180,9 +188,11 @@ class _Load:
                     tasks.start_soon(self._person, client, source, number)
                 return
             for number, offset in enumerate(source.offsets):
-                intended = self.run.started + offset
+                intended = self._due[id(source)] = self.run.started + offset
                 await anyio.sleep(max(0.0, intended - time.perf_counter()))
+                self._beginning.append(intended)
                 tasks.start_soon(self._converse, client, source, number, intended)
+            self._due.pop(id(source), None)
 
     async def _person(self, client: httpx.AsyncClient, people: People, number: int) -> None:
         await anyio.sleep(number * people.stagger)
@@ -219,6 +229,9 @@ class _Load:
         attempt = Attempt(crowd=crowd, key=ask.who, intended=time.perf_counter() if intended is None else intended)
         index = len(run.attempts)
         run.attempts.append(attempt)
+        if intended is not None:
+            self._beginning.remove(intended)
+            self._tell()
         run.live.add(index)
         run.overflowed |= len(run.live) > self.most
         try:
@@ -231,9 +244,12 @@ class _Load:
                 run.recent_ttfts.append(attempt.ttft_scheduled)
             elif attempt.failed:
                 run.failures += 1
-            self._ended.set()
-            self._ended = anyio.Event()
+            self._tell()
         return attempt
+
+    def _tell(self) -> None:
+        self._ended.set()
+        self._ended = anyio.Event()
 
 
 def _open_files() -> int:
