@@ -138,17 +138,22 @@ def label_ends(axes: Any, labels: Sequence[tuple[str, float, str]]) -> None:
     # A line of text of 10 points is about 0.062 of the usual plot's height.
     places = apart(shares, [0.066 * (1 + text.count("\n")) for text in texts], -0.02, 1.04)
     for text, place, (_, _, colour) in zip(texts, places, labels, strict=True):
-        axes.annotate(
-            *(text, (1, place)),
-            xycoords="axes fraction",
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            fontsize=10,
-            linespacing=1.0,
-            annotation_clip=False,
-        )
+        write_beside(axes, text, place, colour)
+
+
+def write_beside(axes: Any, text: str, place: float, colour: str) -> None:
+    """Text at the right edge; `place` is a share of the height, from below."""
+    axes.annotate(
+        *(text, (1, place)),
+        xycoords="axes fraction",
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        color=colour,
+        fontsize=10,
+        linespacing=1.0,
+        annotation_clip=False,
+    )
 
 
 def count_axis(axis: Any, values: Sequence[float]) -> None:

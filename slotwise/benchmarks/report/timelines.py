@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slotwise.benchmarks.document import Document, Leg
-from slotwise.benchmarks.report.drawing import ALARM, COLOURS, QUIET, Plot, apart, paper
+from slotwise.benchmarks.report.drawing import ALARM, COLOURS, QUIET, Plot, apart, paper, write_beside
 from slotwise.benchmarks.report.figures import say
 from slotwise.benchmarks.report.headline import headline
 from slotwise.benchmarks.report.overview import plain, wrapped
@@ -136,16 +136,7 @@ def _beside(panel: Any, labels: Sequence[tuple[str, float, str]]) -> None:
     top = panel.get_ylim()[1]
     places = apart([y / top if top else 0.0 for _, y, _ in labels], [0.21] * len(labels), -0.08, 1.12)
     for (text, _, colour), place in zip(labels, places, strict=True):
-        panel.annotate(
-            *(text, (1, place)),
-            xycoords="axes fraction",
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            fontsize=10,
-            annotation_clip=False,
-        )
+        write_beside(panel, text, place, colour)
 
 
 def _usual(values: Sequence[float], times: Sequence[float], leg: Leg) -> float:
