@@ -21,8 +21,8 @@ from slotwise.benchmarks.metrics import parse_slo
 from slotwise.benchmarks.options import Given
 from slotwise.benchmarks.peers import Wanted
 from slotwise.benchmarks.plan import Changes, Scenario, changed, parse_extra, parse_users
+from slotwise.benchmarks.priority import in_use
 from slotwise.benchmarks.processes import raw_limits
-from slotwise.benchmarks.runner import niceness
 from slotwise.benchmarks.scenarios import named, of_trace
 from slotwise.benchmarks.traces import read_trace
 
@@ -57,7 +57,7 @@ class Job:
             name: value for name, value in given.items() if name not in _NOT_TOLD and value not in (None, [], False)
         }
         self._settings = {name.replace("_", " "): str(value) for name, value in told.items()}
-        self._settings["client niceness"] = str(niceness())
+        self._settings["client priority"] = in_use()
         self._raw_limits: tuple[RawLimit, ...] = ()
         self._options = Options(
             slo=parse_slo(given["slo"] or self.scenario.slo),

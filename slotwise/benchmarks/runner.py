@@ -10,12 +10,10 @@ slow ones, and what ends in an emptying server would be measured in another load
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -24,6 +22,7 @@ import httpx
 from slotwise.benchmarks.asks import Ask, Conversation
 from slotwise.benchmarks.client import Target, make_client, send
 from slotwise.benchmarks.health import ClientHealth
+from slotwise.benchmarks.priority import first_in_line
 from slotwise.benchmarks.records import Attempt
 from slotwise.benchmarks.stats import percentile
 
@@ -34,7 +33,6 @@ Think = Callable[[], float]
 
 _LOOK_S = 0.01
 _IMPATIENT_S, _PATIENT_S = 1.0, 30.0
-_NICE = -10
 #: A window may become so many times as long as was asked for.
 _LONGER = 3.0
 #: Files that are open for other things than requests.
@@ -122,7 +120,7 @@ async def run_load(run: Run, sources: Sequence[Source], times: Times) -> None:
     The load goes on until every attempt that began in the measured part has ended, or the grace has. Sources that come
     to their end of themselves end the run, and the measured part with it.
     """
-    with _first_in_line():
+    with first_in_line():
         await _run_load(run, sources, times)
 
 
@@ -263,27 +261,6 @@ def _open_files() -> int:
         )
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return soft
-
-
-def niceness() -> int:
-    """What this process runs at while it measures."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    return min(before, _NICE) if os.geteuid() == 0 else before
-
-
-@contextmanager
-def _first_in_line() -> Iterator[None]:
-    """This process runs when it is due, where that is allowed (root): compute threads of a server on the same machine
-    fill all cores, and a client that waits for one is part of what it measures.
-    """
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    try:
-        with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, niceness())
-        yield
-    finally:
-        # What is started later is not to inherit it.
-        os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 def _patience(refused: Attempt) -> float:
