@@ -52,6 +52,7 @@ def parse_bytes(value: object) -> object:
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+KvLayout = Literal["auto", "unified", "split"]
 Slots = Annotated[int, Field(ge=1, le=255)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
 Cells = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -68,6 +69,7 @@ class ModelTable(BaseModel):
     context: Cells | None = None
     kv_cells: Cells | None = None
     kv_type: KvType | None = None
+    kv_layout: KvLayout | None = None
     flash_attn: FlashAttn | None = None
     gpu_layers: Layers | None = None
     threads: Threads | None = None
@@ -90,6 +92,13 @@ class Settings(BaseSettings):
     context: Cells = Field(4096, description="Most tokens of one request, prompt and answer; 0 = what the model knows.")
     kv_cells: Cells = Field(0, description="KV cells a model's requests share; 0 = num_parallel * context.")
     kv_type: KvType | None = Field(None, description="Type of the KV cells; default: f16, or bf16 if reproducible.")
+    kv_layout: KvLayout = Field(
+        "auto", description="One pool of KV cells for all (unified), one for each slot (split), or the better one."
+    )
+    itl_target: float = Field(
+        0.25, ge=0, le=60, description="Seconds that prompts may hold up answers that are being written; 0 = no limit."
+    )
+    isolate_keys: bool = Field(False, description="Share what prompts have in common within an API key only.")
     flash_attn: FlashAttn = Field("auto", description="Flash attention: auto, on or off.")
     reproducible: bool = Field(
         False, description="Greedy answers the same bits alone and in company; CPU, quantised weights, slower."
@@ -197,6 +206,8 @@ def _load(name: str, table: ModelTable, settings: Settings, *, has_gpu: bool) ->
         kv_type=own("kv_type") or ("bf16" if settings.reproducible else "f16"),
         flash_attn="on" if settings.reproducible else own("flash_attn"),
         reproducible=settings.reproducible,
+        kv_layout="split" if settings.reproducible else own("kv_layout"),
+        itl_target=settings.itl_target,
     )
 
 
@@ -247,6 +258,8 @@ def _check_reproducible(settings: Settings) -> None:
         if table.kv_type not in (None, *REPRODUCIBLE_KV_TYPES):
             allowed = " or ".join(REPRODUCIBLE_KV_TYPES)
             raise ConfigError(f"'{where}kv_type' is '{table.kv_type}': with 'reproducible' it must be {allowed}")
+        if table.kv_layout == "unified":
+            raise ConfigError(f"'{where}kv_layout' is 'unified': 'reproducible' needs split cells")
         if table.flash_attn == "off":
             raise ConfigError(f"'{where}flash_attn' is 'off': 'reproducible' needs it on")
         if table.gpu_layers is not None and table.gpu_layers > 0:

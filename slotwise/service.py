@@ -51,7 +51,7 @@ class Service:
         core = Scheduler(_scheduler_config(settings), specs)
         deadlines = Deadlines(load_s=settings.load_timeout, stall_s=settings.stall_timeout)
         self.supervisor = Supervisor(tasks, deadlines)
-        self.dispatcher = Dispatcher(core, self.supervisor, loads)
+        self.dispatcher = Dispatcher(core, self.supervisor, loads, isolate_keys=settings.isolate_keys)
         self.supervisor.connect(self.dispatcher)
         self.server: Server = http_server(
             create_app(
@@ -156,5 +156,5 @@ def _memory_bytes(load: LoadModel) -> int:
         context_cap=load.context_cap,
         kv_cells=load.kv_cells,
         kv_type=load.kv_type,
-        split=load.reproducible,
+        split=load.reproducible or load.kv_layout != "unified",
     )

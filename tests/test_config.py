@@ -235,6 +235,7 @@ def test_reproducible_chooses_cells_and_attention_that_are() -> None:
     ("flags", "words"),
     [
         ({"kv_type": "f16"}, "'kv_type' is 'f16': with 'reproducible' it must be bf16 or q8_0"),
+        ({"kv_layout": "unified"}, "'kv_layout' is 'unified': 'reproducible' needs split cells"),
         ({"flash_attn": "off"}, "'flash_attn' is 'off'"),
         ({"gpu_layers": 9}, "'gpu_layers' is 9"),
         ({"model": {"a": {"path": FAKE, "kv_type": "f32"}}}, r"'model\.a\.kv_type' is 'f32'"),

@@ -62,7 +62,12 @@ class _ModelCollector(Collector):
             ("slots_busy", "Slots in use", lambda m: m.status.busy_slots),
             ("kv_cells_capacity", "KV cells of the pool", lambda m: m.status.kv_cells),
             ("kv_cells_reserved", "KV cells promised to running requests", lambda m: m.status.reserved_cells),
-            ("kv_cells_used", "KV cells that hold tokens", lambda m: m.counters.cells_used),
+            ("kv_cells_used", "KV cells that hold tokens of running requests", lambda m: m.counters.cells_used),
+            (
+                "kv_cells_retained",
+                "KV cells that hold tokens of ended requests, given up when needed",
+                lambda m: m.counters.cells_retained,
+            ),
         ]
         counters: list[tuple[str, str, Callable[[ServedModel], float]]] = [
             ("prompt_tokens", "Prompt tokens of ended requests", lambda m: m.counters.prompt_tokens_total),

@@ -35,6 +35,7 @@ class ModelCounters:
     load_stage: str = ""
     load_progress: float | None = None
     cells_used: int = 0
+    cells_retained: int = 0
     output_tokens_total: int = 0
     prompt_tokens_total: int = 0
     cached_tokens_total: int = 0
@@ -68,11 +69,14 @@ class Dispatcher:
         pool: WorkerPool,
         loads: Mapping[str, LoadModel],
         *,
+        isolate_keys: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """With `isolate_keys`, what one key's requests have computed is not taken over by another's."""
         self._core = core
         self._pool = pool
         self._loads = loads
+        self._isolate_keys = isolate_keys
         self._clock = clock
         self._leases: dict[str, Lease] = {}
         self._workers: dict[int, str] = {}
@@ -185,7 +189,8 @@ class Dispatcher:
             return
         logger.info("the worker of %s is gone: %s", model, reason)
         counters = self._counters[model]
-        counters.info, counters.load_progress, counters.cells_used = None, None, 0
+        counters.info, counters.load_progress = None, None
+        counters.cells_used = counters.cells_retained = 0
         self._post(ev.WorkerLost(worker_id, reason))
 
     def _step(self, report: StepReport, counters: ModelCounters) -> None:
@@ -194,7 +199,7 @@ class Dispatcher:
         counters.decode_rows_total += report.decode_rows
         counters.prefill_tokens_total += report.prefill_tokens
         counters.no_cells_total += report.no_cells
-        counters.cells_used = report.cells_used
+        counters.cells_used, counters.cells_retained = report.cells_used, report.cells_retained
         for delta in report.deltas:
             self._deliver(delta, counters)
 
@@ -271,6 +276,11 @@ class Dispatcher:
         lease.granted_at = self._clock()
         request = lease.request
         command = protocol.StartSequence(
-            request_id, max_output_tokens, request.sampling, request.stop, request.ignore_eos
+            request_id,
+            max_output_tokens,
+            request.sampling,
+            request.stop,
+            request.ignore_eos,
+            scope=request.key if self._isolate_keys else "",
         )
         self._pool.send(worker_id, command)

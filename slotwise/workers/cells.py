@@ -1,81 +1,153 @@
-"""Which sequence ids and how many KV cells of a context are in use. Pure; the context itself is elsewhere.
+"""Who holds which sequence rows and KV cells of a context, and what is taken over instead of computed. Pure.
 
-Invariants: a sequence id has one owner; no sequence holds more cells than it was promised; the promises together fit
-the pool. The scheduler reserves before it starts a sequence, so `CellsExhausted` here means that the two disagree.
+What is decided here comes back as operations; the loop carries them out on the model before the next decode.
+
+Two layouts of the same cells (`llama_context_params.kv_unified`):
+- `UnifiedCells` (`unified.py`): one pool. Sequences own cells together, so a prefix costs its cells once and taking it
+  over moves nothing. But each row of a batch looks at the whole pool, used by others or not.
+- `SplitCells` (`split.py`): a pool for each row. A row looks at its own cells only, and retained sequences cost others
+  nothing. Taking a prefix over copies a pool, which is some thousand times cheaper than computing it.
+
+Invariants of both: a row has one owner; no sequence holds more cells than it was promised; the promises together fit;
+what is retained of ended sequences is given up before anybody is refused cells. The scheduler reserves before it starts
+a sequence, so `CellsExhausted` means that the two disagree.
 """
 
 from __future__ import annotations
 
-import heapq
+from collections.abc import KeysView, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+#: Shorter beginnings are computed: they cost less than the books about them.
+WORTH_SHARING = 16
 
 
 class CellsExhausted(Exception):
-    """Raised when a sequence is started for which no id or no cells are left."""
+    """Raised when a sequence is started for which no row or no cells are left."""
 
 
-@dataclass(slots=True)
-class _Holding:
-    reserved: int
-    used: int = 0
+class Reuse(StrEnum):
+    """What the memory of an architecture lets another sequence take over."""
+
+    #: Any beginning of a sequence: plain attention.
+    PARTIAL = "partial"
+    #: All of a sequence or nothing: recurrent state, or a window that has moved on.
+    WHOLE = "whole"
+    NOTHING = "nothing"
 
 
-class Cells:
-    """The account of one context: `capacity` cells, `slots` sequence ids."""
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The first `length` tokens of `source` become those of `target`, which had none."""
 
-    def __init__(self, capacity: int, slots: int) -> None:
-        self.capacity = capacity
-        self.slots = slots
-        # Lowest id first: llama.cpp cuts batches by consecutive ids, and low ids keep its graphs alike.
-        self._free_ids = list(range(slots))
-        self._holdings: dict[int, _Holding] = {}
-        self.reserved = 0
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """What the row holds from position `start` on goes."""
+
+    row: int
+    start: int = 0
+
+
+Operation = Copy | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A sequence has its row; the first `shared` tokens of its prompt are in its cells once the operations are done."""
+
+    row: int
+    shared: int
+    operations: tuple[Operation, ...] = ()
+
+
+class Cells(Protocol):
+    """The account of one context."""
+
+    capacity: int
+    slots: int
+
+    @property
+    def reserved(self) -> int:
+        """Cells promised to live sequences."""
 
     @property
     def used(self) -> int:
-        return sum(holding.used for holding in self._holdings.values())
+        """Cells that hold tokens of live sequences, shared ones counted once."""
 
-    def acquire(self, cells: int) -> int:
-        """Reserve `cells` for a new sequence and return its id.
+    @property
+    def retained(self) -> int:
+        """Cells that hold tokens of ended sequences only: given up when somebody needs them."""
+
+    def reserve(self, request_id: str, cells: int) -> None:
+        """Promise a row and `cells` to a request.
 
         Raises:
-            CellsExhausted: no id is free, or the cells are promised to others.
+            CellsExhausted: no row is free, or the cells are promised to others.
         """
-        if not self._free_ids:
-            raise CellsExhausted(f"all {self.slots} sequence ids are in use")
-        if self.reserved + cells > self.capacity:
-            raise CellsExhausted(f"{cells} cells asked for, {self.capacity - self.reserved} of {self.capacity} left")
-        seq_id = heapq.heappop(self._free_ids)
-        self._holdings[seq_id] = _Holding(reserved=cells)
-        self.reserved += cells
-        return seq_id
 
-    def occupy(self, seq_id: int, cells: int) -> None:
-        """`cells` more tokens of the sequence are now stored."""
-        holding = self._holdings[seq_id]
-        if holding.used + cells > holding.reserved:
-            raise CellsExhausted(
-                f"sequence {seq_id} holds {holding.used}, was promised {holding.reserved}, wants {cells}"
-            )
-        holding.used += cells
+    def prospect(self, tokens: Sequence[int], scope: str) -> int:
+        """How many of these prompt tokens `attach` would take over now."""
 
-    def truncate(self, seq_id: int, cells: int) -> None:
-        """The sequence holds only this many cells after a failed step was repaired."""
-        self._holdings[seq_id].used = cells
+    def attach(self, request_id: str, tokens: Sequence[int], scope: str) -> Attached:
+        """Give a reserved request its row and what others have of its prompt, but for its last token."""
 
-    def release(self, seq_id: int) -> None:
-        """Give id and cells back. Raises KeyError if they were given back before."""
-        holding = self._holdings.pop(seq_id)
-        self.reserved -= holding.reserved
-        heapq.heappush(self._free_ids, seq_id)
+    def make_room(self, count: int) -> tuple[Operation, ...]:
+        """Give up retained cells until `count` more can be stored."""
+
+    def occupy(self, row: int, tokens: Sequence[int]) -> None:
+        """These tokens of the row's sequence are now stored. Raises CellsExhausted beyond its promise."""
+
+    def truncate(self, row: int, length: int) -> None:
+        """The row's sequence holds only this many tokens: a failed step was repaired, or drafts were wrong."""
+
+    def release(self, request_id: str, *, keep: bool = True) -> tuple[Operation, ...]:
+        """The request ended: its promise and its row come back. Its tokens are retained if `keep`.
+
+        Raises KeyError if it was released before.
+        """
+
+    def check_invariants(self) -> None: ...
+
+
+class Promises:
+    """How many cells each live request may hold, and how many rows they take."""
+
+    def __init__(self, capacity: int, slots: int, most: int) -> None:
+        self.capacity = capacity
+        self.slots = slots
+        #: Most cells of one request.
+        self.most = most
+        self._promised: dict[str, int] = {}
+        self.total = 0
+
+    def __getitem__(self, request_id: str) -> int:
+        return self._promised[request_id]
+
+    def requests(self) -> KeysView[str]:
+        return self._promised.keys()
+
+    def make(self, request_id: str, cells: int) -> None:
+        """Raises CellsExhausted."""
+        if len(self._promised) >= self.slots:
+            raise CellsExhausted(f"all {self.slots} slots are in use")
+        if cells > self.most or self.total + cells > self.capacity:
+            left = min(self.most, self.capacity - self.total)
+            raise CellsExhausted(f"{cells} cells asked for, {left} of {self.capacity} left")
+        self._promised[request_id] = cells
+        self.total += cells
+
+    def end(self, request_id: str) -> None:
+        """Raises KeyError if it ended before."""
+        self.total -= self._promised.pop(request_id)
 
     def check_invariants(self) -> None:
-        assert self.reserved == sum(h.reserved for h in self._holdings.values())
-        assert 0 <= self.reserved <= self.capacity
-        assert all(0 <= h.used <= h.reserved for h in self._holdings.values())
-        assert sorted([*self._free_ids, *self._holdings]) == list(range(self.slots))
-
-    def __repr__(self) -> str:
-        return (
-            f"<Cells {len(self._holdings)}/{self.slots} sequences, {self.used}/{self.reserved}/{self.capacity} cells>"
-        )
+        assert self.total == sum(self._promised.values()) <= self.capacity
+        assert all(0 < cells <= self.most for cells in self._promised.values())
+        assert len(self._promised) <= self.slots

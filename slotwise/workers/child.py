@@ -154,7 +154,7 @@ def run_worker(frames_in: int, frames_out: int) -> int:
         writer.send(StartFailed(str(error) or type(error).__name__))
         return 0
     preparer = Preparer(PromptPreparer(model.vocabulary, model.info.vocab_size), inbox, writer)
-    loop = StepLoop(model)
+    loop = StepLoop(model, itl_target=load.itl_target)
     writer.send(Ready(model.info))
     try:
         _serve(loop, inbox, preparer, writer)

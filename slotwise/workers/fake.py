@@ -8,12 +8,14 @@ hash of everything before it, so a mixed-up sequence gives a different text. Cho
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from slotwise.request import SamplingParams
-from slotwise.workers.model import Row
+from slotwise.workers.model import Chunk
 from slotwise.workers.protocol import LoadModel, ModelInfo
 
 SCHEME = "fake:"
@@ -64,6 +66,41 @@ class FakeSampler:
         """Nothing is held."""
 
 
+class _FakeCells:
+    """Which sequences own which cells: a shared one is in use until its last owner is gone."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, list[int]] = {}
+        self._owners: Counter[int] = Counter()
+        self._numbers = itertools.count()
+
+    @property
+    def used(self) -> int:
+        return len(self._owners)
+
+    def extend(self, seq_id: int, count: int) -> None:
+        self._own(seq_id, [next(self._numbers) for _ in range(count)])
+
+    def copy(self, source: int, target: int, length: int, *, shared: bool) -> None:
+        self.truncate(target, 0)
+        if shared:
+            self._own(target, self._held.get(source, [])[:length])
+        else:
+            self.extend(target, length)
+
+    def truncate(self, seq_id: int, length: int) -> None:
+        held = self._held.get(seq_id, [])
+        for cell in held[length:]:
+            self._owners[cell] -= 1
+            if not self._owners[cell]:
+                del self._owners[cell]
+        del held[length:]
+
+    def _own(self, seq_id: int, cells: list[int]) -> None:
+        self._held.setdefault(seq_id, []).extend(cells)
+        self._owners.update(cells)
+
+
 class FakeModel:
     """In-memory stand-in for `LlamaModel`."""
 
@@ -96,53 +133,72 @@ class FakeModel:
             size_bytes=0,
             has_chat_template=True,
             use_extra_bufts=load.use_extra_bufts,
+            kv_layout="split" if load.kv_layout == "split" else "unified",
+            rows=load.slots if load.kv_layout == "split" else load.slots + int(options.get("retained_rows", 8)),
+            reuse=options.get("reuse", "partial"),
         )
         self.n_batch = load.n_batch
+        self._split = load.kv_layout == "split"
         self._stored: dict[int, list[int]] = {}
-        self._rows: Sequence[Row] = ()
+        self._cells = _FakeCells()
+        self._outputs: dict[int, list[int]] = {}
 
-    def decode(self, rows: Sequence[Row]) -> int:
-        if len(rows) > self.n_batch:
-            raise ValueError(f"batch of {len(rows)} rows is over {self.n_batch}")
-        time.sleep(self._step_seconds + self._row_seconds * len(rows))
-        if sum(map(len, self._stored.values())) + len(rows) > self.info.kv_cells:
+    def decode(self, chunks: Sequence[Chunk]) -> int:
+        rows = sum(len(chunk.tokens) for chunk in chunks)
+        if rows > self.n_batch:
+            raise ValueError(f"batch of {rows} rows is over {self.n_batch}")
+        time.sleep(self._step_seconds + self._row_seconds * rows)
+        if not self._fits(chunks):
             return 1
-        lengths = {seq_id: len(tokens) for seq_id, tokens in self._stored.items()}
-        for row in rows:
-            expected = lengths.get(row.seq_id, 0)
-            if row.position != expected or not 0 <= row.seq_id < self.info.slots:
+        for chunk in chunks:
+            if chunk.start != self.positions(chunk.seq_id) or not 0 <= chunk.seq_id < self.info.rows:
                 return -1
-            lengths[row.seq_id] = expected + 1
-        for row in rows:
-            self._stored.setdefault(row.seq_id, []).append(row.token)
+        self._outputs, row = {}, -1
+        for chunk in chunks:
+            tokens = self._stored.setdefault(chunk.seq_id, [])
+            tokens += chunk.tokens
+            self._cells.extend(chunk.seq_id, len(chunk.tokens))
+            row += len(chunk.tokens)
+            if chunk.output:
+                self._outputs[row] = list(tokens)
         if self._holds(self._crash_text):
             os.abort()
         while self._holds(self._hang_text):
             time.sleep(1)
-        self._rows = rows
         return 0
 
     def history(self, row: int) -> list[int]:
         """All tokens of the sequence up to a row that asked for output."""
-        asked = self._rows[row]
-        if not asked.output:
+        if row not in self._outputs:
             raise ValueError(f"batch row {row} has no logits")
-        return self._stored[asked.seq_id][: asked.position + 1]
+        return self._outputs[row]
 
     def new_sampler(self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool) -> FakeSampler:
         return FakeSampler(self, len(prompt), 0 if ignore_eos else self._eos_after)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self._stored[target] = self._stored.get(source, [])[:length]
+        self._cells.copy(source, target, length, shared=not self._split)
 
     def remove(self, seq_id: int, start: int = 0) -> None:
         if start <= 0:
             self._stored.pop(seq_id, None)
         elif seq_id in self._stored:
             del self._stored[seq_id][start:]
+        self._cells.truncate(seq_id, start)
 
     def positions(self, seq_id: int) -> int:
         return len(self._stored.get(seq_id, ()))
 
     def close(self) -> None:
         self._stored.clear()
+        self._cells = _FakeCells()
+
+    def _fits(self, chunks: Sequence[Chunk]) -> bool:
+        if self._split:
+            pool = self.info.kv_cells // self.info.slots
+            return all(self.positions(chunk.seq_id) + len(chunk.tokens) <= pool for chunk in chunks)
+        return self._cells.used + sum(len(chunk.tokens) for chunk in chunks) <= self.info.kv_cells
 
     def _holds(self, text: bytes) -> bool:
         """A sequence in the cells has this text."""

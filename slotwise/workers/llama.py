@@ -4,7 +4,8 @@ Facts this is built on (llama-cpp-python 0.3.36; research notes memory.md and ll
 - The bindings open the library with `CDLL`, which gives the GIL away on every call. Right for decode and sampling,
   wrong for tiny calls, which are made through a second handle of class `PyDLL`.
 - More rows than `n_batch`, or more outputs than `n_outputs_max`, abort the process: both are checked here.
-- `kv_unified` is off by default in the library; shared prefixes and one common pool need it on.
+- With `kv_unified` all sequences share one pool of cells and may own cells together. Without it each has its own: a
+  part of a sequence can not be copied between two of them (that aborts), so all of it is, and then the rest is removed.
 - On a CPU a row's result depends on its company in three places: repacked weights (AMX and others), flash attention
   over f16 or f32 cells (tiles from 64 rows, split over threads for one row: ggml-cpu/ops.cpp), and the order of a
   sequence's cells in the pool. `LoadModel.reproducible` avoids all three.
@@ -24,7 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slotwise.request import SamplingParams
-from slotwise.workers.model import Row
+from slotwise.workers.cells import Reuse
+from slotwise.workers.model import Chunk
 from slotwise.workers.protocol import LoadModel, ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,9 @@ KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 #: How far back the penalties look, in tokens.
 PENALTY_WINDOW = 1024
+#: Sequence rows beside those of the slots, for what ended sequences leave behind in one pool of cells.
+RETAINED_ROWS = 32
+_MOST_ROWS = 256  # LLAMA_MAX_SEQ
 _LOAD_MODE_MMAP = 1
 _MAX_PIECE_BYTES = 4096
 _LOG_ERROR = 4
@@ -82,6 +87,7 @@ class _TinyCalls:
         )
         self.is_end = bind("llama_vocab_is_eog", ctypes.c_bool, pointer, integer)
         self.attributes = bind("llama_vocab_get_attr", ctypes.c_int, pointer, integer)
+        self.copy = bind("llama_memory_seq_cp", None, pointer, integer, integer, integer, integer)
         self.remove = bind("llama_memory_seq_rm", ctypes.c_bool, pointer, integer, integer, integer)
         self.position_max = bind("llama_memory_seq_pos_max", integer, pointer, integer)
         self.accept = bind("llama_sampler_accept", None, pointer, integer)
@@ -240,11 +246,14 @@ class LlamaModel:
         context_train = llama_cpp.llama_model_n_ctx_train(self._model)
         context_cap = min(load.context_cap or context_train, context_train)
         kv_cells = load.kv_cells or load.slots * context_cap
-        self.context = self._make_context(load, kv_cells)
+        reuse = _reuse(self._model)
+        self._split = _splits(load, enough_for_all=kv_cells >= load.slots * context_cap, reuse=reuse)
+        rows = load.slots if self._split else min(load.slots + RETAINED_ROWS, _MOST_ROWS)
+        self.context = self._make_context(load, kv_cells, rows)
         self._memory = llama_cpp.llama_get_memory(self.context)
         self.n_batch = llama_cpp.llama_n_batch(self.context)
         kv_cells = llama_cpp.llama_n_ctx(self.context)
-        sequence_cap = kv_cells // load.slots if load.reproducible else kv_cells
+        sequence_cap = kv_cells // load.slots if self._split else kv_cells
         self.info = ModelInfo(
             architecture=self._metadata("general.architecture"),
             slots=load.slots,
@@ -256,28 +265,29 @@ class LlamaModel:
             size_bytes=llama_cpp.llama_model_size(self._model),
             has_chat_template=self.vocabulary.chat_template is not None,
             use_extra_bufts=load.repacks_weights,
+            kv_layout="split" if self._split else "unified",
+            rows=rows,
+            reuse=reuse,
         )
-        self._batch = _BatchBuffers(self.n_batch)
-        self._max_outputs = load.slots
+        self._batch = _BatchBuffers(self.n_batch, context=kv_cells + self.n_batch)
+        self._max_outputs = rows
         self._views: dict[int, npt.NDArray[np.float32]] = {}
 
     def warm_up(self) -> None:
         """One multi-token decode: page in the weights, and meet a faulty instruction set here, not in a request."""
         token = max(llama_cpp.llama_vocab_bos(llama_cpp.llama_model_get_vocab(self._model)), 0)
         count = min(16, self.n_batch)
-        code = self.decode([Row(token, position, 0, position == count - 1) for position in range(count)])
+        code = self.decode([Chunk(0, 0, [token] * count, output=True)])
         llama_cpp.llama_synchronize(self.context)
         self.remove(0)
         if code != 0:
             raise LoadError(self._log.reason(f"the first llama_decode failed with code {code}"))
 
-    def decode(self, rows: Sequence[Row]) -> int:
-        outputs = sum(row.output for row in rows)
-        if len(rows) > self.n_batch or outputs > self._max_outputs:
-            raise ValueError(
-                f"batch of {len(rows)} rows, {outputs} outputs is over {self.n_batch}, {self._max_outputs}"
-            )
-        return int(llama_cpp.llama_decode(self.context, self._batch.fill(rows)))
+    def decode(self, chunks: Sequence[Chunk]) -> int:
+        rows, outputs = sum(len(chunk.tokens) for chunk in chunks), sum(chunk.output for chunk in chunks)
+        if rows > self.n_batch or outputs > self._max_outputs:
+            raise ValueError(f"batch of {rows} rows, {outputs} outputs is over {self.n_batch}, {self._max_outputs}")
+        return int(llama_cpp.llama_decode(self.context, self._batch.fill(chunks)))
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """Logits of a batch row that asked for output, shape (vocab_size,), valid until the next decode."""
@@ -302,6 +312,15 @@ class LlamaModel:
         if params.temperature <= 0 and not changes_logits and not ignore_eos:
             return GreedySampler(self)
         return ChainSampler(self, params, prompt, self.vocabulary.end_tokens if ignore_eos else frozenset())
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self.remove(target)
+        if self._split:
+            # The cells are copied at the next decode, in the order of these calls.
+            self.tiny.copy(self._memory, source, target, -1, -1)
+            self.remove(target, length)
+        else:
+            self.tiny.copy(self._memory, source, target, 0, length)
 
     def remove(self, seq_id: int, start: int = 0) -> None:
         # Recurrent models refuse a partial removal: then the whole sequence goes and `positions` says so.
@@ -331,15 +350,14 @@ class LlamaModel:
             raise LoadError(self._log.reason("llama.cpp could not load the file and gave no reason"))
         return model
 
-    def _make_context(self, load: LoadModel, kv_cells: int) -> Any:
+    def _make_context(self, load: LoadModel, kv_cells: int, rows: int) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = kv_cells
-        params.n_seq_max = load.slots
-        # A pool of its own for each sequence keeps its cells in order, and attention adds them up in that order.
-        params.kv_unified = not load.reproducible
-        params.n_batch = params.n_ubatch = max(load.n_batch, load.slots)
-        # One row of logits per sequence, not one per token of the batch: a third of the compute buffer.
-        params.n_outputs_max = load.slots
+        params.n_seq_max = rows
+        params.kv_unified = not self._split
+        params.n_batch = params.n_ubatch = max(load.n_batch, rows)
+        # One row of logits per sequence, not one per token of the batch: a third of the compute buffer. Fewer abort.
+        params.n_outputs_max = rows
         params.n_threads = params.n_threads_batch = load.threads or os.cpu_count() or 1
         params.type_k = params.type_v = KV_TYPES[load.kv_type]
         params.flash_attn_type = FLASH_ATTENTION[load.flash_attn]
@@ -359,12 +377,13 @@ class LlamaModel:
 class _BatchBuffers:
     """A classic `llama_batch` over numpy arrays that are made once; a step only fills them."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, context: int) -> None:
         self._token = np.zeros(capacity, np.int32)
         self._pos = np.zeros(capacity, np.int32)
         self._seq = np.zeros(capacity, np.int32)
         self._output = np.zeros(capacity, np.int8)
         self._n_seq = np.ones(capacity, np.int32)
+        self._counting = np.arange(context, dtype=np.int32)
         self._seq_pointers = np.uint64(self._seq.ctypes.data) + np.arange(capacity, dtype=np.uint64) * np.uint64(4)
         self._batch = llama_cpp.llama_batch()
         self._batch.embd = None
@@ -374,11 +393,36 @@ class _BatchBuffers:
         self._batch.seq_id = self._seq_pointers.ctypes.data_as(type(self._batch.seq_id))
         self._batch.logits = self._output.ctypes.data_as(type(self._batch.logits))
 
-    def fill(self, rows: Sequence[Row]) -> Any:
-        count = len(rows)
-        self._token[:count] = [row.token for row in rows]
-        self._pos[:count] = [row.position for row in rows]
-        self._seq[:count] = [row.seq_id for row in rows]
-        self._output[:count] = [row.output for row in rows]
-        self._batch.n_tokens = count
+    def fill(self, chunks: Sequence[Chunk]) -> Any:
+        end = 0
+        for chunk in chunks:
+            start, end = end, end + len(chunk.tokens)
+            self._token[start:end] = chunk.tokens
+            self._pos[start:end] = self._counting[chunk.start : chunk.start + end - start]
+            self._seq[start:end] = chunk.seq_id
+            self._output[start:end] = 0
+            self._output[end - 1] = chunk.output
+        self._batch.n_tokens = end
         return self._batch
+
+
+def _reuse(model: Any) -> Reuse:
+    """What of a sequence another may take over.
+
+    A recurrent state is that of a sequence's end. Cells of a sliding window that the end has left behind may be
+    overwritten (llama-kv-cache.cpp, find_slot), so an earlier point of the sequence can not be gone back to either.
+    """
+    if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
+        return Reuse.WHOLE
+    return Reuse.WHOLE if llama_cpp.llama_model_n_swa(model) > 0 else Reuse.PARTIAL
+
+
+def _splits(load: LoadModel, *, enough_for_all: bool, reuse: Reuse) -> bool:
+    """Whether each slot gets a pool of its own. In one pool each row of a batch looks at everybody's cells, so `auto`
+    shares only where that is what the cells are for: when there are fewer than all slots could need."""
+    if load.reproducible:
+        # A sequence's cells stay in order, and attention adds them up in that order.
+        return True
+    if load.kv_layout != "auto":
+        return load.kv_layout == "split"
+    return enough_for_all and reuse is Reuse.PARTIAL

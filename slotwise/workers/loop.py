@@ -2,52 +2,48 @@
 
 Rules:
 1. A started sequence ends in exactly one terminal delta, whatever happens to it.
-2. Its sequence id and cells are given back in the same call that reports the end.
+2. Its row and its cells are given back in the same call that reports the end.
 3. A command is applied between two steps, never inside one: a cancel costs at most one further step.
-4. Nothing here knows pipes, threads or clocks other than the step timer it is given.
+4. What `cells` decides is done on the model before the next decode: both hold the same at every decode.
+5. Nothing here knows pipes, threads or clocks other than the step timer it is given.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 
 from slotwise.request import FinishReason, Usage
-from slotwise.workers.batch import StepPlan, plan_step
-from slotwise.workers.cells import Cells, CellsExhausted
-from slotwise.workers.model import Model, Sampler
-from slotwise.workers.protocol import Delta, StartSequence, StepReport
+from slotwise.workers.batch import StepPlan, is_decoding, plan_step
+from slotwise.workers.cells import Cells, CellsExhausted, Copy, Operation, Reuse
+from slotwise.workers.cost import StepCost
+from slotwise.workers.model import Model
+from slotwise.workers.protocol import Delta, ModelInfo, StartSequence, StepReport
+from slotwise.workers.sequences import Sequence, twin_of
+from slotwise.workers.split import SplitCells
 from slotwise.workers.text import TextStream
+from slotwise.workers.unified import UnifiedCells
 
 
 class ModelBroken(Exception):
     """Raised when the model fails twice in a row: the process should end and its requests be replayed elsewhere."""
 
 
-@dataclass(slots=True)
-class Sequence:
-    """One running request inside the context."""
-
-    request_id: str
-    seq_id: int
-    tokens: list[int]
-    prompt_tokens: int
-    max_output_tokens: int
-    sampler: Sampler
-    text: TextStream
-    end_tokens: frozenset[int]
-    stored: int = 0
-    output_tokens: int = field(default=0)
-
-
 class StepLoop:
     """Continuous batching over one model."""
 
-    def __init__(self, model: Model, *, timer: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, model: Model, *, itl_target: float = 0.0, timer: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """`itl_target`: seconds that a step with prompt tokens may take beside answers; 0 = as many tokens as fit."""
         self._model = model
+        self._itl_target = itl_target
         self._timer = timer
-        self._cells = Cells(model.info.kv_cells, model.info.slots)
+        self._cells = _cells(model.info)
+        for row in range(model.info.rows):
+            model.remove(row)  # our books begin empty
+        self._cost = StepCost()
+        #: In order of arrival.
         self._running: list[Sequence] = []
         self._prompts: dict[str, list[int]] = {}
         #: Ends that happened between steps (cancels, refusals), told with the next report.
@@ -71,7 +67,7 @@ class StepLoop:
             return
         try:
             # The last output token is never stored: nothing comes after it.
-            seq_id = self._cells.acquire(len(tokens) + command.max_output_tokens)
+            self._cells.reserve(command.request_id, len(tokens) + command.max_output_tokens)
         except CellsExhausted as error:
             self._ended.append(_failure(command.request_id, str(error)))
             return
@@ -79,13 +75,13 @@ class StepLoop:
         self._running.append(
             Sequence(
                 request_id=command.request_id,
-                seq_id=seq_id,
                 tokens=list(tokens),
                 prompt_tokens=len(tokens),
                 max_output_tokens=command.max_output_tokens,
                 sampler=sampler,
                 text=TextStream(command.stop),
                 end_tokens=frozenset() if command.ignore_eos else self._model.vocabulary.end_tokens,
+                scope=command.scope,
             )
         )
 
@@ -106,15 +102,20 @@ class StepLoop:
         started = self._timer()
         deltas, self._ended = self._ended, []
         no_cells = 0
-        plan = plan_step(self._running, self._model.n_batch)
+        shared = self._attach()
+        active = [sequence for sequence in self._running if sequence.attached]
+        plan = plan_step(active, self._model.n_batch, self._budget(active))
         if plan.rows:
-            code = self._model.decode(plan.rows)
+            self._do(self._cells.make_room(plan.rows))
+            code = self._model.decode(plan.chunks)
             if code == 1:
                 no_cells = 1
-                plan, code = self._retreat(deltas)
+                active, plan, code = self._retreat(active, plan, deltas)
             if code == 0:
                 self._failures = 0
-                self._advance(plan, deltas)
+                depth = _depth(active, plan)
+                self._advance(active, plan, deltas)
+                self._cost.observe(plan.decode_rows, plan.prefill_tokens, depth, self._timer() - started)
             else:
                 self._repair(code, deltas)
         return StepReport(
@@ -123,32 +124,71 @@ class StepLoop:
             prefill_tokens=plan.prefill_tokens,
             seconds=self._timer() - started,
             cells_used=self._cells.used,
+            cells_retained=self._cells.retained,
+            shared_tokens=shared,
             no_cells=no_cells,
         )
 
     def check_invariants(self) -> None:
         self._cells.check_invariants()
         assert len(self._running) <= self._cells.slots
-        assert len({sequence.seq_id for sequence in self._running}) == len(self._running)
-        for sequence in self._running:
-            assert 0 <= sequence.stored < len(sequence.tokens)
+        attached = [sequence for sequence in self._running if sequence.attached]
+        assert len({sequence.row for sequence in attached}) == len(attached)
+        for sequence in attached:
+            assert 0 <= sequence.shared <= sequence.stored < len(sequence.tokens)
             assert sequence.output_tokens == len(sequence.tokens) - sequence.prompt_tokens
+            assert self._model.positions(sequence.row) == sequence.stored
 
     def close(self) -> None:
         """End everything that runs, without a report: the process is about to end."""
         for sequence in list(self._running):
             self._end(sequence, FinishReason.CANCELLED)
 
+    # ---- before a decode
+
+    def _attach(self) -> int:
+        """Give rows to those that have none and need not wait for a twin. Returns how many tokens they took over."""
+        shared = 0
+        for sequence in self._running:
+            if sequence.attached or (sequence.waits and not sequence.waits.over):
+                continue
+            prompt = sequence.tokens
+            sequence.waits = twin_of(sequence, self._cells.prospect(prompt, sequence.scope), self._running)
+            if sequence.waits:
+                leader = sequence.waits.leader
+                leader.awaited = max(leader.awaited, sequence.waits.until)
+                continue
+            attached = self._cells.attach(sequence.request_id, prompt, sequence.scope)
+            self._do(attached.operations)
+            sequence.row, sequence.shared, sequence.stored = attached.row, attached.shared, attached.shared
+            shared += attached.shared
+        return shared
+
+    def _budget(self, active: list[Sequence]) -> int | None:
+        """Prompt tokens of the next step; None where nobody waits for the next word of an answer."""
+        decode_rows = sum(map(is_decoding, active))
+        if not self._itl_target or not decode_rows:
+            return None
+        depths = [sequence.stored for sequence in active if not is_decoding(sequence)]
+        depth = sum(depths) / len(depths) if depths else 0.0
+        return self._cost.prefill_budget(self._itl_target, decode_rows, depth, self._model.n_batch)
+
+    def _do(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            if isinstance(operation, Copy):
+                self._model.copy(operation.source, operation.target, operation.length)
+            else:
+                self._model.remove(operation.row, operation.start)
+
     # ---- after a decode
 
-    def _advance(self, plan: StepPlan, deltas: list[Delta]) -> None:
-        sequences = list(self._running)
+    def _advance(self, active: list[Sequence], plan: StepPlan, deltas: list[Delta]) -> None:
         for share in plan.shares:
-            sequence = sequences[share.index]
-            sequence.stored += share.count
-            self._cells.occupy(sequence.seq_id, share.count)
-            if share.row is not None:
-                deltas.append(self._accept(sequence, sequence.sampler.sample(share.row)))
+            sequence = active[share.index]
+            sequence.stored += len(share.chunk.tokens)
+            self._cells.occupy(sequence.row, share.chunk.tokens)
+            if share.sampled is not None:
+                deltas.append(self._accept(sequence, sequence.sampler.sample(share.sampled)))
 
     def _accept(self, sequence: Sequence, token: int) -> Delta:
         sequence.tokens.append(token)
@@ -164,58 +204,82 @@ class StepLoop:
 
     def _end(self, sequence: Sequence, reason: FinishReason, *, text: str = "", error: str | None = None) -> Delta:
         self._running.remove(sequence)
-        self._model.remove(sequence.seq_id)
-        self._cells.release(sequence.seq_id)
+        # What an error left behind is not trusted.
+        self._do(self._cells.release(sequence.request_id, keep=reason is not FinishReason.ERROR))
+        sequence.row = -1
         sequence.sampler.close()
-        usage = Usage(prompt_tokens=sequence.prompt_tokens, completion_tokens=sequence.output_tokens)
+        usage = Usage(
+            prompt_tokens=sequence.prompt_tokens,
+            completion_tokens=sequence.output_tokens,
+            cached_tokens=sequence.shared,
+        )
         tokens = 1 if reason in (FinishReason.STOP, FinishReason.LENGTH) else 0
         return Delta(sequence.request_id, text=text, tokens=tokens, finish_reason=reason, usage=usage, error=error)
 
     # ---- when a decode did not work
 
-    def _retreat(self, deltas: list[Delta]) -> tuple[StepPlan, int]:
-        """No cells (code 1): the reservations and the context disagree, which is a bug of ours and is counted.
+    def _retreat(
+        self, active: list[Sequence], plan: StepPlan, deltas: list[Delta]
+    ) -> tuple[list[Sequence], StepPlan, int]:
+        """No cells (code 1): our books and the context disagree, which is a bug of ours and is counted.
 
-        1. Without prompts, so that those being answered go on. 2. Only the oldest. 3. End the youngest and try again.
+        1. Without anything retained. 2. Without prompts, so that those being answered go on. 3. Only the oldest. 4. End
+        the youngest and try again.
         """
-        while self._running:
-            for candidates, prefill in ((self._running, False), (self._running[:1], True)):
-                plan = plan_step(candidates, self._model.n_batch, prefill=prefill)
-                if plan.rows and (code := self._model.decode(plan.rows)) != 1:
-                    return plan, code
-            deltas.append(self._end(self._running[-1], FinishReason.ERROR, error="the model ran out of KV cells"))
-        return plan_step((), self._model.n_batch), 0
+        self._do(self._cells.make_room(self._cells.capacity - self._cells.used))
+        while active:
+            for candidates, budget in ((active, None), (active, 0), (active[:1], None)):
+                plan = plan_step(candidates, self._model.n_batch, budget)
+                if plan.rows and (code := self._model.decode(plan.chunks)) != 1:
+                    return candidates, plan, code
+            deltas.append(self._end(active.pop(), FinishReason.ERROR, error="the model ran out of KV cells"))
+        return [], StepPlan(), 0
 
     def _repair(self, code: int, deltas: list[Delta]) -> None:
         """A refused, aborted or failed decode: bring our books back in line with what the context really holds."""
         self._failures += 1
         if self._failures > 1 and code < -1:
             raise ModelBroken(f"llama_decode failed twice in a row (code {code})")
-        for sequence in list(self._running):
-            self._reconcile(sequence)
+        for sequence in self._running:
+            if sequence.attached:
+                self._reconcile(sequence)
         if code == -1:
             self._find_refused(deltas)
 
     def _reconcile(self, sequence: Sequence) -> None:
         # Drop what was stored beyond our books rather than trust a batch that failed half-way.
-        held = min(self._model.positions(sequence.seq_id), sequence.stored)
-        self._model.remove(sequence.seq_id, held)
-        self._cells.truncate(sequence.seq_id, held)
-        sequence.stored = held
+        self._model.remove(sequence.row, min(self._model.positions(sequence.row), sequence.stored))
+        held = self._model.positions(sequence.row)
+        self._cells.truncate(sequence.row, held)
+        sequence.stored, sequence.shared = held, min(held, sequence.shared)
 
     def _find_refused(self, deltas: list[Delta]) -> None:
         """Code -1: one row of the batch was not acceptable. Try each sequence alone and end those refused again."""
-        for sequence in list(self._running):
+        for sequence in [sequence for sequence in self._running if sequence.attached]:
             plan = plan_step([sequence], self._model.n_batch)
-            code = self._model.decode(plan.rows)
+            code = self._model.decode(plan.chunks)
             if code == 0:
-                share = plan.shares[0]
-                sequence.stored += share.count
-                self._cells.occupy(sequence.seq_id, share.count)
-                if share.row is not None:
-                    deltas.append(self._accept(sequence, sequence.sampler.sample(share.row)))
+                self._advance([sequence], plan, deltas)
             else:
                 deltas.append(self._end(sequence, FinishReason.ERROR, error=f"llama_decode refused it (code {code})"))
+
+
+def _cells(info: ModelInfo) -> Cells:
+    reuse = Reuse(info.reuse)
+    if info.kv_layout == "split":
+        return SplitCells(info.kv_cells, info.slots, reuse)
+    return UnifiedCells(info.kv_cells, info.slots, info.rows, reuse)
+
+
+def _depth(active: list[Sequence], plan: StepPlan) -> float:
+    """Mean position of the prompt tokens of a step, before it is booked."""
+    weighted = tokens = 0
+    for share in plan.shares:
+        if not is_decoding(active[share.index]):
+            count = len(share.chunk.tokens)
+            tokens += count
+            weighted += count * (share.chunk.start + count // 2)
+    return weighted / tokens if tokens else 0.0
 
 
 def _failure(request_id: str, error: str) -> Delta:

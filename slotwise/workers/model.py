@@ -11,12 +11,16 @@ from slotwise.workers.protocol import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One token of a batch: its place in its sequence, and whether its logits are wanted."""
+class Chunk:
+    """Tokens of one sequence in a batch, at positions `start`, `start + 1`, …
 
-    token: int
-    position: int
+    `output`: the logits of the last one are wanted. A batch row is one token: the first chunk's tokens are rows 0, 1
+    and so on, the next chunk's follow.
+    """
+
     seq_id: int
+    start: int
+    tokens: Sequence[int]
     output: bool
 
 
@@ -61,7 +65,7 @@ class Model(Protocol):
     def n_batch(self) -> int:
         """Most rows of one `decode`."""
 
-    def decode(self, rows: Sequence[Row]) -> int:
+    def decode(self, chunks: Sequence[Chunk]) -> int:
         """Run one batch of at most `n_batch` rows. Return code as `llama_decode` (llama.h):
 
         0 done · 1 no free cells, nothing changed · 2 aborted, -1 refused (nothing changed) · < -1 failed; after 2 and
@@ -69,6 +73,9 @@ class Model(Protocol):
         """
 
     def new_sampler(self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool) -> Sampler: ...
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first `length` tokens of `source` become all that `target` has stored."""
 
     def remove(self, seq_id: int, start: int = 0) -> None:
         """Drop the cells of a sequence from position `start` on."""

@@ -43,6 +43,10 @@ class LoadModel(Message, frozen=True, tag="load"):
     use_extra_bufts: bool = True
     #: The same bits for a sequence whatever runs beside it (CPU). Needs `kv_type` bf16 or q8_0.
     reproducible: bool = False
+    #: "unified", "split", or "auto": see `workers/cells`.
+    kv_layout: str = "auto"
+    #: Seconds that a step with prompt tokens may take beside answers; 0 = as many prompt tokens as fit.
+    itl_target: float = 0.25
 
     @property
     def repacks_weights(self) -> bool:
@@ -65,6 +69,8 @@ class StartSequence(Message, frozen=True, tag="start"):
     sampling: SamplingParams
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    #: Only sequences of the same scope share what they have computed.
+    scope: str = ""
 
 
 class CancelSequence(Message, frozen=True, tag="cancel"):
@@ -94,6 +100,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
     size_bytes: int
     has_chat_template: bool
     use_extra_bufts: bool = True
+    #: "unified": one pool of cells, `rows` sequence rows. "split": a pool for each slot.
+    kv_layout: str = "unified"
+    rows: int = 0
+    #: What another sequence may take over: see `cells.Reuse`.
+    reuse: str = "partial"
 
 
 class Loading(Message, frozen=True, tag="loading"):
@@ -146,6 +157,10 @@ class StepReport(Message, frozen=True, tag="step"):
     prefill_tokens: int = 0
     seconds: float = 0.0
     cells_used: int = 0
+    #: Cells of ended sequences only, kept for those who begin alike; given up when somebody needs them.
+    cells_retained: int = 0
+    #: Prompt tokens that were not computed because their cells were there.
+    shared_tokens: int = 0
     #: Times `llama_decode` returned 1 (no cells) in this step. Admitted traffic keeps it at 0.
     no_cells: int = 0
 

@@ -16,16 +16,16 @@ from slotwise.workers.protocol import CancelSequence, LoadModel, Prepare, StartS
 from tests.fakes import FakePool
 
 
-def _request(name: str, model: str = "m", *, stream: bool = True) -> GenerationRequest:
+def _request(name: str, model: str = "m", *, stream: bool = True, key: str = "") -> GenerationRequest:
     prompt = TextPrompt("hi")
-    return GenerationRequest(request_id=name, model=model, prompt=prompt, max_output_tokens=10, stream=stream)
+    return GenerationRequest(request_id=name, model=model, prompt=prompt, max_output_tokens=10, stream=stream, key=key)
 
 
 @asynccontextmanager
-async def _dispatcher(*, ready: bool = True) -> AsyncIterator[tuple[Dispatcher, FakePool]]:
+async def _dispatcher(*, ready: bool = True, isolate_keys: bool = False) -> AsyncIterator[tuple[Dispatcher, FakePool]]:
     pool = FakePool()
     core = Scheduler(SchedulerConfig(), {"m": ModelSpec(10, 2, 100, 50)})
-    dispatcher = Dispatcher(core, pool, {"m": LoadModel("m", "fake:", 2, 50)})
+    dispatcher = Dispatcher(core, pool, {"m": LoadModel("m", "fake:", 2, 50)}, isolate_keys=isolate_keys)
     pool.listener = dispatcher
     if ready:
         dispatcher.preload("m")
@@ -53,6 +53,22 @@ async def test_a_request_is_prepared_started_and_streamed() -> None:
         assert chunks[-1].finish_reason is FinishReason.STOP
         assert sum(chunk.tokens for chunk in chunks) == 3
         await dispatcher.wait_idle()
+
+
+@pytest.mark.parametrize(("isolate_keys", "scopes"), [(False, ["", ""]), (True, ["alice", "bob"])])
+async def test_keys_share_what_they_computed_unless_they_are_isolated(isolate_keys: bool, scopes: list[str]) -> None:
+    async with (
+        _dispatcher(isolate_keys=isolate_keys) as (dispatcher, pool),
+        dispatcher.lease(_request("a", key="alice")),
+        dispatcher.lease(_request("b", key="bob")),
+    ):
+        for name in "ab":
+            pool.prepared(name)
+        started = [command for _, command in pool.sent if isinstance(command, StartSequence)]
+        for name in "ab":
+            pool.end(name)
+
+    assert [command.scope for command in started] == scopes
 
 
 async def test_a_refusal_is_raised_by_the_first_chunk() -> None:

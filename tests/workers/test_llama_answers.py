@@ -17,7 +17,7 @@ from slotwise.config import demo_model_path
 from slotwise.request import ChatMessage, ChatPrompt, SamplingParams
 from slotwise.workers.llama import LlamaModel
 from slotwise.workers.loop import StepLoop
-from slotwise.workers.model import Row
+from slotwise.workers.model import Chunk
 from slotwise.workers.prepare import PromptPreparer
 from slotwise.workers.protocol import LoadModel, StartSequence, StepReport
 
@@ -42,9 +42,9 @@ QUESTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model() -> Iterator[LlamaModel]:
-    load = LoadModel("demo", demo_model_path(), USERS, 512, threads=2)
+@pytest.fixture(scope="module", params=["split", "unified"])
+def model(request: pytest.FixtureRequest) -> Iterator[LlamaModel]:
+    load = LoadModel("demo", demo_model_path(), USERS, 512, threads=2, kv_layout=request.param)
     made = LlamaModel(load, lambda stage, fraction: None)
     yield made
     made.close()
@@ -129,9 +129,11 @@ def _in_changing_company(model: LlamaModel, prompts: Sequence[list[int]]) -> lis
 def _mean_shortfall(model: LlamaModel, prompt: Sequence[int], tokens: Sequence[int]) -> float:
     """How far, on average, a token of the answer was from the best one when the model is alone with it (logits)."""
     shortfalls, start = [], 0
+    for row in range(model.info.rows):
+        model.remove(row)  # what a loop has retained
     for end in range(len(prompt), len(tokens)):
         chunk = tokens[start:end]
-        assert model.decode([Row(t, start + i, 0, i == len(chunk) - 1) for i, t in enumerate(chunk)]) == 0
+        assert model.decode([Chunk(0, start, chunk, output=True)]) == 0
         logits = model.logits(len(chunk) - 1)
         shortfalls.append(float(np.max(logits) - logits[tokens[end]]))
         start = end
@@ -162,6 +164,66 @@ def test_answers_in_company_leave_the_model_only_at_near_ties(
     answers = company(model, prompts)
 
     shortfalls = [_mean_shortfall(model, *pair) for pair in zip(prompts, answers, strict=True)]
+    assert max(shortfalls) < NEAR_TIES, shortfalls
+
+
+#: Each has a code of its own behind a long beginning that all have in common: a cell of another row shows at once.
+SYSTEM = "You keep the codes of the rooms of a large house. You tell a code when you are asked, and nothing else. " * 4
+CODES = ["4711", "0815", "9023", "3648", "5172", "8890", "2256", "6034", "1967", "7345"]
+
+
+def _with_codes(model: LlamaModel) -> list[list[int]]:
+    preparer = PromptPreparer(model.vocabulary, model.info.vocab_size)
+    return [
+        preparer.prepare(
+            ChatPrompt(
+                (
+                    ChatMessage("system", SYSTEM),
+                    ChatMessage("user", f"The code is {code}. Repeat: the code is"),
+                )
+            )
+        )
+        for code in CODES
+    ]
+
+
+@pytest.mark.parametrize("company", [_together, _in_changing_company])
+def test_answers_from_shared_cells_are_those_of_their_own_prompts(
+    company: Callable[[LlamaModel, Sequence[list[int]]], list[list[int]]], model: LlamaModel
+) -> None:
+    prompts = _with_codes(model)
+    answers = company(model, prompts)
+    texts = [
+        b"".join(map(model.vocabulary.piece, answer[len(prompt) :])).decode()
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+    shortfalls = [_mean_shortfall(model, *pair) for pair in zip(prompts, answers, strict=True)]
+    assert max(shortfalls) < NEAR_TIES, shortfalls
+    for code, text in zip(CODES, texts, strict=True):
+        assert code in text, texts
+        assert not any(other in text for other in CODES if other != code), texts
+
+
+def test_the_next_turn_from_its_own_cells_is_as_from_new_ones(model: LlamaModel, prompts: list[list[int]]) -> None:
+    loop = RecordingLoop(model)
+    for index, prompt in enumerate(prompts):
+        _start(loop, f"first {index}", prompt)
+    while not loop.idle:
+        loop.step()
+    end = model.vocabulary.tokenize(" Tell me more.", add_special=False, parse_special=False)
+    longer = [[*loop.finished[f"first {index}"], *end] for index in range(len(prompts))]
+    cached: dict[str, int] = {}
+    for index, prompt in enumerate(longer):
+        _start(loop, f"next {index}", prompt)
+    while not loop.idle:
+        cached |= {d.request_id: d.usage.cached_tokens for d in loop.step().deltas if d.usage}
+
+    for index, prompt in enumerate(longer):
+        # All but what was sampled last, which is not stored, and the new words.
+        assert cached[f"next {index}"] >= len(prompt) - len(end) - 2
+    answers = [loop.finished[f"next {index}"] for index in range(len(prompts))]
+    shortfalls = [_mean_shortfall(model, *pair) for pair in zip(longer, answers, strict=True)]
     assert max(shortfalls) < NEAR_TIES, shortfalls
 
 

@@ -5,25 +5,28 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from slotwise.request import FinishReason, SamplingParams
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.loop import ModelBroken, StepLoop
-from slotwise.workers.model import Row
+from slotwise.workers.model import Chunk
 from slotwise.workers.protocol import Delta, LoadModel, StartSequence
 
 GREEDY = SamplingParams(temperature=0)
 
 
-def _model(slots: int = 4, cells: int = 400, eos_after: int = 9, n_batch: int = 16) -> FakeModel:
-    load = LoadModel("fake", f"fake:eos_after={eos_after}", slots, 200, kv_cells=cells, n_batch=n_batch)
-    return FakeModel(load)
+def _model(eos_after: int = 9, layout: str = "unified", reuse: str = "partial") -> FakeModel:
+    path = f"fake:eos_after={eos_after},reuse={reuse}"
+    cells = 800 if layout == "split" else 400  # 200 for each slot
+    return FakeModel(LoadModel("fake", path, 4, 200, cells, n_batch=16, kv_layout=layout))
 
 
-def _start(loop: StepLoop, request_id: str, prompt: str, max_output: int = 20, stop: tuple[str, ...] = ()) -> None:
+def _start(
+    loop: StepLoop, request_id: str, prompt: str, max_output: int = 20, stop: tuple[str, ...] = (), scope: str = ""
+) -> None:
     loop.prepared(request_id, list(prompt.encode()))
-    loop.start(StartSequence(request_id, max_output, GREEDY, stop))
+    loop.start(StartSequence(request_id, max_output, GREEDY, stop, scope=scope))
 
 
 def _run(loop: StepLoop) -> dict[str, list[Delta]]:
@@ -91,7 +94,7 @@ def test_a_cancel_gives_everything_back_and_is_told_once() -> None:
 
     assert [d.finish_reason for d in deltas["a"]] == [FinishReason.CANCELLED]
     assert deltas["b"][-1].finish_reason is FinishReason.STOP
-    assert model.positions(0) == model.positions(1) == 0
+    assert loop.step().cells_used == 0
 
 
 def test_a_prompt_that_was_cancelled_before_its_start_ends_in_an_error_not_in_silence() -> None:
@@ -110,10 +113,10 @@ class FailingModel(FakeModel):
         super().__init__(LoadModel("fake", "fake:eos_after=9", 4, 200, kv_cells=400, n_batch=16))
         self.codes = codes
 
-    def decode(self, rows: Sequence[Row]) -> int:
+    def decode(self, chunks: Sequence[Chunk]) -> int:
         if self.codes and (code := self.codes.pop(0)) != 0:
             return code
-        return super().decode(rows)
+        return super().decode(chunks)
 
 
 @pytest.mark.parametrize("codes", [[0, 2], [0, -2], [0, 0, -3], [2], [0, 2, 2, 2], [1], [0, 1]])
@@ -140,8 +143,8 @@ def test_two_failures_in_a_row_give_the_process_up() -> None:
 
 def test_a_refused_batch_ends_only_the_sequence_that_was_refused() -> None:
     class Refusing(FakeModel):
-        def decode(self, rows: Sequence[Row]) -> int:
-            return -1 if any(row.token == ord("!") for row in rows) else super().decode(rows)
+        def decode(self, chunks: Sequence[Chunk]) -> int:
+            return -1 if any(ord("!") in chunk.tokens for chunk in chunks) else super().decode(chunks)
 
     loop = StepLoop(Refusing(LoadModel("fake", "fake:eos_after=9", 4, 200, kv_cells=400, n_batch=16)))
     _start(loop, "good", "hello")
@@ -155,13 +158,14 @@ def test_a_refused_batch_ends_only_the_sequence_that_was_refused() -> None:
 
 def test_running_out_of_cells_ends_the_youngest_and_is_counted() -> None:
     class Small(FakeModel):
-        def decode(self, rows: Sequence[Row]) -> int:
-            stored = sum(self.positions(seq_id) for seq_id in range(self.info.slots))
-            return 1 if stored + len(rows) > 30 else super().decode(rows)
+        def decode(self, chunks: Sequence[Chunk]) -> int:
+            stored = sum(self.positions(row) for row in range(self.info.rows))
+            new = sum(len(chunk.tokens) for chunk in chunks)
+            return 1 if stored + new > 30 else super().decode(chunks)
 
     loop = StepLoop(Small(LoadModel("fake", "fake:eos_after=12", 4, 200, kv_cells=400, n_batch=16)))
     _start(loop, "old", "0123456789")
-    _start(loop, "young", "0123456789")
+    _start(loop, "young", "9876543210")
     no_cells, deltas = 0, dict[str, list[Delta]]()
     while not loop.idle:
         report = loop.step()
@@ -174,18 +178,152 @@ def test_running_out_of_cells_ends_the_youngest_and_is_counted() -> None:
     assert deltas["old"][-1].finish_reason is FinishReason.STOP
 
 
+PREFIX = "a system prompt that many have in common, long enough to be worth a wait and more than one step to compute. "
+
+
+def _usage(deltas: Sequence[Delta]) -> tuple[int, int]:
+    usage = deltas[-1].usage
+    assert usage is not None
+    return usage.prompt_tokens, usage.cached_tokens
+
+
+LAYOUTS = pytest.mark.parametrize("layout", ["unified", "split"])
+
+
+@LAYOUTS
+def test_a_common_beginning_of_prompts_that_come_together_is_computed_once(layout: str) -> None:
+    loop = StepLoop(_model(layout=layout))
+    for name in "abc":
+        _start(loop, name, PREFIX + name * 5)
+    prefilled = 0
+    deltas: dict[str, list[Delta]] = {}
+    while not loop.idle:
+        report = loop.step()
+        prefilled += report.prefill_tokens
+        for delta in report.deltas:
+            deltas.setdefault(delta.request_id, []).append(delta)
+        loop.check_invariants()
+
+    assert prefilled == len(PREFIX) + 3 * 5
+    assert [_usage(deltas[name]) for name in "abc"] == [
+        (len(PREFIX) + 5, 0),
+        (len(PREFIX) + 5, len(PREFIX)),
+        (len(PREFIX) + 5, len(PREFIX)),
+    ]
+    for name in "abc":
+        assert _text(deltas[name]) == _alone(PREFIX + name * 5, 20)[0]
+
+
+@LAYOUTS
+def test_the_next_turn_of_a_chat_computes_only_what_is_new(layout: str) -> None:
+    loop = StepLoop(_model(layout=layout))
+    _start(loop, "turn 1", PREFIX)
+    answer = _text(_run(loop)["turn 1"])
+    # The end token is sampled and not stored; the next turn has something else there.
+    history = PREFIX + answer
+
+    _start(loop, "turn 2", history + "and then?")
+    deltas = _run(loop)["turn 2"]
+
+    assert _usage(deltas) == (len(history) + 9, len(history))
+    assert _text(deltas) == _alone(history + "and then?", 20)[0]
+
+
+@LAYOUTS
+def test_scopes_do_not_share(layout: str) -> None:
+    loop = StepLoop(_model(layout=layout))
+    _start(loop, "a", PREFIX + "a", scope="alice")
+    _start(loop, "b", PREFIX + "b", scope="bob")
+    deltas = _run(loop)
+
+    assert _usage(deltas["a"])[1] == _usage(deltas["b"])[1] == 0
+
+
+def test_a_leader_that_is_cancelled_hands_on_what_it_had() -> None:
+    loop = StepLoop(_model())
+    _start(loop, "leader", PREFIX + "x")
+    _start(loop, "follower", PREFIX + "y")
+    for _ in range(4):
+        loop.step()
+    loop.cancel("leader")
+
+    deltas = _run(loop)
+
+    assert _usage(deltas["follower"])[1] == 4 * 16
+    assert _text(deltas["follower"]) == _alone(PREFIX + "y", 20)[0]
+
+
+class Machine:
+    """A clock that moves by what a step costs."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class CostlyModel(FakeModel):
+    """10 ms for each decode row, 2 ms for each prompt token."""
+
+    def __init__(self, clock: Machine) -> None:
+        super().__init__(LoadModel("fake", "fake:eos_after=0", 4, 4000, n_batch=512))
+        self.clock = clock
+
+    def decode(self, chunks: Sequence[Chunk]) -> int:
+        self.clock.now += sum(0.01 if len(chunk.tokens) == 1 else 0.002 * len(chunk.tokens) for chunk in chunks)
+        return super().decode(chunks)
+
+
+@pytest.mark.parametrize(("target", "longest"), [(0.0, 1.1), (0.25, 0.27), (0.1, 0.11)])
+def test_a_long_prompt_holds_answers_up_by_the_target_and_no_longer(target: float, longest: float) -> None:
+    clock = Machine()
+    loop = StepLoop(CostlyModel(clock), itl_target=target, timer=clock)
+    for name in ("a", "b"):
+        loop.prepared(name, list(name.encode() * 20))
+        loop.start(StartSequence(name, 300, GREEDY, ignore_eos=True))
+    for _ in range(20):
+        loop.step()
+    loop.prepared("long", [1, 2, 3, 4] * 700)
+    loop.start(StartSequence("long", 10, GREEDY))
+    began, gaps = clock.now, []
+    while True:
+        before = clock.now
+        report = loop.step()
+        gaps.append(clock.now - before)
+        if any(delta.request_id == "long" for delta in report.deltas):
+            break
+
+    assert max(gaps) <= longest
+    if target == 0.25:
+        # 2800 tokens of 2 ms, and the answers' rows on the way.
+        assert clock.now - began <= 1.15 * (2800 * 0.002)
+    if not target:
+        assert len(gaps) == 6
+
+
 class LoopMachine(RuleBasedStateMachine):
     """Random traffic; each answer must equal the same request run alone, or a beginning of it when cancelled."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = StepLoop(_model())
         self.counter = 0
         self.asked: dict[str, tuple[str, int]] = {}
         self.got: dict[str, list[Delta]] = {}
 
+    @initialize(layout=st.sampled_from(["unified", "split"]), reuse=st.sampled_from(["partial", "whole"]))
+    def make(self, layout: str, reuse: str) -> None:
+        self.loop = StepLoop(_model(layout=layout, reuse=reuse), itl_target=0.25)
+
     @precondition(lambda self: len(self.asked) < 4)
-    @rule(prompt=st.text("ab c", min_size=1, max_size=40), max_output=st.integers(1, 15))
+    @rule(
+        prompt=st.builds(
+            lambda length, end: PREFIX[:length] + end,
+            st.sampled_from([0, 20, 70]),
+            st.text("ab c", min_size=1, max_size=15),
+        ),
+        max_output=st.integers(1, 15),
+    )
     def start(self, prompt: str, max_output: int) -> None:
         self.counter += 1
         request_id = f"r{self.counter}"
@@ -219,10 +357,11 @@ class LoopMachine(RuleBasedStateMachine):
 
     @invariant()
     def books_are_in_order(self) -> None:
-        self.loop.check_invariants()
+        if hasattr(self, "loop"):
+            self.loop.check_invariants()
 
     def teardown(self) -> None:
-        while not self.loop.idle:
+        while hasattr(self, "loop") and not self.loop.idle:
             for delta in self.loop.step().deltas:
                 self._receive(delta)
         assert not self.asked, "a sequence never ended"

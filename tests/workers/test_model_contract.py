@@ -8,7 +8,7 @@ import pytest
 from slotwise.config import demo_model_path
 from slotwise.request import SamplingParams
 from slotwise.workers.fake import FakeModel
-from slotwise.workers.model import Model, Row
+from slotwise.workers.model import Chunk, Model, Sampler
 from slotwise.workers.protocol import LoadModel
 
 GREEDY = SamplingParams(temperature=0)
@@ -19,19 +19,34 @@ class MakeModel(Protocol):
     def __call__(self) -> Model: ...
 
 
-def _fake() -> Model:
-    return FakeModel(LoadModel("fake", "fake:eos_after=0", SLOTS, CELLS, kv_cells=CELLS, n_batch=64))
+def _fake(layout: str = "unified", cells: int = CELLS) -> Model:
+    return FakeModel(LoadModel("fake", "fake:eos_after=0", SLOTS, CELLS, cells, n_batch=64, kv_layout=layout))
 
 
-def _llama() -> Model:
+def _llama(layout: str = "unified", cells: int = CELLS) -> Model:
     from slotwise.workers.llama import LlamaModel
 
-    load = LoadModel("demo", demo_model_path(), SLOTS, CELLS, kv_cells=CELLS, n_batch=64, threads=2)
+    load = LoadModel("demo", demo_model_path(), SLOTS, CELLS, cells, n_batch=64, threads=2, kv_layout=layout)
     return LlamaModel(load, lambda stage, fraction: None)
 
 
+def _split_fake() -> Model:
+    return _fake("split", SLOTS * CELLS)
+
+
+def _split_llama() -> Model:
+    return _llama("split", SLOTS * CELLS)
+
+
 @pytest.fixture(
-    scope="module", params=[_fake, pytest.param(_llama, marks=pytest.mark.model)], ids=["fake", "llama.cpp"]
+    scope="module",
+    params=[
+        _fake,
+        _split_fake,
+        pytest.param(_llama, marks=pytest.mark.model),
+        pytest.param(_split_llama, marks=pytest.mark.model),
+    ],
+    ids=["fake", "split fake", "llama.cpp", "split llama.cpp"],
 )
 def model(request: pytest.FixtureRequest) -> Iterator[Model]:
     made: Model = request.param()
@@ -42,13 +57,12 @@ def model(request: pytest.FixtureRequest) -> Iterator[Model]:
 @pytest.fixture(autouse=True)
 def empty_context(model: Model) -> Iterator[None]:
     yield
-    for seq_id in range(SLOTS):
-        model.remove(seq_id)
+    for row in range(model.info.rows):
+        model.remove(row)
 
 
-def _rows(tokens: Sequence[int], seq_id: int = 0, start: int = 0) -> list[Row]:
-    last = len(tokens) - 1
-    return [Row(token, start + index, seq_id, index == last) for index, token in enumerate(tokens)]
+def _chunk(tokens: Sequence[int], seq_id: int = 0, start: int = 0) -> Chunk:
+    return Chunk(seq_id, start, tokens, output=True)
 
 
 def _tokens(model: Model, text: str) -> list[int]:
@@ -56,7 +70,9 @@ def _tokens(model: Model, text: str) -> list[int]:
 
 
 def test_info_says_what_was_asked_for(model: Model) -> None:
-    assert (model.info.slots, model.info.kv_cells, model.info.context_cap) == (SLOTS, CELLS, CELLS)
+    pools = SLOTS if model.info.kv_layout == "split" else 1
+    assert (model.info.slots, model.info.kv_cells, model.info.context_cap) == (SLOTS, pools * CELLS, CELLS)
+    assert model.info.rows >= SLOTS
 
 
 def test_text_survives_tokens(model: Model) -> None:
@@ -69,7 +85,7 @@ def test_positions_follow_what_is_stored_and_removed(model: Model) -> None:
     tokens = _tokens(model, "one two three four five six")
     assert model.positions(0) == 0
 
-    assert model.decode(_rows(tokens)) == 0
+    assert model.decode([_chunk(tokens)]) == 0
     assert model.positions(0) == len(tokens)
     assert model.positions(1) == 0
 
@@ -81,34 +97,94 @@ def test_positions_follow_what_is_stored_and_removed(model: Model) -> None:
 
 def test_a_position_that_does_not_follow_is_refused_and_changes_nothing(model: Model) -> None:
     tokens = _tokens(model, "one two three")
-    assert model.decode(_rows(tokens)) == 0
+    assert model.decode([_chunk(tokens)]) == 0
 
-    assert model.decode(_rows(tokens, start=len(tokens) + 5)) == -1
+    assert model.decode([_chunk(tokens, start=len(tokens) + 5)]) == -1
     assert model.positions(0) == len(tokens)
 
 
 def test_no_cells_is_code_one_and_room_made_is_used(model: Model) -> None:
     token = _tokens(model, "hello")[0]
     for start in range(0, CELLS, 64):
-        assert model.decode(_rows([token] * 64, start=start)) == 0
+        assert model.decode([_chunk([token] * 64, start=start)]) == 0
+    other = 0 if model.info.kv_layout == "split" else 1
 
-    assert model.decode(_rows([token], seq_id=1)) == 1
+    def one_more() -> int:
+        return model.decode([_chunk([token], other, model.positions(other))])
+
+    assert one_more() == 1
     model.remove(0, 200)
-    assert model.decode(_rows([token], seq_id=1)) == 0
+    assert one_more() == 0
+
+
+def test_a_copy_goes_on_as_the_original_would_and_leaves_it_alone(model: Model) -> None:
+    beginning = _tokens(model, "The capital of France is Paris, and the capital of")
+    ends = [_tokens(model, " Italy is"), _tokens(model, " Japan is")]
+    sampler = model.new_sampler(GREEDY, prompt=beginning, ignore_eos=False)
+
+    def answers(row: int, count: int = 6) -> list[int]:
+        return _greedy(model, sampler, row, count)
+
+    alone = []
+    for end in ends:
+        model.decode([_chunk([*beginning, *end])])
+        alone.append([sampler.sample(len(beginning) + len(end) - 1), *answers(0)])
+        model.remove(0)
+
+    model.decode([_chunk([*beginning, *ends[0]])])
+    model.copy(0, 2, len(beginning))
+    assert model.positions(2) == len(beginning)
+    model.decode([_chunk(ends[1], 2, len(beginning))])
+    copied = [sampler.sample(len(ends[1]) - 1)]
+    model.remove(0)  # the copy does not need its source any more
+    copied += answers(2)
+
+    assert copied == alone[1] != alone[0]
+    sampler.close()
+
+
+def test_copies_of_copies_in_one_go_have_the_right_contents(model: Model) -> None:
+    first, second = _tokens(model, "one two three four five six"), _tokens(model, "seven eight nine ten eleven")
+    end = _tokens(model, " and")
+    sampler = model.new_sampler(GREEDY, prompt=first, ignore_eos=False)
+    model.decode([_chunk([*second, *end])])
+    expected = sampler.sample(len(second) + len(end) - 1)
+    model.remove(0)
+    model.decode([_chunk(first)])
+    model.decode([_chunk(second, 1)])
+
+    # As when something retained moves out of the way: 0 to 2, then 1 to 0, with no decode between them.
+    model.copy(0, 2, len(first))
+    model.copy(1, 0, len(second))
+    model.remove(1)
+
+    model.decode([_chunk(end, 0, len(second))])
+    assert sampler.sample(len(end) - 1) == expected
+    assert [model.positions(row) for row in range(3)] == [len(second) + len(end), 0, len(first)]
+    sampler.close()
+
+
+def _greedy(model: Model, sampler: Sampler, row: int, count: int) -> list[int]:
+    """Go on in `row` for `count` tokens, each fed back; the first one fed is a fixed one."""
+    token, answers = _tokens(model, " the")[0], []
+    for _ in range(count):
+        model.decode([_chunk([token], row, model.positions(row))])
+        token = sampler.sample(0)
+        answers.append(token)
+    return answers
 
 
 def test_greedy_sampling_is_a_function_of_the_sequence_alone(model: Model) -> None:
     prompt = _tokens(model, "The capital of France is the city of")
     other = _tokens(model, "Once upon a time there was a")
     sampler = model.new_sampler(GREEDY, prompt=prompt, ignore_eos=False)
-    model.decode(_rows(prompt))
+    model.decode([_chunk(prompt)])
     alone = sampler.sample(len(prompt) - 1)
     model.remove(0)
 
-    together = [*_rows(other, seq_id=1), *_rows(prompt, seq_id=2)]
-    model.decode(together)
+    model.decode([_chunk(other, 1), _chunk(prompt, 2)])
 
-    assert sampler.sample(len(together) - 1) == alone
+    assert sampler.sample(len(other) + len(prompt) - 1) == alone
     sampler.close()
 
 
@@ -116,16 +192,16 @@ def test_ignoring_the_end_never_samples_it(model: Model) -> None:
     prompt = _tokens(model, "Bye.")
     sampler = model.new_sampler(GREEDY, prompt=prompt, ignore_eos=True)
     row, tokens = len(prompt) - 1, list(prompt)
-    model.decode(_rows(prompt))
+    model.decode([_chunk(prompt)])
     for _ in range(40):
         token = sampler.sample(row)
         assert token not in model.vocabulary.end_tokens
         tokens.append(token)
-        model.decode(_rows([token], start=len(tokens) - 1))
+        model.decode([_chunk([token], start=len(tokens) - 1)])
         row = 0
     sampler.close()
 
 
 def test_too_many_rows_are_an_error_not_an_abort(model: Model) -> None:
     with pytest.raises(ValueError, match="batch of 65 rows"):
-        model.decode(_rows([1] * 65))
+        model.decode([_chunk([1] * 65)])

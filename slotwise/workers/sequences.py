@@ -1,0 +1,73 @@
+"""A running request inside a worker, and whom it waits for. Pure.
+
+Two prompts with the same beginning that come at the same time should be computed once: the later one waits until the
+earlier has stored what they have in common, and takes it over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from slotwise.workers.batch import is_decoding
+from slotwise.workers.model import Sampler
+from slotwise.workers.prefixes import common_length
+from slotwise.workers.text import TextStream
+
+#: A twin is worth waiting for if it saves so many tokens, and …
+TWIN_TOKENS = 64
+#: … so much of what there is to compute: a short wait at most for what is gained.
+TWIN_SHARE = 0.25
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One request. Between its start and its end it has a promise of cells; once `attached`, a row."""
+
+    request_id: str
+    tokens: list[int]
+    prompt_tokens: int
+    max_output_tokens: int
+    sampler: Sampler
+    text: TextStream
+    end_tokens: frozenset[int]
+    scope: str = ""
+    row: int = -1
+    stored: int = 0
+    #: Prompt tokens taken over from others.
+    shared: int = 0
+    output_tokens: int = 0
+    awaited: int = 0
+    waits: Wait | None = field(default=None)
+
+    @property
+    def attached(self) -> bool:
+        return self.row >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """For `leader` to have stored `until` tokens."""
+
+    leader: Sequence
+    until: int
+
+    @property
+    def over(self) -> bool:
+        return not self.leader.attached or self.leader.stored >= self.until or is_decoding(self.leader)
+
+
+def twin_of(sequence: Sequence, prospect: int, others: Iterable[Sequence]) -> Wait | None:
+    """Whom to wait for, if it pays: `prospect` tokens could be taken over at once."""
+    best: Wait | None = None
+    prompt = sequence.tokens[: sequence.prompt_tokens - 1]
+    for other in others:
+        if not other.attached or is_decoding(other) or other.scope != sequence.scope:
+            continue
+        until = common_length(other.tokens, prompt)
+        if until > other.stored and until > (best.until if best else prospect):
+            best = Wait(other, until)
+    if best is None:
+        return None
+    gain, left = best.until - prospect, sequence.prompt_tokens - prospect
+    return best if gain >= TWIN_TOKENS and gain >= TWIN_SHARE * left else None

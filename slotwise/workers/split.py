@@ -1,0 +1,183 @@
+"""A pool of cells for each row: nobody's step is longer for what others hold. Pure; see `cells`.
+
+A batch is cut into runs of consecutive rows, each a pass over the weights (llama.cpp src/llama-batch.cpp, split_equal
+with `sequential`). So a new sequence goes to the lowest idle row, and what is retained there moves out of the way if it
+was used more recently than what another idle row retains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from slotwise.workers.cells import (
+    WORTH_SHARING,
+    Attached,
+    CellsExhausted,
+    Copy,
+    Operation,
+    Promises,
+    Remove,
+    Reuse,
+)
+from slotwise.workers.prefixes import common_length
+
+#: A copy moves a whole pool. It costs what computing one token per so many cells of the pool costs, or much less.
+CELLS_PER_TOKEN = 64
+
+
+@dataclass(slots=True)
+class _Row:
+    """What one pool holds, and for whom."""
+
+    tokens: list[int] = field(default_factory=list)
+    scope: str = ""
+    #: The live request, or None: what is here is retained.
+    owner: str | None = None
+    #: When it was last used, in attachments.
+    used: int = 0
+
+
+class SplitCells:
+    """The account of a context with a pool of `capacity / slots` cells for each of `slots` rows."""
+
+    def __init__(self, capacity: int, slots: int, reuse: Reuse = Reuse.PARTIAL) -> None:
+        self.capacity = capacity
+        self.slots = slots
+        self.pool = capacity // slots
+        self._reuse = reuse
+        self._worth_copying = max(WORTH_SHARING, self.pool // CELLS_PER_TOKEN)
+        self._promises = Promises(capacity, slots, most=self.pool)
+        self._rows = [_Row() for _ in range(slots)]
+        self._live: dict[str, int] = {}
+        self._attachments = 0
+
+    @property
+    def reserved(self) -> int:
+        return self._promises.total
+
+    @property
+    def used(self) -> int:
+        return sum(len(self._rows[row].tokens) for row in self._live.values())
+
+    @property
+    def retained(self) -> int:
+        return sum(len(row.tokens) for row in self._rows if row.owner is None)
+
+    def reserve(self, request_id: str, cells: int) -> None:
+        self._promises.make(request_id, cells)
+
+    def prospect(self, tokens: Sequence[int], scope: str) -> int:
+        return self._match(tokens, scope)[1]
+
+    def attach(self, request_id: str, tokens: Sequence[int], scope: str) -> Attached:
+        promise = self._promises[request_id]
+        if request_id in self._live:
+            raise ValueError(f"request {request_id} has a row already")
+        if len(tokens) > promise:
+            raise CellsExhausted(f"{request_id} was promised {promise} cells, its prompt has {len(tokens)}")
+        self._attachments += 1
+        row = self._lowest_idle()
+        source, shared = self._match(tokens, scope)
+        if source != row and shared < self._worth_copying:
+            source, shared = -1, 0
+        operations = self._save(row, shared if source == row else 0, source)
+        operations += self._fill(row, source, shared)
+        here = self._rows[row]
+        here.owner, here.scope, here.used = request_id, scope, self._attachments
+        self._live[request_id] = row
+        return Attached(row, shared, tuple(operations))
+
+    def make_room(self, count: int) -> tuple[Operation, ...]:
+        """Each row has its own cells: there is nothing to give up."""
+        return ()
+
+    def occupy(self, row: int, tokens: Sequence[int]) -> None:
+        here = self._rows[row]
+        if here.owner is None:
+            raise KeyError(f"nobody has row {row}")
+        promise = self._promises[here.owner]
+        if len(here.tokens) + len(tokens) > promise:
+            raise CellsExhausted(
+                f"row {row} holds {len(here.tokens)} cells, was promised {promise}, wants {len(tokens)} more"
+            )
+        here.tokens.extend(tokens)
+
+    def truncate(self, row: int, length: int) -> None:
+        del self._rows[row].tokens[length:]
+
+    def release(self, request_id: str, *, keep: bool = True) -> tuple[Operation, ...]:
+        self._promises.end(request_id)
+        row = self._live.pop(request_id, None)
+        if row is None:
+            return ()
+        here = self._rows[row]
+        here.owner = None
+        if keep and self._reuse is not Reuse.NOTHING and len(here.tokens) >= WORTH_SHARING:
+            return ()
+        self._rows[row] = _Row()
+        return (Remove(row),)
+
+    def check_invariants(self) -> None:
+        self._promises.check_invariants()
+        assert self._live.keys() <= self._promises.requests()
+        assert self._live == {row.owner: index for index, row in enumerate(self._rows) if row.owner is not None}
+        for row in self._rows:
+            assert len(row.tokens) <= self.pool
+            assert row.owner is None or len(row.tokens) <= self._promises[row.owner]
+
+    def __repr__(self) -> str:
+        return f"<SplitCells {len(self._live)}/{self.slots} live, {self.used}+{self.retained}/{self.capacity} cells>"
+
+    # ---- rows
+
+    def _match(self, tokens: Sequence[int], scope: str) -> tuple[int, int]:
+        """The row to take from and how much; the lowest idle row where it is as good as another."""
+        if self._reuse is Reuse.NOTHING:
+            return -1, 0
+        # The last token of a prompt is always computed: its logits are wanted.
+        tokens = tokens[:-1]
+        best, most = -1, 0
+        lowest = self._lowest_idle() if len(self._live) < self.slots else -1
+        for index, row in enumerate(self._rows):
+            if row.scope != scope or len(row.tokens) < max(most, WORTH_SHARING):
+                continue
+            common = common_length(row.tokens, tokens)
+            if self._reuse is Reuse.WHOLE and common < len(row.tokens):
+                continue
+            if common > most or (common == most and index == lowest):
+                best, most = index, common
+        return (best, most) if most >= WORTH_SHARING else (-1, 0)
+
+    def _lowest_idle(self) -> int:
+        return next(index for index, row in enumerate(self._rows) if row.owner is None)
+
+    def _save(self, row: int, kept: int, source: int) -> list[Operation]:
+        """Copy what `row` retains to the idle row that is missed least, unless that is `row` itself or the source."""
+        here = self._rows[row]
+        if len(here.tokens) - kept < self._worth_copying:
+            return []
+        idle = [i for i, each in enumerate(self._rows) if each.owner is None and i not in (row, source)]
+        other = min(idle, key=lambda i: (len(self._rows[i].tokens) > 0, self._rows[i].used), default=None)
+        if other is None or (self._rows[other].tokens and self._rows[other].used > here.used):
+            return []
+        self._rows[other] = _Row(list(here.tokens), here.scope, None, here.used)
+        return [Copy(row, other, len(here.tokens))]
+
+    def _fill(self, row: int, source: int, shared: int) -> list[Operation]:
+        """Make the row hold the first `shared` tokens of `source` and nothing else."""
+        held = self._rows[row]
+        if source < 0:
+            self._rows[row] = _Row()
+            return [Remove(row)] if held.tokens else []
+        taken = self._rows[source]
+        self._rows[row] = _Row(taken.tokens[:shared], taken.scope)
+        if source == row:
+            return [Remove(row, shared)] if len(held.tokens) > shared else []
+        operations: list[Operation] = [Copy(source, row, shared)]
+        taken.used = self._attachments
+        if taken.owner is None and len(taken.tokens) - shared < WORTH_SHARING:
+            # What it had is now here, and an empty row saves the next one from being saved.
+            self._rows[source] = _Row()
+            operations.append(Remove(source))
+        return operations

@@ -1,0 +1,91 @@
+"""The cost model against machines whose cost is known."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slotwise.workers.cost import LEAST_PREFILL, StepCost
+
+
+def _machine(decode: float, rate: float, slope: float, decode_rows: int, prefill: int, depth: float) -> float:
+    return (0.005 + decode * decode_rows if decode_rows else 0.0) + prefill * (rate + slope * depth)
+
+
+def _learned(decode: float, rate: float, slope: float, noise: float = 0.0) -> StepCost:
+    cost, rng = StepCost(), random.Random(1)
+    for step in range(400):
+        rows = 1 + step % 8
+        prefill = (0, 32, 64, 128)[step % 4]
+        depth = rng.choice((50.0, 500.0, 2000.0))
+        seconds = _machine(decode, rate, slope, rows, prefill, depth) * (1 + noise * rng.uniform(-1, 1))
+        cost.observe(rows, prefill, depth, seconds)
+    return cost
+
+
+@pytest.mark.parametrize(("decode", "rate", "slope"), [(6e-3, 2e-3, 0), (6e-3, 2e-3, 4e-7), (1e-3, 5e-5, 2e-9)])
+def test_it_predicts_what_it_has_learned(decode: float, rate: float, slope: float) -> None:
+    cost = _learned(decode, rate, slope, noise=0.1)
+
+    for rows, prefill, depth in [(4, 0, 0.0), (4, 64, 100.0), (8, 128, 1500.0), (1, 32, 2000.0)]:
+        expected = _machine(decode, rate, slope, rows, prefill, depth)
+        assert cost.seconds(rows, prefill, depth) == pytest.approx(expected, rel=0.3)
+
+
+def test_a_budget_keeps_a_step_within_its_target() -> None:
+    cost = _learned(6e-3, 2e-3, 4e-7)
+
+    shallow, deep = (cost.prefill_budget(0.25, 4, depth, 512) for depth in (0.0, 3000.0))
+
+    assert 64 <= deep < shallow <= 128
+    assert _machine(6e-3, 2e-3, 4e-7, 4, shallow, 0.0) <= 0.3
+
+
+def test_where_answers_alone_take_the_target_prompts_get_as_much_time_as_they_do() -> None:
+    cost = _learned(0.1, 2e-3, 0)
+
+    budget = cost.prefill_budget(0.25, 8, 0.0, 512)
+
+    assert 0.4 <= budget * 2e-3 / cost.decode_seconds(8) <= 1.2 or budget == 256
+
+
+def test_it_begins_small_and_grows_by_what_it_sees() -> None:
+    cost = StepCost()
+    budgets = []
+    for _ in range(8):
+        cost.observe(4, 0, 0.0, 0.03)
+        budget = cost.prefill_budget(0.25, 4, 0.0, 512)
+        budgets.append(budget)
+        cost.observe(4, budget, 0.0, 0.03 + budget * 1e-3)
+
+    assert budgets[0] <= 2 * LEAST_PREFILL
+    assert all(later <= 3 * earlier for earlier, later in zip(budgets, budgets[1:], strict=False))
+    assert budgets[-1] >= 160
+
+
+def test_one_stall_of_the_machine_is_not_believed() -> None:
+    cost = _learned(6e-3, 2e-3, 0)
+    before = cost.prefill_budget(0.25, 4, 0.0, 512)
+    cost.observe(4, 64, 0.0, 30.0)
+    cost.observe(4, 0, 0.0, 30.0)
+
+    assert cost.prefill_budget(0.25, 4, 0.0, 512) >= before / 2
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 64), st.integers(0, 2048), st.floats(0, 1e5), st.floats(0, 100)), max_size=40),
+    st.integers(0, 64),
+    st.floats(0, 1e5),
+    st.floats(0, 10),
+    st.integers(1, 4096),
+)
+def test_whatever_was_seen_a_budget_is_sane(
+    seen: list[tuple[int, int, float, float]], rows: int, depth: float, target: float, most: int
+) -> None:
+    cost = StepCost()
+    for decode_rows, prefill, at, seconds in seen:
+        cost.observe(decode_rows, prefill, at, seconds)
+
+    assert min(most, LEAST_PREFILL) <= cost.prefill_budget(target, rows, depth, most) <= most
+    assert cost.seconds(rows, 100, depth) >= 0
