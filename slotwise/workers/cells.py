@@ -31,10 +31,11 @@ class CellsExhausted(Exception):
 class Reuse(StrEnum):
     """What the memory of an architecture lets another sequence take over."""
 
-    #: Any beginning of a sequence: plain attention.
+    #: Any beginning of a sequence, running or ended: plain attention.
     PARTIAL = "partial"
-    #: All of a sequence or nothing: recurrent state, or a window that has moved on.
-    WHOLE = "whole"
+    #: An ended sequence goes on where it stopped, in its own row. For recurrent state and sliding windows, which can
+    #: not go back; a copy of a window would hold its old cells, which llama.cpp means to use again.
+    CONTINUE = "continue"
     NOTHING = "nothing"
 
 
@@ -72,6 +73,8 @@ class Cells(Protocol):
 
     capacity: int
     slots: int
+    #: Fewer tokens than this are computed rather than taken over.
+    worth_sharing: int
 
     @property
     def reserved(self) -> int:
@@ -93,7 +96,7 @@ class Cells(Protocol):
         """
 
     def prospect(self, tokens: Sequence[int], scope: str) -> int:
-        """How many of these prompt tokens `attach` would take over now."""
+        """How many of these prompt tokens `attach` takes over, if it is called now."""
 
     def attach(self, request_id: str, tokens: Sequence[int], scope: str) -> Attached:
         """Give a reserved request its row and what others have of its prompt, but for its last token."""

@@ -1,62 +1,165 @@
 """How long a step takes, learned from the steps of this worker. Pure: seconds come in, seconds and budgets come out.
 
-    T(D, P) = decode[D] + P * (rate[P] + slope * depth)
+    T(D, P) = decode[D] + P * (pace * shape[P] + slope * depth)
 
-D decode rows, P prompt tokens at a mean depth (position in their prompts). `decode` and `rate` are tables, because
-kernels have steps where a line would have a slope (matrix-vector up to so many rows, then matrix-matrix); what is not
-known yet is taken from the nearest that is. `slope` is attention's part: a token at depth 4000 looks at 4000 cells.
+D decode rows, P prompt tokens at a mean depth (position in their prompts). `decode` and `shape` are tables, because
+kernels have steps where a line would have a slope (matrix-vector up to so many rows, then matrix-matrix). `pace` is
+the machine's, which all sizes have in common: when it slows down or recovers, one size tells for all of them, also for
+those that are not tried meanwhile. `slope` is attention's part: a token at depth 4000 looks at 4000 cells.
 
 References: step time as a linear function of tokens and cells: Sarathi-Serve (arXiv 2403.02310), Vidur (2405.05465).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
-#: Of a new observation. Steps are many and machines change their pace slowly.
+#: Of a new observation, in the table of its size and in the machine's pace.
 _WEIGHT = 0.1
 #: A single observation counts for no more than so many times what was expected: somebody else had the machine.
 _OUTLIER = 4.0
-#: A first budget where nothing is known, and the least there is: prompts always get on.
+#: The least budget: prompts always get on.
 LEAST_PREFILL = 16
+#: Sizes of prompt chunks that are told apart.
 _LADDER = (16, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 768, 1024, 1536, 2048)
+#: A size seen less often is taken to cost no more per token than the next smaller: its first step may have been bad.
+_TRUSTED = 5
+#: After so many steps without one of about so many decode rows alone, one is made: prompts' parts are told from it.
+_STALE = 256
 
 
-class _Table:
-    """Means by size, forgetting slowly."""
+class StepCost:
+    """The cost model of one worker."""
+
+    def __init__(self) -> None:
+        self._decode = _Decode()
+        self._prefill = _Prefill()
+        self._steps = 0
+
+    def observe(self, decode_rows: int, prefill_tokens: int, depth: float, seconds: float) -> None:
+        """A step took so long. `depth`: mean position of its prompt tokens."""
+        if not (decode_rows or prefill_tokens) or seconds <= 0:
+            return
+        self._steps += 1
+        if not prefill_tokens:
+            self._decode.observe(decode_rows, seconds, self._steps)
+        elif decode_rows <= self._decode.largest:
+            # Beyond it, what of the step was the prompt's part would be a guess.
+            rest = seconds - self.decode_seconds(decode_rows)
+            self._prefill.observe(prefill_tokens, depth, rest / prefill_tokens)
+
+    def decode_seconds(self, rows: int) -> float:
+        """A step of so many decode rows and nothing else; 0.0 while nothing is known."""
+        return self._decode.read(rows)
+
+    def seconds(self, decode_rows: int, prefill_tokens: int, depth: float) -> float:
+        """The predicted time of a step; 0.0 while nothing is known."""
+        return self.decode_seconds(decode_rows) + prefill_tokens * self._prefill.rate(prefill_tokens, depth)
+
+    def prefill_budget(self, target: float, decode_rows: int, depth: float, most: int) -> int:
+        """The most prompt tokens with which a step beside `decode_rows` takes no longer than `target` seconds.
+
+        Where the decode rows alone take more than half of it, prompts get as much time as they do: answers go at half
+        their pace then, and prompts do not stand still. Never less than LEAST_PREFILL; but now and then 0 for one step,
+        to see what the decode rows take alone.
+        """
+        if decode_rows and self._decode.stale(decode_rows, self._steps):
+            return 0
+        target = max(target, 2 * self.decode_seconds(decode_rows))
+        best = LEAST_PREFILL
+        for size in _LADDER:
+            # One step of the ladder beyond what was seen: small chunks may say little about large ones.
+            unknown = size > 2 * max(self._prefill.largest, LEAST_PREFILL)
+            if unknown or self.seconds(decode_rows, size, depth) > target:
+                break
+            best = size
+        return min(best, most)
+
+
+class _Decode:
+    """Seconds of steps without prompts, by rows."""
 
     def __init__(self) -> None:
         self._known: dict[int, float] = {}
         self._sizes: list[int] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
+        #: Bit length of the number of rows -> when a step of about so many was seen.
+        self._seen: dict[int, int] = {}
 
     @property
     def largest(self) -> int:
         return self._sizes[-1] if self._sizes else 0
 
-    def observe(self, size: int, value: float) -> None:
-        old = self._known.get(size)
+    def observe(self, rows: int, seconds: float, step: int) -> None:
+        self._seen[rows.bit_length()] = step
+        old = self._known.get(rows)
         if old is None:
-            self._sizes.insert(bisect_left(self._sizes, size), size)
-            self._known[size] = value
+            self._sizes.insert(bisect_left(self._sizes, rows), rows)
+            self._known[rows] = seconds
         else:
-            self._known[size] = old + _WEIGHT * (min(value, _OUTLIER * old) - old)
+            self._known[rows] = old + _WEIGHT * (min(seconds, _OUTLIER * old) - old)
 
-    def read(self, size: int) -> float:
-        """Between two known sizes by a line, outside of them as the nearest; 0.0 while nothing is known."""
-        if not self._sizes:
+    def stale(self, rows: int, step: int) -> bool:
+        return step - self._seen.get(rows.bit_length(), -_STALE) >= _STALE
+
+    def read(self, rows: int) -> float:
+        """Between two known numbers by a line, below the smallest as it, above the largest in proportion."""
+        if not rows or not self._sizes:
             return 0.0
-        at = bisect_left(self._sizes, size)
+        at = bisect_left(self._sizes, rows)
         if at == len(self._sizes):
-            return self._known[self._sizes[-1]]
+            return self._known[self.largest] * rows / self.largest
         high = self._sizes[at]
-        if high == size or at == 0:
+        if at == 0 or high == rows:
             return self._known[high]
         low = self._sizes[at - 1]
-        part = (size - low) / (high - low)
+        part = (rows - low) / (high - low)
         return (1 - part) * self._known[low] + part * self._known[high]
+
+
+class _Prefill:
+    """Seconds per prompt token, by size of the chunk and depth."""
+
+    def __init__(self) -> None:
+        #: Seconds per token that all sizes have in common; 0.0 while nothing is known.
+        self._pace = 0.0
+        #: By size: how its tokens' cost differs from the pace, and how often it was seen.
+        self._shape: dict[int, float] = {}
+        self._count: dict[int, int] = {}
+        self._slope = _Slope()
+
+    @property
+    def largest(self) -> int:
+        return max(self._shape, default=0)
+
+    def observe(self, tokens: int, depth: float, rate: float) -> None:
+        size = _size(tokens)
+        if not self._pace:
+            if rate > 0:
+                self._pace, self._shape[size], self._count[size] = rate, 1.0, 1
+            return
+        expected = self.rate(tokens, depth)
+        rate = min(max(rate, expected / _OUTLIER), expected * _OUTLIER)
+        self._slope.observe(depth, rate)
+        flat = rate - self._slope.read() * depth
+        ratio = min(max(flat / (self._pace * self._shape_of(size)), 1 / _OUTLIER), _OUTLIER)
+        self._shape[size] = self._shape_of(size) * ratio ** (_WEIGHT if size in self._shape else 1.0)
+        self._count[size] = self._count.get(size, 0) + 1
+        self._pace *= ratio**_WEIGHT
+
+    def rate(self, tokens: int, depth: float) -> float:
+        """Seconds per token; 0.0 while nothing is known."""
+        return self._pace * self._shape_of(_size(tokens)) + self._slope.read() * depth if self._pace else 0.0
+
+    def _shape_of(self, size: int) -> float:
+        """A size's own where it is trusted, else no more than the next smaller trusted one's."""
+        own = self._shape.get(size)
+        if own is not None and self._count[size] >= _TRUSTED:
+            return own
+        smaller = next(
+            (s for s in reversed(_LADDER[: bisect_left(_LADDER, size)]) if self._count.get(s, 0) >= _TRUSTED), None
+        )
+        known = [shape for shape in (own, self._shape[smaller] if smaller else None) if shape is not None]
+        return min(known, default=1.0)
 
 
 class _Slope:
@@ -84,58 +187,6 @@ class _Slope:
         return max(0.0, (self._xy / self._weight - mean * self._y / self._weight) / variance)
 
 
-class StepCost:
-    """The cost model of one worker."""
-
-    def __init__(self) -> None:
-        self._decode = _Table()
-        self._rate = _Table()
-        self._slope = _Slope()
-
-    def observe(self, decode_rows: int, prefill_tokens: int, depth: float, seconds: float) -> None:
-        """A step took so long. `depth`: mean position of its prompt tokens."""
-        if not prefill_tokens:
-            if decode_rows:
-                self._decode.observe(decode_rows, seconds)
-            return
-        if decode_rows and not self._decode:
-            return  # what of it was the prompt's part is not known yet
-        rate = max(0.0, seconds - self.decode_seconds(decode_rows)) / prefill_tokens
-        self._slope.observe(depth, rate)
-        self._rate.observe(_bucket(prefill_tokens), max(0.0, rate - self._slope.read() * depth))
-
-    def decode_seconds(self, rows: int) -> float:
-        """A step of so many decode rows and nothing else."""
-        if not rows:
-            return 0.0
-        known = self._decode.read(rows)
-        return known * max(1.0, rows / self._decode.largest) if self._decode else 0.0
-
-    def seconds(self, decode_rows: int, prefill_tokens: int, depth: float) -> float:
-        """The predicted time of a step; 0.0 while nothing is known."""
-        if not prefill_tokens:
-            return self.decode_seconds(decode_rows)
-        rate = self._rate.read(_bucket(prefill_tokens)) + self._slope.read() * depth
-        return self.decode_seconds(decode_rows) + prefill_tokens * rate
-
-    def prefill_budget(self, target: float, decode_rows: int, depth: float, most: int) -> int:
-        """The most prompt tokens with which a step beside `decode_rows` takes no longer than `target` seconds.
-
-        Where the decode rows alone take more than half of it, prompts get as much time as they do: answers go at half
-        their pace then, and prompts do not stand still.
-        """
-        target = max(target, 2 * self.decode_seconds(decode_rows))
-        best = LEAST_PREFILL
-        for size in _LADDER:
-            # One step of the ladder beyond what was seen: small chunks may say little about large ones.
-            unknown = size > 2 * max(self._rate.largest, LEAST_PREFILL)
-            if unknown or self.seconds(decode_rows, size, depth) > target:
-                break
-            best = size
-        return min(best, most)
-
-
-def _bucket(tokens: int) -> int:
-    """Sizes that are alike: the next step of the ladder."""
-    at = bisect_left(_LADDER, tokens)
-    return _LADDER[min(at, len(_LADDER) - 1)]
+def _size(tokens: int) -> int:
+    """Chunks that are alike: the rung at or below."""
+    return _LADDER[max(bisect_right(_LADDER, tokens) - 1, 0)]

@@ -227,7 +227,7 @@ class ChainSampler:
 
 
 class LlamaModel:
-    """Weights and one unified context of `slots` sequences."""
+    """Weights, and one context with its sequence rows."""
 
     def __init__(self, load: LoadModel, on_progress: Callable[[str, float], None]) -> None:
         """Loads; calls `on_progress(stage, 0..1)` on the way.
@@ -248,7 +248,9 @@ class LlamaModel:
         kv_cells = load.kv_cells or load.slots * context_cap
         reuse = _reuse(self._model)
         self._split = _splits(load, enough_for_all=kv_cells >= load.slots * context_cap, reuse=reuse)
-        rows = load.slots if self._split else min(load.slots + RETAINED_ROWS, _MOST_ROWS)
+        # Where sequences are not shared, a row is bytes: a state, or a window of cells.
+        more_rows = RETAINED_ROWS if reuse is Reuse.PARTIAL and not self._split else 0
+        rows = min(load.slots + more_rows, _MOST_ROWS)
         self.context = self._make_context(load, kv_cells, rows)
         self._memory = llama_cpp.llama_get_memory(self.context)
         self.n_batch = llama_cpp.llama_n_batch(self.context)
@@ -413,8 +415,8 @@ def _reuse(model: Any) -> Reuse:
     overwritten (llama-kv-cache.cpp, find_slot), so an earlier point of the sequence can not be gone back to either.
     """
     if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
-        return Reuse.WHOLE
-    return Reuse.WHOLE if llama_cpp.llama_model_n_swa(model) > 0 else Reuse.PARTIAL
+        return Reuse.CONTINUE
+    return Reuse.CONTINUE if llama_cpp.llama_model_n_swa(model) > 0 else Reuse.PARTIAL
 
 
 def _splits(load: LoadModel, *, enough_for_all: bool, reuse: Reuse) -> bool:

@@ -19,7 +19,7 @@ from slotwise.workers.cells import Cells, CellsExhausted, Copy, Operation, Reuse
 from slotwise.workers.cost import StepCost
 from slotwise.workers.model import Model
 from slotwise.workers.protocol import Delta, ModelInfo, StartSequence, StepReport
-from slotwise.workers.sequences import Sequence, twin_of
+from slotwise.workers.sequences import TWIN_TOKENS, Sequence, Wait, twin_of
 from slotwise.workers.split import SplitCells
 from slotwise.workers.text import TextStream
 from slotwise.workers.unified import UnifiedCells
@@ -40,6 +40,7 @@ class StepLoop:
         self._itl_target = itl_target
         self._timer = timer
         self._cells = _cells(model.info)
+        self._twins = Reuse(model.info.reuse) is Reuse.PARTIAL
         for row in range(model.info.rows):
             model.remove(row)  # our books begin empty
         self._cost = StepCost()
@@ -102,11 +103,12 @@ class StepLoop:
         started = self._timer()
         deltas, self._ended = self._ended, []
         no_cells = 0
-        shared = self._attach()
+        copied = self._attach()
         active = [sequence for sequence in self._running if sequence.attached]
         plan = plan_step(active, self._model.n_batch, self._budget(active))
         if plan.rows:
             self._do(self._cells.make_room(plan.rows))
+            began = self._timer()
             code = self._model.decode(plan.chunks)
             if code == 1:
                 no_cells = 1
@@ -115,7 +117,8 @@ class StepLoop:
                 self._failures = 0
                 depth = _depth(active, plan)
                 self._advance(active, plan, deltas)
-                self._cost.observe(plan.decode_rows, plan.prefill_tokens, depth, self._timer() - started)
+                if not copied:  # copies are made in the decode
+                    self._cost.observe(plan.decode_rows, plan.prefill_tokens, depth, self._timer() - began)
             else:
                 self._repair(code, deltas)
         return StepReport(
@@ -125,7 +128,6 @@ class StepLoop:
             seconds=self._timer() - started,
             cells_used=self._cells.used,
             cells_retained=self._cells.retained,
-            shared_tokens=shared,
             no_cells=no_cells,
         )
 
@@ -146,23 +148,31 @@ class StepLoop:
 
     # ---- before a decode
 
-    def _attach(self) -> int:
-        """Give rows to those that have none and need not wait for a twin. Returns how many tokens they took over."""
-        shared = 0
+    def _attach(self) -> bool:
+        """Give rows to those that have none and need not wait for a twin. Returns whether cells are to be copied."""
+        copied = False
         for sequence in self._running:
-            if sequence.attached or (sequence.waits and not sequence.waits.over):
+            sequence.awaited = 0
+        for sequence in self._running:
+            if sequence.attached:
                 continue
-            prompt = sequence.tokens
-            sequence.waits = twin_of(sequence, self._cells.prospect(prompt, sequence.scope), self._running)
+            if sequence.waits is None or sequence.waits.over:
+                sequence.waits = self._twin_of(sequence)
             if sequence.waits:
                 leader = sequence.waits.leader
                 leader.awaited = max(leader.awaited, sequence.waits.until)
                 continue
-            attached = self._cells.attach(sequence.request_id, prompt, sequence.scope)
+            attached = self._cells.attach(sequence.request_id, sequence.tokens, sequence.scope)
             self._do(attached.operations)
+            copied = copied or any(isinstance(operation, Copy) for operation in attached.operations)
             sequence.row, sequence.shared, sequence.stored = attached.row, attached.shared, attached.shared
-            shared += attached.shared
-        return shared
+        return copied
+
+    def _twin_of(self, sequence: Sequence) -> Wait | None:
+        if not self._twins:
+            return None
+        prospect = self._cells.prospect(sequence.tokens, sequence.scope)
+        return twin_of(sequence, prospect, self._running, max(TWIN_TOKENS, self._cells.worth_sharing))
 
     def _budget(self, active: list[Sequence]) -> int | None:
         """Prompt tokens of the next step; None where nobody waits for the next word of an answer."""
@@ -257,10 +267,11 @@ class StepLoop:
         """Code -1: one row of the batch was not acceptable. Try each sequence alone and end those refused again."""
         for sequence in [sequence for sequence in self._running if sequence.attached]:
             plan = plan_step([sequence], self._model.n_batch)
+            self._do(self._cells.make_room(plan.rows))
             code = self._model.decode(plan.chunks)
             if code == 0:
                 self._advance([sequence], plan, deltas)
-            else:
+            elif code != 1:  # no cells is no refusal: the next step has a way out of it
                 deltas.append(self._end(sequence, FinishReason.ERROR, error=f"llama_decode refused it (code {code})"))
 
 

@@ -12,7 +12,7 @@ References: radix tree of SGLang (arXiv 2312.07104); cells of several owners: ll
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -71,15 +71,17 @@ class PrefixTree:
         """Stored tokens of a sequence."""
         return self._lengths[seq_id]
 
-    def match(self, tokens: Sequence[int], scope: str = "", *, whole: bool = False) -> Match:
+    def match(self, tokens: Sequence[int], scope: str = "", *, ends_of: Container[int] | None = None) -> Match:
         """The longest beginning of `tokens` that some sequence of `scope` has stored.
 
-        With `whole`, only sequences all of whose tokens are such a beginning.
+        With `ends_of`, only of these sequences, and only if all of their tokens are such a beginning.
         """
         root = self._roots.get(scope)
         if root is None:
             return Match(0)
-        length, node = _descend(root, tokens, whole)
+        if ends_of is not None:
+            return _deepest_end(root, tokens, ends_of)
+        length, node = _descend(root, tokens)
         return Match(length, _some_tip(node)) if length else Match(0)
 
     def add(self, seq_id: int, scope: str = "", source: int | None = None, length: int = 0) -> None:
@@ -237,11 +239,20 @@ class PrefixTree:
 
 
 def common_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their beginning. Compares slices, which runs in C."""
+    """How many tokens two sequences have in common at their beginning. Compares slices, which runs in C.
+
+    The slices double, so that what differs early costs little, however long it is.
+    """
     most = min(len(left), len(right))
-    if left[:most] == right[:most]:
+    low, block = 0, 8  # left[:low] is common
+    while low < most and left[low : low + block] == right[low : low + block]:
+        low += block
+        block *= 2
+    if low >= most:
         return most
-    low, high = 0, most  # left[:low] is common, left[:high] is not
+    high = min(low + block, most)  # left[:high] is not, unless the slices had different lengths
+    if left[low:high] == right[low:high]:
+        return high
     while high - low > 1:
         middle = (low + high) // 2
         if left[low:middle] == right[low:middle]:
@@ -251,19 +262,32 @@ def common_length(left: Sequence[int], right: Sequence[int]) -> int:
     return low
 
 
-def _descend(root: _Node, tokens: Sequence[int], whole: bool) -> tuple[int, _Node]:
-    """The deepest match below `root`, and the node that it ends in; if `whole`, at the end of a sequence."""
-    best = (0, root)
+def _walk(root: _Node, tokens: Sequence[int]) -> Iterator[tuple[int, _Node, bool]]:
+    """Nodes below `root` whose tokens go on as `tokens` do: matched length, node, whether all of the node matches."""
     stack = [(0, root)]
     while stack:
         length, node = stack.pop()
         for child in node.children.get(tokens[length], ()) if length < len(tokens) else ():
-            common = common_length(child.tokens, tokens[length : length + len(child.tokens)])
-            complete = common == len(child.tokens)
-            if length + common > best[0] and (not whole or (complete and child.tips)):
-                best = (length + common, child)
+            matched = length + common_length(child.tokens, tokens[length : length + len(child.tokens)])
+            complete = matched - length == len(child.tokens)
+            yield matched, child, complete
             if complete:
-                stack.append((length + common, child))
+                stack.append((matched, child))
+
+
+def _descend(root: _Node, tokens: Sequence[int]) -> tuple[int, _Node]:
+    """The deepest match, and the node that it ends in (perhaps in its middle)."""
+    return max(
+        ((length, node) for length, node, _ in _walk(root, tokens)), key=lambda found: found[0], default=(0, root)
+    )
+
+
+def _deepest_end(root: _Node, tokens: Sequence[int], ends_of: Container[int]) -> Match:
+    best = Match(0)
+    for length, node, complete in _walk(root, tokens):
+        ends = [seq_id for seq_id in node.tips if seq_id in ends_of]
+        if complete and ends and length > best.length:
+            best = Match(length, min(ends))
     return best
 
 

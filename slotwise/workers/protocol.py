@@ -33,7 +33,7 @@ class LoadModel(Message, frozen=True, tag="load"):
     path: str
     slots: int
     context_cap: int  # most tokens of one sequence; 0 = the model's training context
-    kv_cells: int = 0  # size of the shared pool; 0 = slots * context_cap
+    kv_cells: int = 0  # of all sequences together; 0 = slots * context_cap
     n_batch: int = 512
     n_gpu_layers: int = 0
     threads: int = 0  # 0 = physical cores
@@ -159,8 +159,6 @@ class StepReport(Message, frozen=True, tag="step"):
     cells_used: int = 0
     #: Cells of ended sequences only, kept for those who begin alike; given up when somebody needs them.
     cells_retained: int = 0
-    #: Prompt tokens that were not computed because their cells were there.
-    shared_tokens: int = 0
     #: Times `llama_decode` returned 1 (no cells) in this step. Admitted traffic keeps it at 0.
     no_cells: int = 0
 

@@ -57,12 +57,14 @@ class Wait:
         return not self.leader.attached or self.leader.stored >= self.until or is_decoding(self.leader)
 
 
-def twin_of(sequence: Sequence, prospect: int, others: Iterable[Sequence]) -> Wait | None:
-    """Whom to wait for, if it pays: `prospect` tokens could be taken over at once."""
+def twin_of(sequence: Sequence, prospect: int, others: Iterable[Sequence], least: int = TWIN_TOKENS) -> Wait | None:
+    """Whom to wait for, if it gains `least` tokens beside the `prospect` that could be taken over at once."""
     best: Wait | None = None
     prompt = sequence.tokens[: sequence.prompt_tokens - 1]
     for other in others:
         if not other.attached or is_decoding(other) or other.scope != sequence.scope:
+            continue
+        if other.tokens[prospect : prospect + least] != prompt[prospect : prospect + least]:
             continue
         until = common_length(other.tokens, prompt)
         if until > other.stored and until > (best.until if best else prospect):
@@ -70,4 +72,4 @@ def twin_of(sequence: Sequence, prospect: int, others: Iterable[Sequence]) -> Wa
     if best is None:
         return None
     gain, left = best.until - prospect, sequence.prompt_tokens - prospect
-    return best if gain >= TWIN_TOKENS and gain >= TWIN_SHARE * left else None
+    return best if gain >= least and gain >= TWIN_SHARE * left else None

@@ -23,7 +23,7 @@ from slotwise.workers.cells import (
 from slotwise.workers.prefixes import common_length
 
 #: A copy moves a whole pool. It costs what computing one token per so many cells of the pool costs, or much less.
-CELLS_PER_TOKEN = 64
+CELLS_PER_TOKEN = 256
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class SplitCells:
         self.slots = slots
         self.pool = capacity // slots
         self._reuse = reuse
-        self._worth_copying = max(WORTH_SHARING, self.pool // CELLS_PER_TOKEN)
+        self.worth_sharing = max(WORTH_SHARING, self.pool // CELLS_PER_TOKEN)
         self._promises = Promises(capacity, slots, most=self.pool)
         self._rows = [_Row() for _ in range(slots)]
         self._live: dict[str, int] = {}
@@ -68,7 +68,7 @@ class SplitCells:
         self._promises.make(request_id, cells)
 
     def prospect(self, tokens: Sequence[int], scope: str) -> int:
-        return self._match(tokens, scope)[1]
+        return self._choose(tokens, scope)[2]
 
     def attach(self, request_id: str, tokens: Sequence[int], scope: str) -> Attached:
         promise = self._promises[request_id]
@@ -77,10 +77,7 @@ class SplitCells:
         if len(tokens) > promise:
             raise CellsExhausted(f"{request_id} was promised {promise} cells, its prompt has {len(tokens)}")
         self._attachments += 1
-        row = self._lowest_idle()
-        source, shared = self._match(tokens, scope)
-        if source != row and shared < self._worth_copying:
-            source, shared = -1, 0
+        row, source, shared = self._choose(tokens, scope)
         operations = self._save(row, shared if source == row else 0, source)
         operations += self._fill(row, source, shared)
         here = self._rows[row]
@@ -131,23 +128,24 @@ class SplitCells:
 
     # ---- rows
 
-    def _match(self, tokens: Sequence[int], scope: str) -> tuple[int, int]:
-        """The row to take from and how much; the lowest idle row where it is as good as another."""
+    def _choose(self, tokens: Sequence[int], scope: str) -> tuple[int, int, int]:
+        """The row for a new prompt, the row to take its beginning from, and how much of it; (row, -1, 0) if nothing.
+
+        The last token of a prompt is always computed: its logits are wanted.
+        """
+        row, prompt = self._lowest_idle(), tokens[:-1]
         if self._reuse is Reuse.NOTHING:
-            return -1, 0
-        # The last token of a prompt is always computed: its logits are wanted.
-        tokens = tokens[:-1]
-        best, most = -1, 0
-        lowest = self._lowest_idle() if len(self._live) < self.slots else -1
-        for index, row in enumerate(self._rows):
-            if row.scope != scope or len(row.tokens) < max(most, WORTH_SHARING):
-                continue
-            common = common_length(row.tokens, tokens)
-            if self._reuse is Reuse.WHOLE and common < len(row.tokens):
-                continue
-            if common > most or (common == most and index == lowest):
-                best, most = index, common
-        return (best, most) if most >= WORTH_SHARING else (-1, 0)
+            return row, -1, 0
+        lengths = [common_length(r.tokens, prompt) if r.scope == scope else 0 for r in self._rows]
+        if self._reuse is Reuse.CONTINUE:
+            ended = [i for i, r in enumerate(self._rows) if r.owner is None and lengths[i] == len(r.tokens)]
+            best = max(ended, key=lambda i: lengths[i], default=row)
+            return (best, best, lengths[best]) if lengths[best] >= WORTH_SHARING else (row, -1, 0)
+        best = max(range(len(lengths)), key=lambda i: lengths[i])
+        # What is in place costs no copy.
+        if lengths[row] >= WORTH_SHARING and lengths[best] < lengths[row] + self.worth_sharing:
+            return row, row, lengths[row]
+        return (row, best, lengths[best]) if lengths[best] >= self.worth_sharing else (row, -1, 0)
 
     def _lowest_idle(self) -> int:
         return next(index for index, row in enumerate(self._rows) if row.owner is None)
@@ -155,10 +153,11 @@ class SplitCells:
     def _save(self, row: int, kept: int, source: int) -> list[Operation]:
         """Copy what `row` retains to the idle row that is missed least, unless that is `row` itself or the source."""
         here = self._rows[row]
-        if len(here.tokens) - kept < self._worth_copying:
+        if len(here.tokens) - kept < self.worth_sharing:
             return []
         idle = [i for i, each in enumerate(self._rows) if each.owner is None and i not in (row, source)]
-        other = min(idle, key=lambda i: (len(self._rows[i].tokens) > 0, self._rows[i].used), default=None)
+        # Of empty rows the highest: the lowest is the next one's.
+        other = min(idle, key=lambda i: (len(self._rows[i].tokens) > 0, self._rows[i].used, -i), default=None)
         if other is None or (self._rows[other].tokens and self._rows[other].used > here.used):
             return []
         self._rows[other] = _Row(list(here.tokens), here.scope, None, here.used)

@@ -20,6 +20,8 @@ from slotwise.workers.cells import (
 )
 from slotwise.workers.prefixes import PrefixTree
 
+_GIVEN_UP_AT_ONCE = 64
+
 
 class UnifiedCells:
     """The account of a context with `capacity` cells and `rows` sequence rows, of which `slots` are live at once."""
@@ -27,6 +29,7 @@ class UnifiedCells:
     def __init__(self, capacity: int, slots: int, rows: int | None = None, reuse: Reuse = Reuse.PARTIAL) -> None:
         self.capacity = capacity
         self.slots = slots
+        self.worth_sharing = WORTH_SHARING
         self._reuse = reuse
         self._tree = PrefixTree()
         self._promises = Promises(capacity, slots, most=capacity)
@@ -124,29 +127,27 @@ class UnifiedCells:
         """The row to take from and how much. The last token of a prompt is always computed: its logits are wanted."""
         if self._reuse is Reuse.NOTHING:
             return -1, 0
-        match = self._tree.match(tokens[:-1], scope, whole=self._reuse is Reuse.WHOLE)
+        ends_of = self._retained if self._reuse is Reuse.CONTINUE else None
+        match = self._tree.match(tokens[:-1], scope, ends_of=ends_of)
         return (match.seq_id, match.length) if match.length >= WORTH_SHARING else (-1, 0)
 
     def _take_row(self, source: int, shared: int) -> tuple[int, list[Operation]]:
-        """A row for a new sequence: the source's own where nothing is lost by it, a free one, or one given up."""
-        if source in self._retained and self._tree.length(source) == shared:
+        """A row for a new sequence: the source's own where little is lost by it, a free one, or one given up."""
+        others = [row for row in self._retained if row != source]
+        # An ended sequence with a few tokens of its own would only take a row from a useful one.
+        lost = self._tree.length(source) - shared if source in self._retained else None
+        if lost is not None and (lost < WORTH_SHARING or not (self._free or others)):
             del self._retained[source]
-            return source, []
-        if not self._free:
-            oldest = next((row for row in self._retained if row != source), None)
-            if oldest is None:
-                # Only the source is left to give up: go on in it, without what follows the shared part.
-                del self._retained[source]
-                self._tree.truncate(source, shared)
-                return source, [Remove(source, shared)]
-            operation = self._drop(oldest)
-            self._free.remove(oldest)
-            return oldest, [operation]
+            self._tree.truncate(source, shared)
+            return source, [Remove(source, shared)] if lost else []
+        operations: list[Operation] = [] if self._free else [self._drop(others[0])]
         row = min(self._free)
         self._free.remove(row)
-        return row, []
+        return row, operations
 
     def _give_up(self, row: int, missing: int) -> Operation:
+        # Some more than are missing: the next steps want cells too.
+        missing = max(missing, _GIVEN_UP_AT_ONCE)
         private, length = self._tree.private(row), self._tree.length(row)
         if private > missing and self._reuse is Reuse.PARTIAL and length - missing >= WORTH_SHARING:
             self._tree.truncate(row, length - missing)

@@ -97,7 +97,7 @@ class CellsMachine(RuleBasedStateMachine):
         attached = self.cells.attach(request, prompt, "")
         self.context.do(attached.operations)
 
-        assert attached.shared <= prospect < len(prompt)
+        assert attached.shared == prospect < len(prompt)
         assert attached.row not in self.rows.values()
         assert self.context.tokens(attached.row) == prompt[: attached.shared]
         if self.reuse is Reuse.NOTHING:
@@ -244,9 +244,10 @@ def test_in_one_pool_the_end_of_the_least_recently_used_goes_first() -> None:
 
     operations = cells.make_room(60)
 
-    assert operations == (Remove(0, 60),)
+    # 20 are missing; some more are given up at once.
+    assert operations == (Remove(0, 16),)
     cells.occupy(row, [3] * 60)
-    assert cells.prospect([1] * 80, "") == 60
+    assert cells.prospect([1] * 80, "") == 16
     assert cells.prospect([2] * 80, "") == 79
 
 
@@ -258,7 +259,7 @@ def test_split_rows_stay_together_and_what_was_in_the_way_is_saved() -> None:
     attached = cells.attach("b", [2] * 80, "")
 
     assert attached.row == 0
-    assert attached.operations == (Copy(0, 1, 80), Remove(0))
+    assert attached.operations == (Copy(0, 3, 80), Remove(0))
     assert cells.prospect([1] * 80, "") == 79
 
 
@@ -273,6 +274,34 @@ def test_a_split_row_that_another_shares_is_copied_to_the_lowest_idle_row() -> N
 
     attached = cells.attach("c", [2] * 50 + [3] * 30, "")
 
-    # "a" moves out to row 2, then row 0 gets the beginning of "b".
+    # "a" moves out to row 3, the highest, then row 0 gets the beginning of "b".
     assert (attached.row, attached.shared) == (0, 50)
-    assert attached.operations == (Copy(0, 2, 80), Copy(1, 0, 50))
+    assert attached.operations == (Copy(0, 3, 80), Copy(1, 0, 50))
+
+
+def test_in_a_large_pool_a_copy_has_to_be_worth_it_and_what_is_in_place_costs_none() -> None:
+    cells = SplitCells(4 * 8192, 4)
+    cells.reserve("live", 200)
+    live = cells.attach("live", [1] * 100, "")
+    cells.occupy(live.row, [1] * 100)
+
+    assert cells.worth_sharing == 32
+    assert cells.prospect([1] * 31 + [2] * 50, "") == 0
+    assert cells.prospect([1] * 40 + [2] * 50, "") == 40
+    cells.release("live")
+    assert cells.prospect([1] * 20 + [2] * 50, "") == 20
+
+
+@pytest.mark.parametrize("make", [UnifiedCells, SplitCells])
+def test_what_can_not_go_back_goes_on_in_its_own_row_or_not_at_all(make: Callable[..., Cells]) -> None:
+    cells = make(CAPACITY, SLOTS, reuse=Reuse.CONTINUE)
+    _run(cells, "first", [9] * 50)
+    _run(cells, "chat", PROMPT)
+
+    assert cells.prospect(PROMPT, "") == 0, "its last token would have to be computed again"
+    assert cells.prospect([*PROMPT[:30], 7, 7], "") == 0
+    cells.reserve("next turn", 100)
+    attached = cells.attach("next turn", [*PROMPT, 7, 7], "")
+    assert (attached.shared, attached.operations) == (60, ())
+    cells.reserve("other branch", 100)
+    assert cells.attach("other branch", [*PROMPT, 8, 8], "").shared == 0

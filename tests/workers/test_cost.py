@@ -16,7 +16,7 @@ def _machine(decode: float, rate: float, slope: float, decode_rows: int, prefill
 def _learned(decode: float, rate: float, slope: float, noise: float = 0.0) -> StepCost:
     cost, rng = StepCost(), random.Random(1)
     for step in range(400):
-        rows = 1 + step % 8
+        rows = 1 + step // 4 % 8
         prefill = (0, 32, 64, 128)[step % 4]
         depth = rng.choice((50.0, 500.0, 2000.0))
         seconds = _machine(decode, rate, slope, rows, prefill, depth) * (1 + noise * rng.uniform(-1, 1))
@@ -73,6 +73,47 @@ def test_one_stall_of_the_machine_is_not_believed() -> None:
     assert cost.prefill_budget(0.25, 4, 0.0, 512) >= before / 2
 
 
+def _settle(cost: StepCost, rate: float, steps: int = 60) -> int:
+    """Steps beside 4 decode rows, each with the budget it is given; returns the last one."""
+    budget = 0
+    for _ in range(steps):
+        budget = cost.prefill_budget(0.25, 4, 0.0, 512)
+        cost.observe(4, budget, 0.0, 0.03 + budget * rate)
+    return budget
+
+
+def test_after_a_slow_spell_budgets_are_what_they_were() -> None:
+    cost = StepCost()
+    before = _settle(cost, 2e-3)
+    slow = _settle(cost, 2e-2)
+
+    assert slow <= 2 * LEAST_PREFILL
+    assert _settle(cost, 2e-3, steps=120) >= before - 32
+
+
+def test_the_first_step_of_a_size_may_have_been_a_bad_one() -> None:
+    cost = StepCost()
+    cost.observe(4, 0, 0.0, 0.03)
+    for _ in range(10):
+        cost.observe(4, 32, 0.0, 0.03 + 32 * 2e-3)
+    cost.observe(4, 64, 0.0, 0.03 + 64 * 7e-3)
+
+    assert _settle(cost, 2e-3) >= 96
+
+
+def test_what_decode_rows_cost_is_looked_at_before_prompts_are_judged_by_it() -> None:
+    cost = StepCost()
+    cost.observe(1, 0, 0.0, 0.03)
+    cost.observe(1, 64, 0.0, 0.03 + 64 * 2e-3)
+    # 8 rows take 60 ms, not 8 times what one takes.
+    budget = 0
+    for _ in range(40):
+        budget = cost.prefill_budget(0.25, 8, 0.0, 512)
+        cost.observe(8, budget, 0.0, 0.06 + budget * 2e-3)
+
+    assert 64 <= budget <= 96
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 64), st.integers(0, 2048), st.floats(0, 1e5), st.floats(0, 100)), max_size=40),
     st.integers(0, 64),
@@ -87,5 +128,9 @@ def test_whatever_was_seen_a_budget_is_sane(
     for decode_rows, prefill, at, seconds in seen:
         cost.observe(decode_rows, prefill, at, seconds)
 
-    assert min(most, LEAST_PREFILL) <= cost.prefill_budget(target, rows, depth, most) <= most
+    budget = cost.prefill_budget(target, rows, depth, most)
+    assert budget == 0 or min(most, LEAST_PREFILL) <= budget <= most
+    if rows:
+        cost.observe(rows, 0, 0.0, 0.01)
+        assert cost.prefill_budget(target, rows, depth, most) > 0, "no more than one step without prompts"
     assert cost.seconds(rows, 100, depth) >= 0

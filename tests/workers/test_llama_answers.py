@@ -71,6 +71,7 @@ class RecordingLoop(StepLoop):
     def __init__(self, model: LlamaModel) -> None:
         super().__init__(model)
         self.finished: dict[str, list[int]] = {}
+        self.cached = 0
         self._tokens: dict[str, list[int]] = {}
 
     @property
@@ -81,6 +82,7 @@ class RecordingLoop(StepLoop):
         self._tokens |= {sequence.request_id: sequence.tokens for sequence in self._running}
         report = super().step()
         self.finished |= {d.request_id: self._tokens[d.request_id] for d in report.deltas if d.finish_reason}
+        self.cached += sum(d.usage.cached_tokens for d in report.deltas if d.usage)
         return report
 
 
@@ -97,16 +99,17 @@ def _alone(model: LlamaModel, prompt: list[int], max_output: int = OUTPUT_TOKENS
     return loop.finished["alone"]
 
 
-def _together(model: LlamaModel, prompts: Sequence[list[int]]) -> list[list[int]]:
+def _together(model: LlamaModel, prompts: Sequence[list[int]], least_cached: int = 0) -> list[list[int]]:
     loop = RecordingLoop(model)
     for index, prompt in enumerate(prompts):
         _start(loop, str(index), prompt)
     while not loop.idle:
         loop.step()
+    assert loop.cached >= least_cached
     return [loop.finished[str(index)] for index in range(len(prompts))]
 
 
-def _in_changing_company(model: LlamaModel, prompts: Sequence[list[int]]) -> list[list[int]]:
+def _in_changing_company(model: LlamaModel, prompts: Sequence[list[int]], least_cached: int = 0) -> list[list[int]]:
     """Each starts some steps after the one before it; guests start beside them and are cancelled at work."""
     loop = RecordingLoop(model)
     steps, guests = 0, 0
@@ -123,6 +126,7 @@ def _in_changing_company(model: LlamaModel, prompts: Sequence[list[int]]) -> lis
         loop.check_invariants()
         steps += 1
     assert len(loop.finished) == len(prompts) + guests
+    assert loop.cached >= least_cached
     return [loop.finished[str(index)] for index in range(len(prompts))]
 
 
@@ -189,10 +193,10 @@ def _with_codes(model: LlamaModel) -> list[list[int]]:
 
 @pytest.mark.parametrize("company", [_together, _in_changing_company])
 def test_answers_from_shared_cells_are_those_of_their_own_prompts(
-    company: Callable[[LlamaModel, Sequence[list[int]]], list[list[int]]], model: LlamaModel
+    company: Callable[[LlamaModel, Sequence[list[int]], int], list[list[int]]], model: LlamaModel
 ) -> None:
     prompts = _with_codes(model)
-    answers = company(model, prompts)
+    answers = company(model, prompts, 9 * 80)
     texts = [
         b"".join(map(model.vocabulary.piece, answer[len(prompt) :])).decode()
         for prompt, answer in zip(prompts, answers, strict=True)
@@ -203,6 +207,13 @@ def test_answers_from_shared_cells_are_those_of_their_own_prompts(
     for code, text in zip(CODES, texts, strict=True):
         assert code in text, texts
         assert not any(other in text for other in CODES if other != code), texts
+
+
+def test_reproducible_answers_from_shared_cells_are_equal(reproducible_model: LlamaModel) -> None:
+    prompts = _with_codes(reproducible_model)
+    alone = [_alone(reproducible_model, prompt) for prompt in prompts]
+
+    assert _together(reproducible_model, prompts, 9 * 80) == alone
 
 
 def test_the_next_turn_from_its_own_cells_is_as_from_new_ones(model: LlamaModel, prompts: list[list[int]]) -> None:

@@ -16,10 +16,14 @@ from slotwise.workers.protocol import Delta, LoadModel, StartSequence
 GREEDY = SamplingParams(temperature=0)
 
 
-def _model(eos_after: int = 9, layout: str = "unified", reuse: str = "partial") -> FakeModel:
+def _load(eos_after: int = 9, layout: str = "unified", reuse: str = "partial") -> LoadModel:
     path = f"fake:eos_after={eos_after},reuse={reuse}"
     cells = 800 if layout == "split" else 400  # 200 for each slot
-    return FakeModel(LoadModel("fake", path, 4, 200, cells, n_batch=16, kv_layout=layout))
+    return LoadModel("fake", path, 4, 200, cells, n_batch=16, kv_layout=layout)
+
+
+def _model(eos_after: int = 9, layout: str = "unified", reuse: str = "partial") -> FakeModel:
+    return FakeModel(_load(eos_after, layout, reuse))
 
 
 def _start(
@@ -109,8 +113,8 @@ def test_a_prompt_that_was_cancelled_before_its_start_ends_in_an_error_not_in_si
 class FailingModel(FakeModel):
     """Returns the scripted codes first, then works."""
 
-    def __init__(self, codes: list[int]) -> None:
-        super().__init__(LoadModel("fake", "fake:eos_after=9", 4, 200, kv_cells=400, n_batch=16))
+    def __init__(self, codes: list[int], load: LoadModel | None = None) -> None:
+        super().__init__(load or _load())
         self.codes = codes
 
     def decode(self, chunks: Sequence[Chunk]) -> int:
@@ -311,9 +315,10 @@ class LoopMachine(RuleBasedStateMachine):
         self.asked: dict[str, tuple[str, int]] = {}
         self.got: dict[str, list[Delta]] = {}
 
-    @initialize(layout=st.sampled_from(["unified", "split"]), reuse=st.sampled_from(["partial", "whole"]))
+    @initialize(layout=st.sampled_from(["unified", "split"]), reuse=st.sampled_from(["partial", "continue"]))
     def make(self, layout: str, reuse: str) -> None:
-        self.loop = StepLoop(_model(layout=layout, reuse=reuse), itl_target=0.25)
+        self.model = FailingModel([], _load(layout=layout, reuse=reuse))
+        self.loop = StepLoop(self.model, itl_target=0.25)
 
     @precondition(lambda self: len(self.asked) < 4)
     @rule(
@@ -334,6 +339,13 @@ class LoopMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         self.loop.cancel(data.draw(st.sampled_from(sorted(self.asked))))
+
+    @rule(code=st.sampled_from([1, 2, -1, -2]))
+    def fail_once(self, code: int) -> None:
+        # Not twice in a row: that is where the loop gives up, by its contract.
+        self.model.codes = [code]
+        self.step(2)
+        self.model.codes = []
 
     @rule(times=st.integers(1, 6))
     def step(self, times: int) -> None:

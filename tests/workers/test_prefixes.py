@@ -55,15 +55,16 @@ def test_another_scope_finds_nothing_and_can_not_share() -> None:
     tree.check_invariants()
 
 
-def test_whole_matches_only_where_a_sequence_ends() -> None:
+def test_ends_match_only_where_one_of_the_sequences_asked_for_ends() -> None:
     tree = PrefixTree()
     tree.add(0)
     tree.extend(0, [1, 2, 3, 4])
     tree.add(1, source=0, length=2)
 
-    assert tree.match([1, 2, 3, 9], whole=True) == Match(2, 1)
-    assert tree.match([1, 2, 3, 4, 5], whole=True) == Match(4, 0)
-    assert tree.match([1, 9], whole=True) == Match(0)
+    assert tree.match([1, 2, 3, 9], ends_of={0, 1}) == Match(2, 1)
+    assert tree.match([1, 2, 3, 4, 5], ends_of={0, 1}) == Match(4, 0)
+    assert tree.match([1, 2, 3, 4, 5], ends_of={1}) == Match(2, 1)
+    assert tree.match([1, 9], ends_of={0, 1}) == Match(0)
 
 
 class TreeMachine(RuleBasedStateMachine):
@@ -121,8 +122,9 @@ class TreeMachine(RuleBasedStateMachine):
         assert found.length == max((common_length(held, tokens) for held in mine.values()), default=0)
         if found.length:
             assert mine[found.seq_id][: found.length] == tokens[: found.length]
-        whole = self.tree.match(tokens, scope, whole=True)
-        assert whole.length == max((len(held) for held in mine.values() if held == tokens[: len(held)]), default=0)
+        even = {seq_id: held for seq_id, held in mine.items() if seq_id % 2 == 0}
+        end = self.tree.match(tokens, scope, ends_of=even)
+        assert end.length == max((len(held) for held in even.values() if held == tokens[: len(held)]), default=0)
 
     @invariant()
     def agrees_with_the_reference(self) -> None:
