@@ -270,6 +270,7 @@ class StepLoop:
             self._do(self._cells.make_room(plan.rows))
             code = self._model.decode(plan.chunks)
             if code == 0:
+                self._failures = 0
                 self._advance([sequence], plan, deltas)
             elif code != 1:  # no cells is no refusal: the next step has a way out of it
                 deltas.append(self._end(sequence, FinishReason.ERROR, error=f"llama_decode refused it (code {code})"))
