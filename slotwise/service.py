@@ -156,5 +156,5 @@ def _memory_bytes(load: LoadModel) -> int:
         context_cap=load.context_cap,
         kv_cells=load.kv_cells,
         kv_type=load.kv_type,
-        split=load.reproducible or load.kv_layout != "unified",
+        split=load.kv_layout != "unified",
     )

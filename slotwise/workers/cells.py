@@ -131,7 +131,14 @@ class Promises:
         self.total = 0
 
     def __getitem__(self, request_id: str) -> int:
+        """Raises KeyError: no promise was made to this request, or it ended."""
         return self._promised[request_id]
+
+    def check(self, request_id: str, held: int, more: int) -> None:
+        """A request that holds `held` cells wants `more`. Raises CellsExhausted beyond its promise."""
+        promise = self._promised[request_id]
+        if held + more > promise:
+            raise CellsExhausted(f"{request_id} holds {held} cells, was promised {promise}, wants {more} more")
 
     def requests(self) -> KeysView[str]:
         return self._promised.keys()

@@ -414,9 +414,12 @@ def _reuse(model: Any) -> Reuse:
     A recurrent state is that of a sequence's end. Cells of a sliding window that the end has left behind may be
     overwritten (llama-kv-cache.cpp, find_slot), so an earlier point of the sequence can not be gone back to either.
     """
-    if llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model):
-        return Reuse.CONTINUE
-    return Reuse.CONTINUE if llama_cpp.llama_model_n_swa(model) > 0 else Reuse.PARTIAL
+    can_not_go_back = (
+        llama_cpp.llama_model_is_recurrent(model)
+        or llama_cpp.llama_model_is_hybrid(model)
+        or llama_cpp.llama_model_n_swa(model) > 0
+    )
+    return Reuse.CONTINUE if can_not_go_back else Reuse.PARTIAL
 
 
 def _splits(load: LoadModel, *, enough_for_all: bool, reuse: Reuse) -> bool:

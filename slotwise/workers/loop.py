@@ -112,7 +112,7 @@ class StepLoop:
             code = self._model.decode(plan.chunks)
             if code == 1:
                 no_cells = 1
-                active, plan, code = self._retreat(active, plan, deltas)
+                active, plan, code = self._retreat(active, deltas)
             if code == 0:
                 self._failures = 0
                 depth = _depth(active, plan)
@@ -228,9 +228,7 @@ class StepLoop:
 
     # ---- when a decode did not work
 
-    def _retreat(
-        self, active: list[Sequence], plan: StepPlan, deltas: list[Delta]
-    ) -> tuple[list[Sequence], StepPlan, int]:
+    def _retreat(self, active: list[Sequence], deltas: list[Delta]) -> tuple[list[Sequence], StepPlan, int]:
         """No cells (code 1): our books and the context disagree, which is a bug of ours and is counted.
 
         1. Without anything retained. 2. Without prompts, so that those being answered go on. 3. Only the oldest. 4. End

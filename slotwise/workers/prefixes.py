@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,6 @@ class PrefixTree:
         self._lengths: dict[int, int] = {}
         #: Cells in use, each counted once.
         self.cells = 0
-
-    def __contains__(self, seq_id: int) -> bool:
-        return seq_id in self._tips
 
     def length(self, seq_id: int) -> int:
         """Stored tokens of a sequence."""
@@ -129,7 +127,8 @@ class PrefixTree:
         old_tip.tips.discard(seq_id)
         target.tips.add(seq_id)
         self._tips[seq_id], self._lengths[seq_id] = target, length
-        return self._leave(self._below(old_tip, target), target)
+        below = list(takewhile(lambda node: node is not target, _upwards(old_tip)))
+        return self._leave(below, target)
 
     def drop(self, seq_id: int) -> int:
         """The sequence is gone. Returns how many cells that freed: those that nobody else owned."""
@@ -174,15 +173,6 @@ class PrefixTree:
         if end == length:
             return node
         return _split(node, length - (end - len(node.tokens)))
-
-    def _below(self, node: _Node, end: _Node) -> list[_Node]:
-        """The nodes from `node` upwards to `end`, which is not among them."""
-        passed = []
-        for each in _upwards(node):
-            if each is end:
-                break
-            passed.append(each)
-        return passed
 
     def _leave(self, nodes: list[_Node], end: _Node) -> int:
         """One sequence fewer passes through `nodes` (from the bottom up)."""

@@ -7,7 +7,7 @@ earlier has stored what they have in common, and takes it over.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from slotwise.workers.batch import is_decoding
 from slotwise.workers.model import Sampler
@@ -38,7 +38,7 @@ class Sequence:
     shared: int = 0
     output_tokens: int = 0
     awaited: int = 0
-    waits: Wait | None = field(default=None)
+    waits: Wait | None = None
 
     @property
     def attached(self) -> bool:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from slotwise.workers.cells import (
     WORTH_SHARING,
     Attached,
-    CellsExhausted,
     Copy,
     Operation,
     Promises,
@@ -71,11 +70,9 @@ class SplitCells:
         return self._choose(tokens, scope)[2]
 
     def attach(self, request_id: str, tokens: Sequence[int], scope: str) -> Attached:
-        promise = self._promises[request_id]
         if request_id in self._live:
             raise ValueError(f"request {request_id} has a row already")
-        if len(tokens) > promise:
-            raise CellsExhausted(f"{request_id} was promised {promise} cells, its prompt has {len(tokens)}")
+        self._promises.check(request_id, 0, len(tokens))
         self._attachments += 1
         row, source, shared = self._choose(tokens, scope)
         operations = self._save(row, shared if source == row else 0, source)
@@ -93,11 +90,7 @@ class SplitCells:
         here = self._rows[row]
         if here.owner is None:
             raise KeyError(f"nobody has row {row}")
-        promise = self._promises[here.owner]
-        if len(here.tokens) + len(tokens) > promise:
-            raise CellsExhausted(
-                f"row {row} holds {len(here.tokens)} cells, was promised {promise}, wants {len(tokens)} more"
-            )
+        self._promises.check(here.owner, len(here.tokens), len(tokens))
         here.tokens.extend(tokens)
 
     def truncate(self, row: int, length: int) -> None:

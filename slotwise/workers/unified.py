@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from slotwise.workers.cells import (
     WORTH_SHARING,
     Attached,
-    CellsExhausted,
     Copy,
     Operation,
     Promises,
@@ -58,11 +57,9 @@ class UnifiedCells:
         return self._match(tokens, scope)[1]
 
     def attach(self, request_id: str, tokens: Sequence[int], scope: str) -> Attached:
-        promise = self._promises[request_id]
         if request_id in self._live:
             raise ValueError(f"request {request_id} has a row already")
-        if len(tokens) > promise:
-            raise CellsExhausted(f"{request_id} was promised {promise} cells, its prompt has {len(tokens)}")
+        self._promises.check(request_id, 0, len(tokens))
         source, shared = self._match(tokens, scope)
         row, operations = self._take_row(source, shared)
         if row != source:
@@ -81,10 +78,7 @@ class UnifiedCells:
         return tuple(operations)
 
     def occupy(self, row: int, tokens: Sequence[int]) -> None:
-        promise = self._promises[self._owner[row]]
-        held = self._tree.length(row)
-        if held + len(tokens) > promise:
-            raise CellsExhausted(f"row {row} holds {held} cells, was promised {promise}, wants {len(tokens)} more")
+        self._promises.check(self._owner[row], self._tree.length(row), len(tokens))
         self._tree.extend(row, tokens)
         self.used += len(tokens)
 
@@ -99,11 +93,13 @@ class UnifiedCells:
             return ()
         del self._owner[row]
         worth_it = keep and self._reuse is not Reuse.NOTHING and self._tree.private(row) > 0
+        operations: tuple[Operation, ...] = ()
         if worth_it and self._tree.length(row) >= WORTH_SHARING:
             self._retained[row] = None
-            self._count()
-            return ()
-        return (self._drop(row),)
+        else:
+            operations = (self._drop(row),)
+        self._count()
+        return operations
 
     def check_invariants(self) -> None:
         self._tree.check_invariants()
@@ -158,7 +154,6 @@ class UnifiedCells:
         self._tree.drop(row)
         self._retained.pop(row, None)
         self._free.append(row)
-        self._count()
         return Remove(row)
 
     def _touch(self, row: int) -> None:
