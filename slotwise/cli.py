@@ -52,6 +52,7 @@ def serve(
     kv_cells: int | None = _flag("kv_cells", _CAPACITY),
     kv_layout: str | None = _flag("kv_layout", _CAPACITY),
     itl_target: float | None = _flag("itl_target", _CAPACITY),
+    speculation: bool | None = _flag("speculation", _CAPACITY),
     isolate_keys: bool | None = _flag("isolate_keys", _CAPACITY),
     max_queue: int | None = _flag("max_queue", _CAPACITY),
     memory_budget: str | None = _flag("memory_budget", _CAPACITY),

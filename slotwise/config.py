@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     itl_target: float = Field(
         0.25, ge=0, le=60, description="Seconds that prompts may hold up answers that are being written; 0 = no limit."
     )
+    speculation: bool = Field(
+        True, description="Check tokens that a request's own text suggests, where that is faster. Changes no answer."
+    )
     isolate_keys: bool = Field(False, description="Share what prompts have in common within an API key only.")
     flash_attn: FlashAttn = Field("auto", description="Flash attention: auto, on or off.")
     reproducible: bool = Field(
@@ -208,6 +211,7 @@ def _load(name: str, table: ModelTable, settings: Settings, *, has_gpu: bool) ->
         reproducible=settings.reproducible,
         kv_layout="split" if settings.reproducible else own("kv_layout"),
         itl_target=settings.itl_target,
+        speculation=settings.speculation,
     )
 
 

@@ -93,6 +93,7 @@ def test_the_page_can_be_made_again(server: ServerProcess, tmp_path: Path) -> No
         ("rag", ("--scale-lengths", "0.05", "--rate", "5")),
         ("kv-pressure", ("--scale-lengths", "0.02", "--users", "2")),
         ("burst", ("--scale-lengths", "0.05")),
+        ("copy-edit", ("--scale-lengths", "0.1")),
         ("rate", ("--rate", "5", "--arrivals", "gamma", "--shape", "0.5", "--output", "4")),
         ("overload", ("--scale-lengths", "0.05", "--capacity", "5")),
         ("mixed-models", ("--capacity", "5", "--model", "m", "--model", "n")),

@@ -82,6 +82,8 @@ class _ModelCollector(Collector):
                 "Steps that found no KV cells; 0 unless something is wrong",
                 lambda m: m.counters.no_cells_total,
             ),
+            ("draft_tokens", "Drafted tokens that were checked", lambda m: m.counters.drafted_total),
+            ("draft_tokens_accepted", "Of them, right", lambda m: m.counters.drafts_accepted_total),
             ("worker_restarts", "Workers lost that nobody had asked to stop", lambda m: m.status.restarts),
         ]
         for name, text, read in gauges:

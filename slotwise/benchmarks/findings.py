@@ -153,6 +153,17 @@ def of_longdoc(server: str, legs: Sequence[Leg]) -> list[Finding]:
     ]
 
 
+def of_edit(server: str, legs: Sequence[Leg]) -> list[Finding]:
+    def pace(leg: str) -> float | None:
+        return median(legs, leg, lambda s: s.tpot.all["p50"])
+
+    return [
+        Finding(server, "time per output token, one edits", pace("one edits"), "s"),
+        Finding(server, "time per output token, one gets new text", pace("one gets new text"), "s"),
+        Finding(server, "gained where the text is known", ratio(pace("one gets new text"), pace("one edits")), "x"),
+    ]
+
+
 def of_burst(server: str, legs: Sequence[Leg]) -> list[Finding]:
     errors = median(legs, "64 at once", _errors)
     return [

@@ -18,6 +18,8 @@ _COMMON = (
     "morning reason research girl guy moment air teacher force education"
 )
 _WORDS = tuple(_COMMON.split())
+#: Comma and stop count as words: they are tokens.
+_SENTENCE_WORDS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,15 @@ class Ruler:
 def text(rng: random.Random, words: int) -> str:
     """So many words in an order of their own. Drawn from `rng`: another seed shares no beginning to speak of."""
     return " ".join(rng.choices(_WORDS, k=words))
+
+
+def sentences(rng: random.Random, words: int) -> str:
+    """About so many words in sentences of one form: a text that a small model, too, can give back as it is."""
+    said = []
+    for _ in range(max(1, round(words / _SENTENCE_WORDS))):
+        a, b, c, d, e, f = rng.choices(_WORDS, k=6)
+        said.append(f"The {a} of the {b} is with the {c} at the {d}, and the {e} has a {f}.")
+    return " ".join(said)
 
 
 def seeded(*parts: object) -> random.Random:

@@ -119,6 +119,23 @@ def _longdoc() -> Scenario:
     )
 
 
+def _edit() -> Scenario:
+    editing = Talk(prompt=fixed(400), output=fixed(400), turns=fixed(3), edits=True)
+    writing = Talk(prompt=fixed(128), output=fixed(400))
+    return Scenario(
+        "copy-edit",
+        "A text of 400 tokens is returned, changed a little, three times in turn: by one person and by four. Then one "
+        "person gets new text of the same length.",
+        (
+            LegPlan("one edits", (Crowd("people", editing, users=1),), x=1),
+            LegPlan("four edit", (Crowd("people", editing, users=4),), x=4),
+            LegPlan("one gets new text", (Crowd("people", writing, users=1),), x=0),
+        ),
+        findings=findings.of_edit,
+        no_reuse=False,
+    )
+
+
 def _burst() -> Scenario:
     crowd = Crowd("burst", Talk(prompt=fixed(256), output=fixed(64)), pace=Pace("bursts", size=64, quiet=20.0))
     return Scenario(
@@ -228,8 +245,8 @@ def _rate() -> Scenario:
 
 
 _ALL = (
-    *(_solo(), _seed(), _chat(), _chat_turns(), _shared_prefix(), _rag(), _agent(), _longdoc(), _burst(), _noisy()),
-    *(_mixed(), _embed(), _overload(), _pressure(), _cancel(), _soak(), _custom(), _rate()),
+    *(_solo(), _seed(), _chat(), _chat_turns(), _shared_prefix(), _rag(), _agent(), _longdoc(), _edit(), _burst()),
+    *(_noisy(), _mixed(), _embed(), _overload(), _pressure(), _cancel(), _soak(), _custom(), _rate()),
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}
 

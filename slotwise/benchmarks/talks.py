@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from slotwise.benchmarks.asks import Ask, Conversation
 from slotwise.benchmarks.lengths import Lengths, fixed
-from slotwise.benchmarks.prompts import Ruler, seeded, text
+from slotwise.benchmarks.prompts import Ruler, seeded, sentences, text
 
 #: Tokens of one block of a trace whose prompts are described by block hashes (Mooncake, FAST'25).
 TRACE_BLOCK = 512
@@ -41,6 +41,8 @@ class Talk:
     #: A system prompt that all have in common.
     system: int = 0
     documents: Documents | None = None
+    #: The first turn brings a text and each asks for all of it, changed a little. `prompt` is the text's length.
+    edits: bool = False
     #: So many of 1 leave after `cancel_after` seconds.
     cancel_share: float = 0.0
     cancel_after: float = 1.0
@@ -166,6 +168,12 @@ def _question(turn: Turn, talk: Talk, speaker: Speaker, words: random.Random, *,
     tokens = talk.documents.tokens if talk.documents else 0
     documents = [_common(speaker, f"document {index}", tokens) for index in turn.documents]
     ruler = speaker.ruler
+    if talk.edits:
+        word = text(words, 1)
+        if not alone:
+            return f"Now write {word} in place of one of the words, and return all of the text again."
+        own = sentences(words, ruler.bare_words(turn.own))
+        return f"Correct the spelling of this text and return all of it:\n\n{own}"
     # The template's own tokens are part of a lone prompt's length.
     own = text(words, ruler.words_for(turn.own) if alone and not documents else ruler.bare_words(turn.own))
     return "\n\n".join([*documents, own])

@@ -44,6 +44,8 @@ class ModelCounters:
     decode_rows_total: int = 0
     prefill_tokens_total: int = 0
     no_cells_total: int = 0
+    drafted_total: int = 0
+    drafts_accepted_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,8 @@ class Dispatcher:
         counters.decode_rows_total += report.decode_rows
         counters.prefill_tokens_total += report.prefill_tokens
         counters.no_cells_total += report.no_cells
+        counters.drafted_total += report.drafted
+        counters.drafts_accepted_total += report.drafts_accepted
         counters.cells_used, counters.cells_retained = report.cells_used, report.cells_retained
         for delta in report.deltas:
             self._deliver(delta, counters)

@@ -5,13 +5,13 @@ Rules:
 2. Prompts share the step's budget: a quarter of it to the oldest, which therefore ends, whoever comes; the rest to
    those with the fewest tokens left, so that a short prompt is not stuck behind a long one.
 3. A prompt that others wait for (they have its beginning too) is as urgent as the part that they wait for.
-4. Only rows that will be sampled ask for logits: each decode row, and the last row of a completed prompt.
+4. Only rows that will be sampled ask for logits: each decode row, the last row of a completed prompt, drafted rows.
 5. Chunks are in order of rows: llama.cpp cuts a batch of split cells into runs of consecutive rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,11 +36,11 @@ class Batchable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One sequence's part of a step; `sampled` is the batch row to sample from, or None."""
+    """One sequence's part of a step. `sampled`: the batch rows to sample from; none, one, or one more than drafted."""
 
     index: int
     chunk: Chunk
-    sampled: int | None
+    sampled: range
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class StepPlan:
     shares: tuple[Share, ...] = ()
     decode_rows: int = 0
     prefill_tokens: int = 0
+    drafted_rows: int = 0
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:
@@ -55,7 +56,7 @@ class StepPlan:
 
     @property
     def rows(self) -> int:
-        return self.decode_rows + self.prefill_tokens
+        return self.decode_rows + self.prefill_tokens + self.drafted_rows
 
 
 def is_decoding(sequence: Batchable) -> bool:
@@ -63,21 +64,34 @@ def is_decoding(sequence: Batchable) -> bool:
     return sequence.stored >= sequence.prompt_tokens
 
 
-def plan_step(sequences: Sequence[Batchable], n_batch: int, budget: int | None = None) -> StepPlan:
-    """The next step for `sequences` (in order of arrival): at most `n_batch` rows, `budget` of them of prompts."""
+def plan_step(
+    sequences: Sequence[Batchable],
+    n_batch: int,
+    budget: int | None = None,
+    drafts: Mapping[int, Sequence[int]] | None = None,
+) -> StepPlan:
+    """The next step for `sequences` (in order of arrival): at most `n_batch` rows, `budget` of them of prompts.
+
+    `drafts`: tokens to check after a decoding sequence's own, by its index; as far as there is room.
+    """
     decoding = [index for index, sequence in enumerate(sequences) if is_decoding(sequence)][:n_batch]
     room = n_batch - len(decoding)
-    counts = dict.fromkeys(decoding, 1) | share_budget(sequences, room if budget is None else min(room, budget))
+    prefill = share_budget(sequences, room if budget is None else min(room, budget))
+    room -= sum(prefill.values())
     shares: list[Share] = []
-    rows = 0
-    for index in sorted(counts, key=lambda index: sequences[index].row):
-        sequence, count = sequences[index], counts[index]
+    rows = drafted_rows = 0
+    for index in sorted([*decoding, *prefill], key=lambda index: sequences[index].row):
+        sequence, count = sequences[index], prefill.get(index, 1)
         start = sequence.stored
-        complete = start + count == len(sequence.tokens)
-        rows += count
-        chunk = Chunk(sequence.row, start, sequence.tokens[start : start + count], output=complete)
-        shares.append(Share(index, chunk, rows - 1 if complete else None))
-    return StepPlan(tuple(shares), len(decoding), rows - len(decoding))
+        tokens: Sequence[int] = sequence.tokens[start : start + count]
+        outputs = 1 if start + count == len(sequence.tokens) else 0
+        if drafts and index in drafts:
+            draft = drafts[index][: room - drafted_rows]
+            tokens, outputs = [*tokens, *draft], 1 + len(draft)
+            drafted_rows += len(draft)
+        rows += len(tokens)
+        shares.append(Share(index, Chunk(sequence.row, start, tokens, outputs), range(rows - outputs, rows)))
+    return StepPlan(tuple(shares), len(decoding), sum(prefill.values()), drafted_rows)
 
 
 def share_budget(sequences: Sequence[Batchable], budget: int) -> dict[int, int]:

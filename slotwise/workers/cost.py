@@ -7,6 +7,9 @@ kernels have steps where a line would have a slope (matrix-vector up to so many 
 the machine's, which all sizes have in common: when it slows down or recovers, one size tells for all of them, also for
 those that are not tried meanwhile. `slope` is attention's part: a token at depth 4000 looks at 4000 cells.
 
+Drafted rows (`speculation`) have a pace and a shape of their own, by how many decode rows they run beside: all of them
+ask for logits, and in split cells a sequence with more rows than the others takes a pass of its own.
+
 References: step time as a linear function of tokens and cells: Sarathi-Serve (arXiv 2403.02310), Vidur (2405.05465).
 """
 
@@ -21,7 +24,9 @@ _OUTLIER = 4.0
 #: The least budget: prompts always get on.
 LEAST_PREFILL = 16
 #: Sizes of prompt chunks that are told apart.
-_LADDER = (16, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 768, 1024, 1536, 2048)
+_CHUNKS = (16, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 768, 1024, 1536, 2048)
+#: Numbers of drafted rows that are told apart, and tried.
+DRAFT_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 #: A size seen less often is taken to cost no more per token than the next smaller: its first step may have been bad.
 _TRUSTED = 5
 #: After so many steps without one of about so many decode rows alone, one is made: prompts' parts are told from it.
@@ -33,15 +38,21 @@ class StepCost:
 
     def __init__(self) -> None:
         self._decode = _Decode()
-        self._prefill = _Prefill()
+        self._prefill = _PerToken(_CHUNKS)
+        #: By bit length of the number of decode rows.
+        self._drafted: dict[int, _PerToken] = {}
         self._steps = 0
 
-    def observe(self, decode_rows: int, prefill_tokens: int, depth: float, seconds: float) -> None:
-        """A step took so long. `depth`: mean position of its prompt tokens."""
+    def observe(self, decode_rows: int, prefill_tokens: int, depth: float, seconds: float, *, drafted: int = 0) -> None:
+        """A step took so long. `depth`: mean position of its prompt tokens. No step has both prompts and drafts."""
         if not (decode_rows or prefill_tokens) or seconds <= 0:
             return
         self._steps += 1
-        if not prefill_tokens:
+        if drafted:
+            if alone := self.decode_seconds(decode_rows):
+                known = self._drafted.setdefault(decode_rows.bit_length(), _PerToken(DRAFT_SIZES))
+                known.observe(drafted, 0.0, max(seconds - alone, 0.01 * alone) / drafted)
+        elif not prefill_tokens:
             self._decode.observe(decode_rows, seconds, self._steps)
         elif decode_rows <= self._decode.largest:
             # Beyond it, what of the step was the prompt's part would be a guess.
@@ -56,6 +67,21 @@ class StepCost:
         """The predicted time of a step; 0.0 while nothing is known."""
         return self.decode_seconds(decode_rows) + prefill_tokens * self._prefill.rate(prefill_tokens, depth)
 
+    def draft_step_seconds(self, decode_rows: int, drafted: int) -> float:
+        """The predicted time of a step with drafted rows. A number that was not tried yet is taken to cost no more than
+        as many prompt tokens: a few say little about many."""
+        known = self._drafted.get(decode_rows.bit_length())
+        rate = self._prefill.rate(drafted, 0.0)
+        if known and (known.has_seen(drafted) or not rate):
+            rate = known.rate(drafted, 0.0)
+        elif known:
+            rate = min(rate, known.rate(drafted, 0.0))
+        return self.decode_seconds(decode_rows) + drafted * rate
+
+    def wants_decode_step(self, decode_rows: int) -> bool:
+        """Steps of about so many decode rows and nothing else have not been seen for long: make one."""
+        return self._decode.stale(decode_rows, self._steps)
+
     def prefill_budget(self, target: float, decode_rows: int, depth: float, most: int) -> int:
         """The most prompt tokens with which a step beside `decode_rows` takes no longer than `target` seconds.
 
@@ -63,11 +89,11 @@ class StepCost:
         their pace then, and prompts do not stand still. Never less than LEAST_PREFILL; but now and then 0 for one step,
         to see what the decode rows take alone.
         """
-        if decode_rows and self._decode.stale(decode_rows, self._steps):
+        if decode_rows and self.wants_decode_step(decode_rows):
             return 0
         target = max(target, 2 * self.decode_seconds(decode_rows))
         best = LEAST_PREFILL
-        for size in _LADDER:
+        for size in _CHUNKS:
             # One step of the ladder beyond what was seen: small chunks may say little about large ones.
             unknown = size > 2 * max(self._prefill.largest, LEAST_PREFILL)
             if unknown or self.seconds(decode_rows, size, depth) > target:
@@ -116,10 +142,12 @@ class _Decode:
         return (1 - part) * self._known[low] + part * self._known[high]
 
 
-class _Prefill:
-    """Seconds per prompt token, by size of the chunk and depth."""
+class _PerToken:
+    """Seconds per token beyond a step's decode rows, by how many there are and their depth."""
 
-    def __init__(self) -> None:
+    def __init__(self, ladder: tuple[int, ...]) -> None:
+        #: Sizes that are told apart; others count as the rung below.
+        self._ladder = ladder
         #: Seconds per token that all sizes have in common; 0.0 while nothing is known.
         self._pace = 0.0
         #: By size: how its tokens' cost differs from the pace, and how often it was seen.
@@ -131,8 +159,11 @@ class _Prefill:
     def largest(self) -> int:
         return max(self._shape, default=0)
 
+    def has_seen(self, tokens: int) -> bool:
+        return self._size(tokens) in self._shape
+
     def observe(self, tokens: int, depth: float, rate: float) -> None:
-        size = _size(tokens)
+        size = self._size(tokens)
         if not self._pace:
             if rate > 0:
                 self._pace, self._shape[size], self._count[size] = rate, 1.0, 1
@@ -148,7 +179,7 @@ class _Prefill:
 
     def rate(self, tokens: int, depth: float) -> float:
         """Seconds per token; 0.0 while nothing is known."""
-        return self._pace * self._shape_of(_size(tokens)) + self._slope.read() * depth if self._pace else 0.0
+        return self._pace * self._shape_of(self._size(tokens)) + self._slope.read() * depth if self._pace else 0.0
 
     def _shape_of(self, size: int) -> float:
         """A size's own where it is trusted, else no more than the next smaller trusted one's."""
@@ -156,10 +187,14 @@ class _Prefill:
         if own is not None and self._count[size] >= _TRUSTED:
             return own
         smaller = next(
-            (s for s in reversed(_LADDER[: bisect_left(_LADDER, size)]) if self._count.get(s, 0) >= _TRUSTED), None
+            (s for s in reversed(self._ladder[: bisect_left(self._ladder, size)]) if self._count.get(s, 0) >= _TRUSTED),
+            None,
         )
         known = [shape for shape in (own, self._shape[smaller] if smaller else None) if shape is not None]
         return min(known, default=1.0)
+
+    def _size(self, tokens: int) -> int:
+        return self._ladder[max(bisect_right(self._ladder, tokens) - 1, 0)]
 
 
 class _Slope:
@@ -185,8 +220,3 @@ class _Slope:
         if variance < max(1.0, (0.05 * mean) ** 2):
             return 0.0
         return max(0.0, (self._xy / self._weight - mean * self._y / self._weight) / variance)
-
-
-def _size(tokens: int) -> int:
-    """Chunks that are alike: the rung at or below."""
-    return _LADDER[max(bisect_right(_LADDER, tokens) - 1, 0)]

@@ -1,7 +1,8 @@
 """A `Model` with scripted tokens and a step-cost formula, for tests and simulations. Passes the same contract tests.
 
 It keeps real books: positions must be consecutive, cells run out, outputs must have been asked for. The next token is a
-hash of everything before it, so a mixed-up sequence gives a different text. Chosen by a path such as
+hash of everything before it, so a mixed-up sequence gives a different text (with `period` it depends on its position
+only, and the text repeats). Chosen by a path such as
 `fake:step_ms=2,eos_after=40,crash_in_decode=BOOM`.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from slotwise.request import SamplingParams
 from slotwise.workers.model import Chunk
 from slotwise.workers.protocol import LoadModel, ModelInfo
+from slotwise.workers.speculation import MOST_DRAFTED
 
 SCHEME = "fake:"
 _END = 256
@@ -51,14 +53,17 @@ class FakeVocabulary:
 
 
 class FakeSampler:
-    def __init__(self, model: FakeModel, prompt_tokens: int, eos_after: int) -> None:
+    def __init__(self, model: FakeModel, prompt_tokens: int, eos_after: int, period: int) -> None:
         self._model = model
+        self._period = period
         self._end_at = prompt_tokens + eos_after if eos_after else None
 
     def sample(self, row: int) -> int:
         history = self._model.history(row)
         if self._end_at is not None and len(history) >= self._end_at:
             return _END
+        if self._period:
+            history = [len(history) % self._period]
         digest = hashlib.blake2b(repr(history).encode(), digest_size=2).digest()
         return _ALPHABET[int.from_bytes(digest, "big") % len(_ALPHABET)]
 
@@ -111,6 +116,7 @@ class FakeModel:
         self._row_seconds = float(options.get("row_us", 0)) / 1e6
         self._step_seconds = float(options.get("step_ms", 0)) / 1e3
         self._eos_after = int(options.get("eos_after", 24))
+        self._period = int(options.get("period", 0))
         self._crash_text = options.get("crash_in_decode", "").encode()
         self._hang_text = options.get("hang_in_decode", "").encode()
         on_progress("weights", 0.0)
@@ -122,6 +128,7 @@ class FakeModel:
             os.abort()
         self.vocabulary = FakeVocabulary(options.get("crash_in_prepare", ""))
         context_cap = load.context_cap or 2048
+        reuse = options.get("reuse", "partial")
         self.info = ModelInfo(
             architecture="fake",
             slots=load.slots,
@@ -135,7 +142,8 @@ class FakeModel:
             use_extra_bufts=load.use_extra_bufts,
             kv_layout="split" if load.kv_layout == "split" else "unified",
             rows=load.slots if load.kv_layout == "split" else load.slots + int(options.get("retained_rows", 8)),
-            reuse=options.get("reuse", "partial"),
+            reuse=reuse,
+            draft_rows=min(MOST_DRAFTED, load.n_batch) if load.speculation and reuse == "partial" else 0,
         )
         self.n_batch = load.n_batch
         self._split = load.kv_layout == "split"
@@ -159,8 +167,8 @@ class FakeModel:
             tokens += chunk.tokens
             self._cells.extend(chunk.seq_id, len(chunk.tokens))
             row += len(chunk.tokens)
-            if chunk.output:
-                self._outputs[row] = list(tokens)
+            for back in range(chunk.outputs):
+                self._outputs[row - back] = tokens[: len(tokens) - back]
         if self._holds(self._crash_text):
             os.abort()
         while self._holds(self._hang_text):
@@ -174,7 +182,7 @@ class FakeModel:
         return self._outputs[row]
 
     def new_sampler(self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool) -> FakeSampler:
-        return FakeSampler(self, len(prompt), 0 if ignore_eos else self._eos_after)
+        return FakeSampler(self, len(prompt), 0 if ignore_eos else self._eos_after, self._period)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._stored[target] = self._stored.get(source, [])[:length]

@@ -28,6 +28,7 @@ from slotwise.request import SamplingParams
 from slotwise.workers.cells import Reuse
 from slotwise.workers.model import Chunk
 from slotwise.workers.protocol import LoadModel, ModelInfo
+from slotwise.workers.speculation import MOST_DRAFTED
 
 logger = logging.getLogger(__name__)
 
@@ -154,13 +155,20 @@ def load_vocabulary(path: str) -> LlamaVocabulary:
 
 
 class GreedySampler:
-    """Temperature 0 with nothing that changes logits: the largest one, read in place."""
+    """Temperature 0 with nothing that changes logits but bans: the largest one, read in place."""
 
-    def __init__(self, model: LlamaModel) -> None:
+    def __init__(self, model: LlamaModel, banned: frozenset[int]) -> None:
         self._model = model
+        self._banned = banned
 
     def sample(self, row: int) -> int:
-        return int(np.argmax(self._model.logits(row)))
+        logits = self._model.logits(row)
+        best = int(np.argmax(logits))
+        if best in self._banned:
+            logits = logits.copy()
+            logits[list(self._banned)] = -np.inf
+            best = int(np.argmax(logits))
+        return best
 
     def close(self) -> None:
         """Nothing is held."""
@@ -251,7 +259,11 @@ class LlamaModel:
         # Where sequences are not shared, a row is bytes: a state, or a window of cells.
         more_rows = RETAINED_ROWS if reuse is Reuse.PARTIAL and not self._split else 0
         rows = min(load.slots + more_rows, _MOST_ROWS)
-        self.context = self._make_context(load, kv_cells, rows)
+        # A sequence that can not go back would keep what was drafted wrongly.
+        draft_rows = MOST_DRAFTED if load.speculation and reuse is Reuse.PARTIAL else 0
+        n_batch = max(load.n_batch, rows)
+        self._max_outputs = min(rows + draft_rows, n_batch)
+        self.context = self._make_context(load, kv_cells, rows, n_batch)
         self._memory = llama_cpp.llama_get_memory(self.context)
         self.n_batch = llama_cpp.llama_n_batch(self.context)
         kv_cells = llama_cpp.llama_n_ctx(self.context)
@@ -270,23 +282,23 @@ class LlamaModel:
             kv_layout="split" if self._split else "unified",
             rows=rows,
             reuse=reuse,
+            draft_rows=draft_rows,
         )
         self._batch = _BatchBuffers(self.n_batch, context=kv_cells + self.n_batch)
-        self._max_outputs = rows
         self._views: dict[int, npt.NDArray[np.float32]] = {}
 
     def warm_up(self) -> None:
         """One multi-token decode: page in the weights, and meet a faulty instruction set here, not in a request."""
         token = max(llama_cpp.llama_vocab_bos(llama_cpp.llama_model_get_vocab(self._model)), 0)
         count = min(16, self.n_batch)
-        code = self.decode([Chunk(0, 0, [token] * count, output=True)])
+        code = self.decode([Chunk(0, 0, [token] * count, outputs=1)])
         llama_cpp.llama_synchronize(self.context)
         self.remove(0)
         if code != 0:
             raise LoadError(self._log.reason(f"the first llama_decode failed with code {code}"))
 
     def decode(self, chunks: Sequence[Chunk]) -> int:
-        rows, outputs = sum(len(chunk.tokens) for chunk in chunks), sum(chunk.output for chunk in chunks)
+        rows, outputs = sum(len(chunk.tokens) for chunk in chunks), sum(chunk.outputs for chunk in chunks)
         if rows > self.n_batch or outputs > self._max_outputs:
             raise ValueError(f"batch of {rows} rows, {outputs} outputs is over {self.n_batch}, {self._max_outputs}")
         return int(llama_cpp.llama_decode(self.context, self._batch.fill(chunks)))
@@ -311,9 +323,10 @@ class LlamaModel:
         changes_logits = (
             params.logit_bias or params.repeat_penalty != 1 or params.frequency_penalty or params.presence_penalty
         )
-        if params.temperature <= 0 and not changes_logits and not ignore_eos:
-            return GreedySampler(self)
-        return ChainSampler(self, params, prompt, self.vocabulary.end_tokens if ignore_eos else frozenset())
+        banned = self.vocabulary.end_tokens if ignore_eos else frozenset()
+        if params.temperature <= 0 and not changes_logits:
+            return GreedySampler(self, banned)
+        return ChainSampler(self, params, prompt, banned)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self.remove(target)
@@ -352,14 +365,14 @@ class LlamaModel:
             raise LoadError(self._log.reason("llama.cpp could not load the file and gave no reason"))
         return model
 
-    def _make_context(self, load: LoadModel, kv_cells: int, rows: int) -> Any:
+    def _make_context(self, load: LoadModel, kv_cells: int, rows: int, n_batch: int) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = kv_cells
         params.n_seq_max = rows
         params.kv_unified = not self._split
-        params.n_batch = params.n_ubatch = max(load.n_batch, rows)
-        # One row of logits per sequence, not one per token of the batch: a third of the compute buffer. Fewer abort.
-        params.n_outputs_max = rows
+        params.n_batch = params.n_ubatch = n_batch
+        # Not a row of logits per token of the batch: a third of the compute buffer. Fewer than sequences abort.
+        params.n_outputs_max = self._max_outputs
         params.n_threads = params.n_threads_batch = load.threads or os.cpu_count() or 1
         params.type_k = params.type_v = KV_TYPES[load.kv_type]
         params.flash_attn_type = FLASH_ATTENTION[load.flash_attn]
@@ -403,7 +416,7 @@ class _BatchBuffers:
             self._pos[start:end] = self._counting[chunk.start : chunk.start + end - start]
             self._seq[start:end] = chunk.seq_id
             self._output[start:end] = 0
-            self._output[end - 1] = chunk.output
+            self._output[end - chunk.outputs : end] = 1
         self._batch.n_tokens = end
         return self._batch
 

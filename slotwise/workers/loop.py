@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Iterable
 
 from slotwise.request import FinishReason, Usage
-from slotwise.workers.batch import StepPlan, is_decoding, plan_step
+from slotwise.workers.batch import Share, StepPlan, is_decoding, plan_step
 from slotwise.workers.cells import Cells, CellsExhausted, Copy, Operation, Reuse
 from slotwise.workers.cost import StepCost
 from slotwise.workers.model import Model
 from slotwise.workers.protocol import Delta, ModelInfo, StartSequence, StepReport
 from slotwise.workers.sequences import TWIN_TOKENS, Sequence, Wait, twin_of
+from slotwise.workers.speculation import Speculator
 from slotwise.workers.split import SplitCells
 from slotwise.workers.text import TextStream
 from slotwise.workers.unified import UnifiedCells
@@ -44,6 +45,7 @@ class StepLoop:
         for row in range(model.info.rows):
             model.remove(row)  # our books begin empty
         self._cost = StepCost()
+        self._speculator = Speculator(self._cost, model.info.draft_rows)
         #: In order of arrival.
         self._running: list[Sequence] = []
         self._prompts: dict[str, list[int]] = {}
@@ -83,6 +85,8 @@ class StepLoop:
                 text=TextStream(command.stop),
                 end_tokens=frozenset() if command.ignore_eos else self._model.vocabulary.end_tokens,
                 scope=command.scope,
+                # A seed promises the same text again, and rounding may differ with the number of rows.
+                drafted_for=command.sampling.seed is None,
             )
         )
 
@@ -102,10 +106,10 @@ class StepLoop:
         """
         started = self._timer()
         deltas, self._ended = self._ended, []
-        no_cells = 0
+        no_cells = drafts_accepted = 0
         copied = self._attach()
         active = [sequence for sequence in self._running if sequence.attached]
-        plan = plan_step(active, self._model.n_batch, self._budget(active))
+        plan = plan_step(active, self._model.n_batch, self._budget(active), self._drafts(active))
         if plan.rows:
             self._do(self._cells.make_room(plan.rows))
             began = self._timer()
@@ -116,9 +120,11 @@ class StepLoop:
             if code == 0:
                 self._failures = 0
                 depth = _depth(active, plan)
-                self._advance(active, plan, deltas)
+                drafts_accepted = self._advance(active, plan, deltas)
                 if not copied:  # copies are made in the decode
-                    self._cost.observe(plan.decode_rows, plan.prefill_tokens, depth, self._timer() - began)
+                    self._cost.observe(
+                        plan.decode_rows, plan.prefill_tokens, depth, self._timer() - began, drafted=plan.drafted_rows
+                    )
             else:
                 self._repair(code, deltas)
         return StepReport(
@@ -129,6 +135,8 @@ class StepLoop:
             cells_used=self._cells.used,
             cells_retained=self._cells.retained,
             no_cells=no_cells,
+            drafted=plan.drafted_rows,
+            drafts_accepted=drafts_accepted,
         )
 
     def check_invariants(self) -> None:
@@ -183,6 +191,12 @@ class StepLoop:
         depth = sum(depths) / len(depths) if depths else 0.0
         return self._cost.prefill_budget(self._itl_target, decode_rows, depth, self._model.n_batch)
 
+    def _drafts(self, active: list[Sequence]) -> dict[int, list[int]]:
+        """What to check beyond each sequence's own token, by index: while no prompt wants the time."""
+        if not self._model.info.draft_rows or not all(map(is_decoding, active)):
+            return {}
+        return dict(enumerate(self._speculator.propose(active, self._itl_target)))
+
     def _do(self, operations: Iterable[Operation]) -> None:
         for operation in operations:
             if isinstance(operation, Copy):
@@ -192,27 +206,34 @@ class StepLoop:
 
     # ---- after a decode
 
-    def _advance(self, active: list[Sequence], plan: StepPlan, deltas: list[Delta]) -> None:
+    def _advance(self, active: list[Sequence], plan: StepPlan, deltas: list[Delta]) -> int:
+        """Book what was stored and tell what was sampled. Returns how many drafted tokens were right."""
+        drafts_accepted = 0
         for share in plan.shares:
-            sequence = active[share.index]
-            sequence.stored += len(share.chunk.tokens)
-            self._cells.occupy(sequence.row, share.chunk.tokens)
-            if share.sampled is not None:
-                deltas.append(self._accept(sequence, sequence.sampler.sample(share.sampled)))
+            sequence, tokens = active[share.index], share.chunk.tokens
+            sampled = _sample(sequence, share)
+            # Of drafts, those that were sampled again are stored; the rest of them goes.
+            wrong = len(share.sampled) - len(sampled)
+            kept = len(tokens) - wrong
+            sequence.stored += kept
+            self._cells.occupy(sequence.row, tokens[:kept])
+            if wrong:
+                self._model.remove(sequence.row, sequence.stored)
+            if sampled:
+                drafts_accepted += len(sampled) - 1
+                self._speculator.learn(sequence, sampled)
+                deltas.append(self._tell(sequence, sampled))
+        return drafts_accepted
 
-    def _accept(self, sequence: Sequence, token: int) -> Delta:
-        sequence.tokens.append(token)
-        sequence.output_tokens += 1
-        if token in sequence.end_tokens:
-            return self._end(sequence, FinishReason.STOP, text=sequence.text.finish())
-        text = sequence.text.push(self._model.vocabulary.piece(token))
-        if sequence.text.stopped:
-            return self._end(sequence, FinishReason.STOP, text=text)
-        if sequence.output_tokens >= sequence.max_output_tokens:
-            return self._end(sequence, FinishReason.LENGTH, text=text + sequence.text.finish())
-        return Delta(sequence.request_id, text=text, tokens=1)
+    def _tell(self, sequence: Sequence, sampled: list[int]) -> Delta:
+        accepted = sequence.accept(sampled, self._model.vocabulary.piece)
+        if accepted.ended is not None:
+            return self._end(sequence, accepted.ended, text=accepted.text, tokens=accepted.tokens)
+        return Delta(sequence.request_id, text=accepted.text, tokens=accepted.tokens)
 
-    def _end(self, sequence: Sequence, reason: FinishReason, *, text: str = "", error: str | None = None) -> Delta:
+    def _end(
+        self, sequence: Sequence, reason: FinishReason, *, text: str = "", tokens: int = 0, error: str | None = None
+    ) -> Delta:
         self._running.remove(sequence)
         # What an error left behind is not trusted.
         self._do(self._cells.release(sequence.request_id, keep=reason is not FinishReason.ERROR))
@@ -223,7 +244,6 @@ class StepLoop:
             completion_tokens=sequence.output_tokens,
             cached_tokens=sequence.shared,
         )
-        tokens = 1 if reason in (FinishReason.STOP, FinishReason.LENGTH) else 0
         return Delta(sequence.request_id, text=text, tokens=tokens, finish_reason=reason, usage=usage, error=error)
 
     # ---- when a decode did not work
@@ -279,6 +299,22 @@ def _cells(info: ModelInfo) -> Cells:
     if info.kv_layout == "split":
         return SplitCells(info.kv_cells, info.slots, reuse)
     return UnifiedCells(info.kv_cells, info.slots, info.rows, reuse)
+
+
+def _sample(sequence: Sequence, share: Share) -> list[int]:
+    """The next token, and more as long as the drafted one is what the model chooses anyway.
+
+    Each is drawn from its own row's logits by the sequence's own sampler, in order: the text is the one that would have
+    come token by token, at any temperature.
+    """
+    sampled: list[int] = []
+    drafted = iter(share.chunk.tokens[len(share.chunk.tokens) - len(share.sampled) + 1 :])
+    for row in share.sampled:
+        token = sequence.sampler.sample(row)
+        sampled.append(token)
+        if token != next(drafted, None) or token in sequence.end_tokens:
+            break
+    return sampled
 
 
 def _depth(active: list[Sequence], plan: StepPlan) -> float:

@@ -14,14 +14,14 @@ from slotwise.workers.protocol import ModelInfo
 class Chunk:
     """Tokens of one sequence in a batch, at positions `start`, `start + 1`, …
 
-    `output`: the logits of the last one are wanted. A batch row is one token: the first chunk's tokens are rows 0, 1
-    and so on, the next chunk's follow.
+    `outputs`: of so many at its end the logits are wanted. A batch row is one token: the first chunk's tokens are rows
+    0, 1 and so on, the next chunk's follow.
     """
 
     seq_id: int
     start: int
     tokens: Sequence[int]
-    output: bool
+    outputs: int = 0
 
 
 class Sampler(Protocol):

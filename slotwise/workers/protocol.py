@@ -47,6 +47,8 @@ class LoadModel(Message, frozen=True, tag="load"):
     kv_layout: str = "auto"
     #: Seconds that a step with prompt tokens may take beside answers; 0 = as many prompt tokens as fit.
     itl_target: float = 0.25
+    #: Check tokens that the request's own text suggests, where that is faster: see `workers/speculation`.
+    speculation: bool = True
 
     @property
     def repacks_weights(self) -> bool:
@@ -105,6 +107,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     rows: int = 0
     #: What another sequence may take over: see `cells.Reuse`.
     reuse: str = "partial"
+    #: Drafted tokens that a step can check; 0 where a sequence can not go back.
+    draft_rows: int = 0
 
 
 class Loading(Message, frozen=True, tag="loading"):
@@ -161,6 +165,9 @@ class StepReport(Message, frozen=True, tag="step"):
     cells_retained: int = 0
     #: Times `llama_decode` returned 1 (no cells) in this step. Admitted traffic keeps it at 0.
     no_cells: int = 0
+    #: Drafted tokens that were checked, and how many of them were right.
+    drafted: int = 0
+    drafts_accepted: int = 0
 
 
 Report = Loading | Ready | StartFailed | Prepared | PrepareFailed | StepReport

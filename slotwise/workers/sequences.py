@@ -6,12 +6,15 @@ earlier has stored what they have in common, and takes it over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
+from slotwise.request import FinishReason
 from slotwise.workers.batch import is_decoding
+from slotwise.workers.lookup import Draft, NgramIndex
 from slotwise.workers.model import Sampler
 from slotwise.workers.prefixes import common_length
+from slotwise.workers.speculation import Acceptance
 from slotwise.workers.text import TextStream
 
 #: A twin is worth waiting for if it saves so many tokens, and …
@@ -39,10 +42,42 @@ class Sequence:
     output_tokens: int = 0
     awaited: int = 0
     waits: Wait | None = None
+    drafted_for: bool = True
+    lookup: NgramIndex = field(default_factory=NgramIndex)
+    acceptance: Acceptance = field(default_factory=Acceptance)
+    draft: Draft | None = None
 
     @property
     def attached(self) -> bool:
         return self.row >= 0
+
+    @property
+    def output_left(self) -> int:
+        return self.max_output_tokens - self.output_tokens
+
+    def accept(self, sampled: Iterable[int], piece: Callable[[int], bytes]) -> Accepted:
+        """Take in what a step sampled, as far as the answer goes; `piece`: a token's bytes."""
+        text = ""
+        for count, token in enumerate(sampled, start=1):
+            self.tokens.append(token)
+            self.output_tokens += 1
+            if token in self.end_tokens:
+                return Accepted(text + self.text.finish(), count, FinishReason.STOP)
+            text += self.text.push(piece(token))
+            if self.text.stopped:
+                return Accepted(text, count, FinishReason.STOP)
+            if not self.output_left:
+                return Accepted(text + self.text.finish(), count, FinishReason.LENGTH)
+        return Accepted(text, count)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What a step added to an answer: text that may be sent, how many tokens it took, and why it ends, if it does."""
+
+    text: str
+    tokens: int
+    ended: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,16 @@ def test_the_seed_claim() -> None:
     assert dropped.met is False
 
 
+def test_what_is_gained_where_the_text_is_known() -> None:
+    found = _found(
+        "copy-edit",
+        leg(name="one edits", summary=summary(tpot=latency(0.004, 0.005, 0.006))),
+        leg(name="one gets new text", summary=summary(tpot=latency(0.006, 0.007, 0.008))),
+    )
+
+    assert found["gained where the text is known"].value == pytest.approx(1.5)
+
+
 def test_long_prompts_beside_readers() -> None:
     alone = leg(name="undisturbed", summary=summary(gaps=latency(0.1, 0.12, 0.15)))
     steady = summary(gaps=latency(0.1, 0.4, 0.6, largest=8.5))

@@ -10,8 +10,8 @@ from slotwise.benchmarks.scenarios import SCENARIOS, named, of_trace
 from slotwise.benchmarks.talks import TracedRequest
 
 ASKED_FOR = (
-    *("solo", "seed-41", "chat", "chat-turns", "rag", "agent", "longdoc", "burst", "noisy", "mixed-models"),
-    *("embed", "overload", "cancel", "soak"),
+    *("solo", "seed-41", "chat", "chat-turns", "rag", "agent", "longdoc", "copy-edit", "burst", "noisy"),
+    *("mixed-models", "embed", "overload", "cancel", "soak"),
 )
 
 

@@ -45,6 +45,17 @@ def test_a_single_prompt_has_its_length_with_the_template() -> None:
     assert not ask.keep_text
 
 
+def test_who_edits_brings_a_text_and_asks_for_all_of_it_again() -> None:
+    talk = Talk(prompt=fixed(200), output=fixed(200), turns=fixed(3), edits=True)
+    asks = _all(conversation(talk, SPEAKER, "all", 0))
+
+    questions = [[m["content"] for m in ask.messages if m["role"] == "user"] for ask in asks]
+    assert [len(each) for each in questions] == [1, 2, 3]
+    assert 190 <= len(questions[2][0].split()) <= 220
+    assert all(len(question.split()) < 25 for question in questions[2][1:])
+    assert questions[2][1] != questions[2][2]
+
+
 def test_lengths_are_the_seeds_and_words_are_the_salts() -> None:
     talk = Talk(prompt=uniform(10, 500), output=uniform(1, 100))
 

@@ -62,8 +62,8 @@ def test_chunks_continue_what_is_stored_and_ask_for_logits_where_sampled(running
         row += len(chunk.tokens)
         assert (chunk.seq_id, chunk.start) == (sequence.row, sequence.stored)
         assert chunk.tokens == sequence.tokens[chunk.start : chunk.start + len(chunk.tokens)] != []
-        assert chunk.output == (chunk.start + len(chunk.tokens) == len(sequence.tokens))
-        assert share.sampled == (row if chunk.output else None)
+        assert chunk.outputs == (chunk.start + len(chunk.tokens) == len(sequence.tokens))
+        assert share.sampled == (range(row, row + 1) if chunk.outputs else range(0))
     assert [chunk.seq_id for chunk in plan.chunks] == sorted(chunk.seq_id for chunk in plan.chunks)
 
 

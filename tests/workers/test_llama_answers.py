@@ -7,6 +7,8 @@ by token, and ask how far the chosen tokens were from the best, on average. Near
 belongs to another sequence is far off almost everywhere (the control case shows it).
 """
 
+import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -68,10 +70,10 @@ def prompts(model: LlamaModel) -> list[list[int]]:
 class RecordingLoop(StepLoop):
     """Keeps the tokens of sequences when they end."""
 
-    def __init__(self, model: LlamaModel) -> None:
-        super().__init__(model)
+    def __init__(self, model: LlamaModel, timer: Callable[[], float] = time.perf_counter) -> None:
+        super().__init__(model, timer=timer)
         self.finished: dict[str, list[int]] = {}
-        self.cached = 0
+        self.cached = self.drafted = self.drafts_accepted = 0
         self._tokens: dict[str, list[int]] = {}
 
     @property
@@ -83,6 +85,8 @@ class RecordingLoop(StepLoop):
         report = super().step()
         self.finished |= {d.request_id: self._tokens[d.request_id] for d in report.deltas if d.finish_reason}
         self.cached += sum(d.usage.cached_tokens for d in report.deltas if d.usage)
+        self.drafted += report.drafted
+        self.drafts_accepted += report.drafts_accepted
         return report
 
 
@@ -137,7 +141,7 @@ def _mean_shortfall(model: LlamaModel, prompt: Sequence[int], tokens: Sequence[i
         model.remove(row)  # what a loop has retained
     for end in range(len(prompt), len(tokens)):
         chunk = tokens[start:end]
-        assert model.decode([Chunk(0, start, chunk, output=True)]) == 0
+        assert model.decode([Chunk(0, start, chunk, outputs=1)]) == 0
         logits = model.logits(len(chunk) - 1)
         shortfalls.append(float(np.max(logits) - logits[tokens[end]]))
         start = end
@@ -242,6 +246,42 @@ def test_the_measure_sees_an_answer_that_belongs_to_somebody_else(model: LlamaMo
     answer = _alone(model, prompts[0])[len(prompts[0]) :]
 
     assert _mean_shortfall(model, prompts[3], [*prompts[3], *answer]) > 3 * NEAR_TIES
+
+
+REPEAT = "Repeat this text word by word: the harbour was quiet, and the gulls waited on the wall for the boats. "
+
+
+def _with_drafts(model: LlamaModel, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Together, in a loop to which each step seems to take as long as any other: whatever can be drafted is checked."""
+    loop = RecordingLoop(model, itertools.count().__next__)
+    for round_ in range(2):  # in the first it learns that
+        for index, prompt in enumerate(prompts):
+            _start(loop, f"{round_} {index}", prompt, 48)
+        while not loop.idle:
+            loop.step()
+            loop.check_invariants()
+    assert 20 < loop.drafts_accepted < loop.drafted
+    return [loop.finished[f"1 {index}"] for index in range(len(prompts))]
+
+
+def _repeating(model: LlamaModel) -> list[list[int]]:
+    preparer = PromptPreparer(model.vocabulary, model.info.vocab_size)
+    return [preparer.prepare(ChatPrompt((ChatMessage("user", REPEAT * times),))) for times in (1, 2, 3)]
+
+
+def test_reproducible_answers_with_drafts_are_equal(reproducible_model: LlamaModel) -> None:
+    prompts = _repeating(reproducible_model)
+    alone = [_alone(reproducible_model, prompt, 48) for prompt in prompts]
+
+    assert _with_drafts(reproducible_model, prompts) == alone
+
+
+def test_answers_with_drafts_leave_the_model_only_at_near_ties(model: LlamaModel) -> None:
+    prompts = _repeating(model)
+    answers = _with_drafts(model, prompts)
+
+    shortfalls = [_mean_shortfall(model, *pair) for pair in zip(prompts, answers, strict=True)]
+    assert max(shortfalls) < NEAR_TIES, shortfalls
 
 
 def test_a_seed_gives_the_same_text_again(model: LlamaModel, prompts: list[list[int]]) -> None:

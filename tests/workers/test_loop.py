@@ -16,10 +16,12 @@ from slotwise.workers.protocol import Delta, LoadModel, StartSequence
 GREEDY = SamplingParams(temperature=0)
 
 
-def _load(eos_after: int = 9, layout: str = "unified", reuse: str = "partial") -> LoadModel:
-    path = f"fake:eos_after={eos_after},reuse={reuse}"
+def _load(
+    eos_after: int = 9, layout: str = "unified", reuse: str = "partial", period: int = 0, *, speculation: bool = False
+) -> LoadModel:
+    path = f"fake:eos_after={eos_after},reuse={reuse},period={period}"
     cells = 800 if layout == "split" else 400  # 200 for each slot
-    return LoadModel("fake", path, 4, 200, cells, n_batch=16, kv_layout=layout)
+    return LoadModel("fake", path, 4, 200, cells, n_batch=16, kv_layout=layout, speculation=speculation)
 
 
 def _model(eos_after: int = 9, layout: str = "unified", reuse: str = "partial") -> FakeModel:
@@ -46,8 +48,11 @@ def _text(deltas: Sequence[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
-def _alone(prompt: str, max_output: int, stop: tuple[str, ...] = ()) -> tuple[str, FinishReason | None]:
-    loop = StepLoop(_model())
+def _alone(
+    prompt: str, max_output: int, stop: tuple[str, ...] = (), load: LoadModel | None = None
+) -> tuple[str, FinishReason | None]:
+    """Token by token, with nobody beside it."""
+    loop = StepLoop(FakeModel(load or _load()))
     _start(loop, "alone", prompt, max_output, stop)
     deltas = _run(loop)["alone"]
     return _text(deltas), deltas[-1].finish_reason
@@ -111,13 +116,18 @@ def test_a_prompt_that_was_cancelled_before_its_start_ends_in_an_error_not_in_si
 
 
 class FailingModel(FakeModel):
-    """Returns the scripted codes first, then works."""
+    """Returns the scripted codes first, then works. A step takes 10 ms, however many rows it has."""
 
     def __init__(self, codes: list[int], load: LoadModel | None = None) -> None:
         super().__init__(load or _load())
         self.codes = codes
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
 
     def decode(self, chunks: Sequence[Chunk]) -> int:
+        self.now += 0.01
         if self.codes and (code := self.codes.pop(0)) != 0:
             return code
         return super().decode(chunks)
@@ -257,8 +267,8 @@ def test_a_leader_that_is_cancelled_hands_on_what_it_had() -> None:
     assert _text(deltas["follower"]) == _alone(PREFIX + "y", 20)[0]
 
 
-class Machine:
-    """A clock that moves by what a step costs."""
+class Clock:
+    """Moves by what a step costs."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -270,7 +280,7 @@ class Machine:
 class CostlyModel(FakeModel):
     """10 ms for each decode row, 2 ms for each prompt token."""
 
-    def __init__(self, clock: Machine) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__(LoadModel("fake", "fake:eos_after=0", 4, 4000, n_batch=512))
         self.clock = clock
 
@@ -281,7 +291,7 @@ class CostlyModel(FakeModel):
 
 @pytest.mark.parametrize(("target", "longest"), [(0.0, 1.1), (0.25, 0.27), (0.1, 0.11)])
 def test_a_long_prompt_holds_answers_up_by_the_target_and_no_longer(target: float, longest: float) -> None:
-    clock = Machine()
+    clock = Clock()
     loop = StepLoop(CostlyModel(clock), itl_target=target, timer=clock)
     for name in ("a", "b"):
         loop.prepared(name, list(name.encode() * 20))
@@ -306,6 +316,65 @@ def test_a_long_prompt_holds_answers_up_by_the_target_and_no_longer(target: floa
         assert len(gaps) == 6
 
 
+@LAYOUTS
+@pytest.mark.parametrize(("period", "stop"), [(3, ()), (7, ()), (7, ("zz",)), (0, ())])
+def test_drafts_save_steps_and_change_no_text(layout: str, period: int, stop: tuple[str, ...]) -> None:
+    load = _load(0, layout, period=period, speculation=True)
+    model = FailingModel([], load)
+    loop = StepLoop(model, timer=model.clock)
+    steps = dict.fromkeys(("a", "b"), 0)
+    for request_id in steps:  # the first one lets the loop know what steps take
+        _start(loop, request_id, "abc abc abc", 60, stop)
+        drafted = accepted = tokens = 0
+        deltas: list[Delta] = []
+        while not loop.idle:
+            report = loop.step()
+            loop.check_invariants()
+            steps[request_id] += 1
+            drafted, accepted = drafted + report.drafted, accepted + report.drafts_accepted
+            deltas += report.deltas
+            tokens += sum(delta.tokens for delta in report.deltas)
+
+        assert (_text(deltas), deltas[-1].finish_reason) == _alone("abc abc abc", 60, stop, _load(0, period=period))
+        assert tokens == 60
+        assert accepted <= drafted
+    if period:
+        assert steps["b"] < 25
+        assert accepted > 35
+
+
+def test_a_stop_string_within_a_draft_ends_the_answer_there() -> None:
+    period = 7
+    full, _ = _alone("abc abc abc", 60, (), _load(0, period=period))
+    stop = full[33:40]  # at the end of a whole period, so it comes earlier too
+    model = FailingModel([], _load(0, period=period, speculation=True))
+    loop = StepLoop(model, timer=model.clock)
+    _start(loop, "first", "abc abc abc", 30)
+    _run(loop)
+    _start(loop, "r", "abc abc abc", 60, (stop,))
+    deltas = _run(loop)["r"]
+
+    assert _text(deltas) == full[: full.index(stop)]
+    assert deltas[-1].finish_reason is FinishReason.STOP
+    assert deltas[-1].usage is not None
+    assert deltas[-1].usage.completion_tokens == sum(delta.tokens for delta in deltas)
+
+
+def test_a_request_with_a_seed_is_not_drafted_for() -> None:
+    model = FailingModel([], _load(0, period=3, speculation=True))
+    loop = StepLoop(model, timer=model.clock)
+    _start(loop, "lets the loop know what steps take", "abc abc", 40)
+    _run(loop)
+    loop.prepared("seeded", list(b"abc abc"))
+    loop.start(StartSequence("seeded", 40, SamplingParams(temperature=0, seed=1)))
+    while not loop.idle:
+        assert not loop.step().drafted
+
+
+def test_a_sequence_that_can_not_go_back_is_not_drafted_for() -> None:
+    assert FakeModel(_load(reuse="continue", speculation=True)).info.draft_rows == 0
+
+
 class LoopMachine(RuleBasedStateMachine):
     """Random traffic; each answer must equal the same request run alone, or a beginning of it when cancelled."""
 
@@ -315,10 +384,19 @@ class LoopMachine(RuleBasedStateMachine):
         self.asked: dict[str, tuple[str, int]] = {}
         self.got: dict[str, list[Delta]] = {}
 
-    @initialize(layout=st.sampled_from(["unified", "split"]), reuse=st.sampled_from(["partial", "continue"]))
-    def make(self, layout: str, reuse: str) -> None:
-        self.model = FailingModel([], _load(layout=layout, reuse=reuse))
-        self.loop = StepLoop(self.model, itl_target=0.25)
+    @initialize(
+        layout=st.sampled_from(["unified", "split"]),
+        reuse=st.sampled_from(["partial", "continue"]),
+        period=st.sampled_from([3, 5, 0]),
+    )
+    def make(self, layout: str, reuse: str, period: int) -> None:
+        self.load = _load(20, layout, reuse, period, speculation=True)
+        self.model = FailingModel([], self.load)
+        self.loop = StepLoop(self.model, itl_target=0.25, timer=self.model.clock)
+        for together in range(1, 5):  # so that it knows what steps take, and drafts
+            for name in range(together):
+                _start(self.loop, f"{name} of {together}", "warm", 4)
+            _run(self.loop)
 
     @precondition(lambda self: len(self.asked) < 4)
     @rule(
@@ -327,7 +405,7 @@ class LoopMachine(RuleBasedStateMachine):
             st.sampled_from([0, 20, 70]),
             st.text("ab c", min_size=1, max_size=15),
         ),
-        max_output=st.integers(1, 15),
+        max_output=st.integers(1, 30),
     )
     def start(self, prompt: str, max_output: int) -> None:
         self.counter += 1
@@ -347,7 +425,7 @@ class LoopMachine(RuleBasedStateMachine):
         self.step(2)
         self.model.codes = []
 
-    @rule(times=st.integers(1, 6))
+    @rule(times=st.integers(1, 12))
     def step(self, times: int) -> None:
         for _ in range(times):
             if not self.loop.idle:
@@ -361,7 +439,8 @@ class LoopMachine(RuleBasedStateMachine):
         if delta.finish_reason is None:
             return
         prompt, max_output = self.asked.pop(delta.request_id)
-        text, reason = _alone(prompt, max_output)
+        load = _load(20, period=int(self.load.path.rpartition("period=")[2]))
+        text, reason = _alone(prompt, max_output, load=load)
         if delta.finish_reason is FinishReason.CANCELLED:
             assert text.startswith(_text(deltas))
         else:
@@ -380,4 +459,4 @@ class LoopMachine(RuleBasedStateMachine):
 
 
 TestLoop = LoopMachine.TestCase
-TestLoop.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestLoop.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

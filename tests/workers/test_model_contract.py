@@ -62,7 +62,7 @@ def empty_context(model: Model) -> Iterator[None]:
 
 
 def _chunk(tokens: Sequence[int], seq_id: int = 0, start: int = 0) -> Chunk:
-    return Chunk(seq_id, start, tokens, output=True)
+    return Chunk(seq_id, start, tokens, outputs=1)
 
 
 def _tokens(model: Model, text: str) -> list[int]:
@@ -101,6 +101,27 @@ def test_a_position_that_does_not_follow_is_refused_and_changes_nothing(model: M
 
     assert model.decode([_chunk(tokens, start=len(tokens) + 5)]) == -1
     assert model.positions(0) == len(tokens)
+
+
+def test_every_row_of_a_draft_answers_as_if_it_had_come_alone(model: Model) -> None:
+    tokens = _tokens(model, "one two three four five")
+    assert model.decode([_chunk(tokens)]) == 0
+    sampler = model.new_sampler(GREEDY, prompt=tokens, ignore_eos=True)
+    one_by_one = [sampler.sample(len(tokens) - 1)]
+    for _ in range(4):
+        assert model.decode([_chunk(one_by_one[-1:], start=model.positions(0))]) == 0
+        one_by_one.append(sampler.sample(0))
+
+    model.remove(0, len(tokens))
+    model.decode([_chunk(_tokens(model, "somebody else"), 1)])
+    draft = [*one_by_one[:3], tokens[0], tokens[1]]
+    assert model.decode([Chunk(0, len(tokens), draft, outputs=5), _chunk([tokens[0]], 1, model.positions(1))]) == 0
+    assert [sampler.sample(row) for row in range(3)] == one_by_one[1:4]
+    # What was wrong goes, and the answer continues as if it had never been there.
+    model.remove(0, len(tokens) + 3)
+    assert model.decode([_chunk([one_by_one[3]], start=len(tokens) + 3)]) == 0
+    assert sampler.sample(0) == one_by_one[4]
+    sampler.close()
 
 
 def test_no_cells_is_code_one_and_room_made_is_used(model: Model) -> None:
