@@ -2,8 +2,10 @@
 
 Rules:
 1. Every decoding sequence gets its row in every step, before any prompt: nobody who is being answered waits.
-2. Prompts share the step's budget: a quarter of it to the oldest, which therefore ends, whoever comes; the rest to
-   those with the fewest tokens left, so that a short prompt is not stuck behind a long one.
+2. Prompts take turns: a step's budget goes to who has the fewest tokens left, so that a short prompt is not stuck
+   behind a long one, and in every fourth step to the oldest, which therefore ends, whoever comes. What one prompt does
+   not need goes to the next. Turns and not parts, because small chunks cost more: flash attention computes 64 rows of a
+   sequence at a time (ggml-cpu/ops.cpp), and split cells a pass for each length of chunk (llama-batch.cpp).
 3. A prompt that others wait for (they have its beginning too) is as urgent as the part that they wait for.
 4. Only rows that will be sampled ask for logits: each decode row, the last row of a completed prompt, drafted rows.
 5. Chunks are in order of rows: llama.cpp cuts a batch of split cells into runs of consecutive rows.
@@ -17,8 +19,10 @@ from typing import Protocol
 
 from slotwise.workers.model import Chunk
 
-#: One part in so many of each step's prompt tokens belongs to the oldest prompt.
-OLDEST_SHARE = 4
+#: One step in so many belongs to the oldest prompt.
+OLDEST_TURN = 4
+#: A smaller part of a prompt is left for the next step, unless it is the prompt's rest or the step's only one.
+LEAST_CHUNK = 64
 
 
 class Batchable(Protocol):
@@ -69,14 +73,17 @@ def plan_step(
     n_batch: int,
     budget: int | None = None,
     drafts: Mapping[int, Sequence[int]] | None = None,
+    *,
+    turn: int = 0,
 ) -> StepPlan:
     """The next step for `sequences` (in order of arrival): at most `n_batch` rows, `budget` of them of prompts.
 
-    `drafts`: tokens to check after a decoding sequence's own, by its index; as far as there is room.
+    `drafts`: tokens to check after a decoding sequence's own, by its index, as far as there is room. `turn` counts
+    steps.
     """
     decoding = [index for index, sequence in enumerate(sequences) if is_decoding(sequence)][:n_batch]
     room = n_batch - len(decoding)
-    prefill = share_budget(sequences, room if budget is None else min(room, budget))
+    prefill = share_budget(sequences, room if budget is None else min(room, budget), turn)
     room -= sum(prefill.values())
     shares: list[Share] = []
     rows = drafted_rows = 0
@@ -94,19 +101,28 @@ def plan_step(
     return StepPlan(tuple(shares), len(decoding), sum(prefill.values()), drafted_rows)
 
 
-def share_budget(sequences: Sequence[Batchable], budget: int) -> dict[int, int]:
-    """How many tokens of which prompt (by index) are computed next, `budget` in all."""
-    left = {i: s.prompt_tokens - s.stored for i, s in enumerate(sequences) if not is_decoding(s)}
-    if not left or budget <= 0:
-        return {}
-    oldest = next(iter(left))
-    counts = {oldest: min(left[oldest], -(-budget // OLDEST_SHARE))}
-    for index in sorted(left, key=lambda index: _urgency(sequences[index])):
-        rest = budget - sum(counts.values())
-        if rest <= 0:
+def share_budget(sequences: Sequence[Batchable], budget: int, turn: int) -> dict[int, int]:
+    """How many tokens of which prompt (by index) are computed next, `budget` at most."""
+    counts: dict[int, int] = {}
+    for index in prompt_order(sequences, turn):
+        left = sequences[index].prompt_tokens - sequences[index].stored
+        count = min(left, budget)
+        if count <= 0:
             break
-        counts[index] = counts.get(index, 0) + min(rest, left[index] - counts.get(index, 0))
-    return {index: count for index, count in counts.items() if count}
+        if not counts or count == left or count >= LEAST_CHUNK:
+            counts[index] = count
+            budget -= count
+    return counts
+
+
+def prompt_order(sequences: Sequence[Batchable], turn: int) -> list[int]:
+    """The indices of unfinished prompts: who is served first in this step."""
+    prompts = [index for index, sequence in enumerate(sequences) if not is_decoding(sequence)]
+    order = sorted(prompts, key=lambda index: _urgency(sequences[index]))
+    if turn % OLDEST_TURN == 0 and prompts:
+        order.remove(prompts[0])
+        order.insert(0, prompts[0])
+    return order
 
 
 def _urgency(sequence: Batchable) -> int:

@@ -5,7 +5,8 @@
 D decode rows, P prompt tokens at a mean depth (position in their prompts). `decode` and `shape` are tables, because
 kernels have steps where a line would have a slope (matrix-vector up to so many rows, then matrix-matrix). `pace` is
 the machine's, which all sizes have in common: when it slows down or recovers, one size tells for all of them, also for
-those that are not tried meanwhile. `slope` is attention's part: a token at depth 4000 looks at 4000 cells.
+those that are not tried meanwhile. `slope` is attention's part: a token at depth 4000 looks at 4000 cells. It has two
+values, for chunks below 64 tokens and from there on, where flash attention has another kernel (ggml-cpu/ops.cpp).
 
 Drafted rows (`speculation`) have a pace and a shape of their own, by how many decode rows they run beside: all of them
 ask for logits, and in split cells a sequence with more rows than the others takes a pass of its own.
@@ -25,6 +26,8 @@ _OUTLIER = 4.0
 LEAST_PREFILL = 16
 #: Sizes of prompt chunks that are told apart.
 _CHUNKS = (16, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 768, 1024, 1536, 2048)
+#: Tokens of one sequence that flash attention takes together on a CPU.
+_TILE = 64
 #: Numbers of drafted rows that are told apart, and tried.
 DRAFT_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 #: A size seen less often is taken to cost no more per token than the next smaller: its first step may have been bad.
@@ -153,7 +156,8 @@ class _PerToken:
         #: By size: how its tokens' cost differs from the pace, and how often it was seen.
         self._shape: dict[int, float] = {}
         self._count: dict[int, int] = {}
-        self._slope = _Slope()
+        #: For chunks below _TILE tokens, and from there on.
+        self._slopes = (_Slope(), _Slope())
 
     @property
     def largest(self) -> int:
@@ -170,8 +174,8 @@ class _PerToken:
             return
         expected = self.rate(tokens, depth)
         rate = min(max(rate, expected / _OUTLIER), expected * _OUTLIER)
-        self._slope.observe(depth, rate)
-        flat = rate - self._slope.read() * depth
+        self._slopes[tokens >= _TILE].observe(depth, rate)
+        flat = rate - self._slope_of(tokens) * depth
         ratio = min(max(flat / (self._pace * self._shape_of(size)), 1 / _OUTLIER), _OUTLIER)
         self._shape[size] = self._shape_of(size) * ratio ** (_WEIGHT if size in self._shape else 1.0)
         self._count[size] = self._count.get(size, 0) + 1
@@ -179,7 +183,15 @@ class _PerToken:
 
     def rate(self, tokens: int, depth: float) -> float:
         """Seconds per token; 0.0 while nothing is known."""
-        return self._pace * self._shape_of(self._size(tokens)) + self._slope.read() * depth if self._pace else 0.0
+        if not self._pace:
+            return 0.0
+        return self._pace * self._shape_of(self._size(tokens)) + self._slope_of(tokens) * depth
+
+    def _slope_of(self, tokens: int) -> float:
+        """The chunk's own kind's where enough is known, else the other's."""
+        own, other = self._slopes[tokens >= _TILE].read(), self._slopes[tokens < _TILE].read()
+        known = own if own is not None else other
+        return known if known is not None else 0.0
 
     def _shape_of(self, size: int) -> float:
         """A size's own where it is trusted, else no more than the next smaller trusted one's."""
@@ -211,12 +223,12 @@ class _Slope:
         self._xx = keep * self._xx + x * x
         self._xy = keep * self._xy + x * y
 
-    def read(self) -> float:
-        """Never below 0: a deeper token does not cost less."""
+    def read(self) -> float | None:
+        """Never below 0: a deeper token does not cost less. None while too little is known."""
         if self._weight < 3:
-            return 0.0
+            return None
         mean = self._x / self._weight
         variance = self._xx / self._weight - mean * mean
         if variance < max(1.0, (0.05 * mean) ** 2):
-            return 0.0
+            return None
         return max(0.0, (self._xy / self._weight - mean * self._y / self._weight) / variance)

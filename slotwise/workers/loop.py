@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from slotwise.request import FinishReason, Usage
-from slotwise.workers.batch import Share, StepPlan, is_decoding, plan_step
+from slotwise.workers.batch import Share, StepPlan, is_decoding, plan_step, prompt_order
 from slotwise.workers.cells import Cells, CellsExhausted, Copy, Operation, Reuse
 from slotwise.workers.cost import StepCost
 from slotwise.workers.model import Model
@@ -52,6 +52,8 @@ class StepLoop:
         #: Ends that happened between steps (cancels, refusals), told with the next report.
         self._ended: list[Delta] = []
         self._failures = 0
+        #: Counts steps: whose prompt is served first.
+        self._turn = 0
 
     @property
     def idle(self) -> bool:
@@ -109,7 +111,8 @@ class StepLoop:
         no_cells = drafts_accepted = 0
         copied = self._attach()
         active = [sequence for sequence in self._running if sequence.attached]
-        plan = plan_step(active, self._model.n_batch, self._budget(active), self._drafts(active))
+        self._turn += 1
+        plan = plan_step(active, self._model.n_batch, self._budget(active), self._drafts(active), turn=self._turn)
         if plan.rows:
             self._do(self._cells.make_room(plan.rows))
             began = self._timer()
@@ -187,8 +190,8 @@ class StepLoop:
         decode_rows = sum(map(is_decoding, active))
         if not self._itl_target or not decode_rows:
             return None
-        depths = [sequence.stored for sequence in active if not is_decoding(sequence)]
-        depth = sum(depths) / len(depths) if depths else 0.0
+        order = prompt_order(active, self._turn)
+        depth = active[order[0]].stored if order else 0
         return self._cost.prefill_budget(self._itl_target, decode_rows, depth, self._model.n_batch)
 
     def _drafts(self, active: list[Sequence]) -> dict[int, list[int]]:

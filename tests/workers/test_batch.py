@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotwise.workers.batch import OLDEST_SHARE, is_decoding, plan_step, share_budget
+from slotwise.workers.batch import LEAST_CHUNK, OLDEST_TURN, is_decoding, plan_step, share_budget
 
 
 @dataclass
@@ -45,12 +45,24 @@ def test_every_decoding_sequence_has_its_row(running: list[Running], n_batch: in
     assert plan.rows == sum(len(chunk.tokens) for chunk in plan.chunks) <= n_batch
 
 
-@given(sequences(), st.integers(6, 64), st.none() | st.integers(0, 64))
-def test_room_and_budget_are_used_while_a_prompt_waits(running: list[Running], n: int, budget: int | None) -> None:
-    plan = plan_step(running, n, budget)
+@given(sequences(), st.integers(6, 200), st.none() | st.integers(0, 200), st.integers(0, 7))
+def test_room_and_budget_are_used_but_for_crumbs(running: list[Running], n: int, budget: int | None, turn: int) -> None:
+    plan = plan_step(running, n, budget, turn=turn)
     room = n - plan.decode_rows
+    allowed = min(_left(running), room if budget is None else min(room, budget))
 
-    assert plan.prefill_tokens == min(_left(running), room if budget is None else min(room, budget))
+    assert plan.prefill_tokens <= allowed
+    assert allowed - plan.prefill_tokens < LEAST_CHUNK
+    assert (plan.prefill_tokens > 0) == (allowed > 0)
+
+
+@given(sequences(), st.integers(1, 200), st.integers(0, 7))
+def test_of_several_chunks_each_is_a_whole_one_or_a_prompts_rest(
+    running: list[Running], budget: int, turn: int
+) -> None:
+    counts = share_budget(running, budget, turn)
+    for index in list(counts)[1:]:
+        assert counts[index] in (running[index].prompt_tokens - running[index].stored, *range(LEAST_CHUNK, budget))
 
 
 @given(sequences(), st.integers(6, 64))
@@ -68,27 +80,27 @@ def test_chunks_continue_what_is_stored_and_ask_for_logits_where_sampled(running
 
 
 @given(sequences(), st.integers(1, 64))
-def test_the_oldest_prompt_gets_its_quarter_whoever_came_after_it(running: list[Running], budget: int) -> None:
-    counts = share_budget(running, budget)
+def test_the_oldest_prompt_has_its_turn_whoever_came_after_it(running: list[Running], budget: int) -> None:
     oldest = next((i for i, s in enumerate(running) if not is_decoding(s)), None)
-
     if oldest is not None:
         left = running[oldest].prompt_tokens - running[oldest].stored
-        assert counts[oldest] >= min(left, budget / OLDEST_SHARE)
+        turns = [share_budget(running, budget, turn).get(oldest, 0) for turn in range(OLDEST_TURN)]
+        assert max(turns) == min(left, budget)
 
 
 def test_a_short_prompt_overtakes_a_long_one_which_gets_on_all_the_same() -> None:
     running = [Running(0, list(range(1000)), 0, 1000), Running(1, list(range(30)), 0, 30)]
 
-    assert share_budget(running, 64) == {0: 16 + 18, 1: 30}
-    assert share_budget(running, 32) == {0: 8, 1: 24}
+    assert share_budget(running, 128, 1) == {1: 30, 0: 98}
+    assert share_budget(running, 64, 1) == {1: 30}  # 34 tokens of the long one would cost as much as 64
+    assert share_budget(running, 64, OLDEST_TURN) == {0: 64}
 
 
 def test_a_prompt_that_others_wait_for_is_as_urgent_as_what_they_wait_for() -> None:
     oldest, short = Running(0, list(range(500)), 0, 500), Running(1, list(range(50)), 0, 50)
     leader = Running(2, list(range(900)), 0, 900, awaited=40)
 
-    assert share_budget([oldest, short, leader], 40) == {0: 10, 2: 30}
+    assert share_budget([oldest, short, leader], 40, 1) == {2: 40}
 
 
 def test_no_budget_takes_no_prompts() -> None:
