@@ -2,7 +2,7 @@
 
 Rules:
 1. Every decoding sequence gets its row in every step, before any prompt: nobody who is being answered waits.
-2. Prompts take turns: a step's budget goes to who has the fewest tokens left, so that a short prompt is not stuck
+2. Prompts take turns: a step's time goes to who has the fewest tokens left, so that a short prompt is not stuck
    behind a long one, and in every fourth step to the oldest, which therefore ends, whoever comes. What one prompt does
    not need goes to the next. Turns and not parts, because small chunks cost more: flash attention computes 64 rows of a
    sequence at a time (ggml-cpu/ops.cpp), and split cells a pass for each length of chunk (llama-batch.cpp).
@@ -38,6 +38,26 @@ class Batchable(Protocol):
     awaited: int
 
 
+class Budget(Protocol):
+    """How much of prompts a step has time for."""
+
+    def tokens(self, start: int) -> int:
+        """The most tokens of a prompt, from position `start` on."""
+
+    def spend(self, tokens: int, start: int) -> None:
+        """So many of them are taken into the step."""
+
+
+class NoPrompts:
+    """The budget of a step that is to have none."""
+
+    def tokens(self, start: int) -> int:
+        return 0
+
+    def spend(self, tokens: int, start: int) -> None:
+        raise ValueError("there is nothing to spend")
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """One sequence's part of a step. `sampled`: the batch rows to sample from; none, one, or one more than drafted."""
@@ -71,19 +91,19 @@ def is_decoding(sequence: Batchable) -> bool:
 def plan_step(
     sequences: Sequence[Batchable],
     n_batch: int,
-    budget: int | None = None,
+    budget: Budget | None = None,
     drafts: Mapping[int, Sequence[int]] | None = None,
     *,
     turn: int = 0,
 ) -> StepPlan:
-    """The next step for `sequences` (in order of arrival): at most `n_batch` rows, `budget` of them of prompts.
+    """The next step for `sequences` (in order of arrival): at most `n_batch` rows, prompts as `budget` allows.
 
     `drafts`: tokens to check after a decoding sequence's own, by its index, as far as there is room. `turn` counts
     steps.
     """
     decoding = [index for index, sequence in enumerate(sequences) if is_decoding(sequence)][:n_batch]
     room = n_batch - len(decoding)
-    prefill = share_budget(sequences, room if budget is None else min(room, budget), turn)
+    prefill = share_room(sequences, room, budget, turn)
     room -= sum(prefill.values())
     shares: list[Share] = []
     rows = drafted_rows = 0
@@ -101,17 +121,18 @@ def plan_step(
     return StepPlan(tuple(shares), len(decoding), sum(prefill.values()), drafted_rows)
 
 
-def share_budget(sequences: Sequence[Batchable], budget: int, turn: int) -> dict[int, int]:
-    """How many tokens of which prompt (by index) are computed next, `budget` at most."""
+def share_room(sequences: Sequence[Batchable], room: int, budget: Budget | None, turn: int) -> dict[int, int]:
+    """How many tokens of which prompt (by index) are computed next, `room` at most."""
     counts: dict[int, int] = {}
     for index in prompt_order(sequences, turn):
-        left = sequences[index].prompt_tokens - sequences[index].stored
-        count = min(left, budget)
-        if count <= 0:
-            break
-        if not counts or count == left or count >= LEAST_CHUNK:
+        start = sequences[index].stored
+        left = sequences[index].prompt_tokens - start
+        count = min(left, room, budget.tokens(start) if budget else room)
+        if count and (not counts or count == left or count >= LEAST_CHUNK):
             counts[index] = count
-            budget -= count
+            room -= count
+            if budget:
+                budget.spend(count, start)
     return counts
 
 

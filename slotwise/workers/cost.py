@@ -17,6 +17,10 @@ References: step time as a linear function of tokens and cells: Sarathi-Serve (a
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+
+#: Prompt tokens of one sequence in a step, and their mean position.
+PromptChunk = tuple[int, float]
 
 #: Of a new observation, in the table of its size and in the machine's pace.
 _WEIGHT = 0.1
@@ -46,21 +50,28 @@ class StepCost:
         self._drafted: dict[int, _PerToken] = {}
         self._steps = 0
 
-    def observe(self, decode_rows: int, prefill_tokens: int, depth: float, seconds: float, *, drafted: int = 0) -> None:
-        """A step took so long. `depth`: mean position of its prompt tokens. No step has both prompts and drafts."""
-        if not (decode_rows or prefill_tokens) or seconds <= 0:
+    def observe(self, decode_rows: int, chunks: Sequence[PromptChunk], seconds: float, *, drafted: int = 0) -> None:
+        """A step took so long. No step has both prompts and drafts."""
+        if not (decode_rows or chunks) or seconds <= 0:
             return
         self._steps += 1
         if drafted:
             if alone := self.decode_seconds(decode_rows):
                 known = self._drafted.setdefault(decode_rows.bit_length(), _PerToken(DRAFT_SIZES))
                 known.observe(drafted, 0.0, max(seconds - alone, 0.01 * alone) / drafted)
-        elif not prefill_tokens:
+        elif not chunks:
             self._decode.observe(decode_rows, seconds, self._steps)
         elif decode_rows <= self._decode.largest:
-            # Beyond it, what of the step was the prompt's part would be a guess.
-            rest = seconds - self.decode_seconds(decode_rows)
-            self._prefill.observe(prefill_tokens, depth, rest / prefill_tokens)
+            # Beyond it, what of the step was the prompts' part would be a guess.
+            self._observe_prompts(chunks, seconds - self.decode_seconds(decode_rows))
+
+    def _observe_prompts(self, chunks: Sequence[PromptChunk], seconds: float) -> None:
+        if len(chunks) == 1:
+            ((tokens, depth),) = chunks
+            self._prefill.observe(tokens, depth, seconds / tokens)
+        elif expected := sum(tokens * self._prefill.rate(tokens, depth) for tokens, depth in chunks):
+            # Which of them took how long can not be told, only whether the machine is faster or slower.
+            self._prefill.adjust(seconds / expected)
 
     def decode_seconds(self, rows: int) -> float:
         """A step of so many decode rows and nothing else; 0.0 while nothing is known."""
@@ -85,24 +96,45 @@ class StepCost:
         """Steps of about so many decode rows and nothing else have not been seen for long: make one."""
         return self._decode.stale(decode_rows, self._steps)
 
-    def prefill_budget(self, target: float, decode_rows: int, depth: float, most: int) -> int:
-        """The most prompt tokens with which a step beside `decode_rows` takes no longer than `target` seconds.
+    def prompt_budget(self, target: float, decode_rows: int) -> PromptBudget:
+        """Time for prompts in a step that is to take no longer than `target` seconds.
 
         Where the decode rows alone take more than half of it, prompts get as much time as they do: answers go at half
-        their pace then, and prompts do not stand still. Never less than LEAST_PREFILL; but now and then 0 for one step,
-        to see what the decode rows take alone.
+        their pace then, and prompts do not stand still. They get LEAST_PREFILL tokens, whatever those cost; but now and
+        then none for one step, to see what the decode rows take alone.
         """
         if decode_rows and self.wants_decode_step(decode_rows):
-            return 0
-        target = max(target, 2 * self.decode_seconds(decode_rows))
-        best = LEAST_PREFILL
+            return PromptBudget(self._prefill, 0.0, least=0)
+        alone = self.decode_seconds(decode_rows)
+        return PromptBudget(self._prefill, max(target - alone, alone), least=LEAST_PREFILL)
+
+
+class PromptBudget:
+    """What one step's prompts may still take."""
+
+    def __init__(self, prefill: _PerToken, seconds: float, least: int) -> None:
+        self._prefill = prefill
+        self._seconds = seconds
+        self._least = least
+
+    def tokens(self, start: int) -> int:
+        """The most tokens of a prompt, from position `start` on, that there is time for."""
+        best = self._least
         for size in _CHUNKS:
             # One step of the ladder beyond what was seen: small chunks may say little about large ones.
             unknown = size > 2 * max(self._prefill.largest, LEAST_PREFILL)
-            if unknown or self.seconds(decode_rows, size, depth) > target:
+            if unknown or self._cost(size, start) > self._seconds:
                 break
             best = size
-        return min(best, most)
+        return best
+
+    def spend(self, tokens: int, start: int) -> None:
+        """So many of its tokens are taken into the step."""
+        self._seconds -= self._cost(tokens, start)
+        self._least = 0
+
+    def _cost(self, tokens: int, start: int) -> float:
+        return tokens * self._prefill.rate(tokens, start + tokens / 2)
 
 
 class _Decode:
@@ -165,6 +197,10 @@ class _PerToken:
 
     def has_seen(self, tokens: int) -> bool:
         return self._size(tokens) in self._shape
+
+    def adjust(self, ratio: float) -> None:
+        """Everything took so many times as long as was expected."""
+        self._pace *= min(max(ratio, 1 / _OUTLIER), _OUTLIER) ** _WEIGHT
 
     def observe(self, tokens: int, depth: float, rate: float) -> None:
         size = self._size(tokens)

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterable
 
 from slotwise.request import FinishReason, Usage
-from slotwise.workers.batch import Share, StepPlan, is_decoding, plan_step, prompt_order
+from slotwise.workers.batch import Budget, NoPrompts, Share, StepPlan, is_decoding, plan_step
 from slotwise.workers.cells import Cells, CellsExhausted, Copy, Operation, Reuse
-from slotwise.workers.cost import StepCost
+from slotwise.workers.cost import PromptChunk, StepCost
 from slotwise.workers.model import Model
 from slotwise.workers.protocol import Delta, ModelInfo, StartSequence, StepReport
 from slotwise.workers.sequences import TWIN_TOKENS, Sequence, Wait, twin_of
@@ -122,12 +122,11 @@ class StepLoop:
                 active, plan, code = self._retreat(active, deltas)
             if code == 0:
                 self._failures = 0
-                depth = _depth(active, plan)
+                chunks = _prompt_chunks(active, plan)
                 drafts_accepted = self._advance(active, plan, deltas)
                 if not copied:  # copies are made in the decode
-                    self._cost.observe(
-                        plan.decode_rows, plan.prefill_tokens, depth, self._timer() - began, drafted=plan.drafted_rows
-                    )
+                    took = self._timer() - began
+                    self._cost.observe(plan.decode_rows, chunks, took, drafted=plan.drafted_rows)
             else:
                 self._repair(code, deltas)
         return StepReport(
@@ -185,14 +184,12 @@ class StepLoop:
         prospect = self._cells.prospect(sequence.tokens, sequence.scope)
         return twin_of(sequence, prospect, self._running, max(TWIN_TOKENS, self._cells.worth_sharing))
 
-    def _budget(self, active: list[Sequence]) -> int | None:
-        """Prompt tokens of the next step; None where nobody waits for the next word of an answer."""
+    def _budget(self, active: list[Sequence]) -> Budget | None:
+        """For prompts in the next step; None where nobody waits for the next word of an answer."""
         decode_rows = sum(map(is_decoding, active))
         if not self._itl_target or not decode_rows:
             return None
-        order = prompt_order(active, self._turn)
-        depth = active[order[0]].stored if order else 0
-        return self._cost.prefill_budget(self._itl_target, decode_rows, depth, self._model.n_batch)
+        return self._cost.prompt_budget(self._itl_target, decode_rows)
 
     def _drafts(self, active: list[Sequence]) -> dict[int, list[int]]:
         """What to check beyond each sequence's own token, by index: while no prompt wants the time."""
@@ -259,7 +256,7 @@ class StepLoop:
         """
         self._do(self._cells.make_room(self._cells.capacity - self._cells.used))
         while active:
-            for candidates, budget in ((active, None), (active, 0), (active[:1], None)):
+            for candidates, budget in ((active, None), (active, NoPrompts()), (active[:1], None)):
                 plan = plan_step(candidates, self._model.n_batch, budget)
                 if plan.rows and (code := self._model.decode(plan.chunks)) != 1:
                     return candidates, plan, code
@@ -320,15 +317,10 @@ def _sample(sequence: Sequence, share: Share) -> list[int]:
     return sampled
 
 
-def _depth(active: list[Sequence], plan: StepPlan) -> float:
-    """Mean position of the prompt tokens of a step, before it is booked."""
-    weighted = tokens = 0
-    for share in plan.shares:
-        if not is_decoding(active[share.index]):
-            count = len(share.chunk.tokens)
-            tokens += count
-            weighted += count * (share.chunk.start + count // 2)
-    return weighted / tokens if tokens else 0.0
+def _prompt_chunks(active: list[Sequence], plan: StepPlan) -> list[PromptChunk]:
+    """The prompts' part of a step, before it is booked."""
+    chunks = [share.chunk for share in plan.shares if not is_decoding(active[share.index])]
+    return [(len(chunk.tokens), chunk.start + len(chunk.tokens) / 2) for chunk in chunks]
 
 
 def _failure(request_id: str, error: str) -> Delta:

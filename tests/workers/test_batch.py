@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotwise.workers.batch import LEAST_CHUNK, OLDEST_TURN, is_decoding, plan_step, share_budget
+from slotwise.workers.batch import LEAST_CHUNK, OLDEST_TURN, NoPrompts, is_decoding, plan_step, share_room
 
 
 @dataclass
@@ -31,13 +31,31 @@ def sequences(draw: st.DrawFn) -> list[Running]:
     return running
 
 
+class Tokens:
+    """A budget of so many tokens, wherever they stand."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def tokens(self, start: int) -> int:
+        return self.count
+
+    def spend(self, tokens: int, start: int) -> None:
+        assert 0 < tokens <= self.count
+        self.count -= tokens
+
+
+def _budget(count: int | None) -> Tokens | None:
+    return None if count is None else Tokens(count)
+
+
 def _left(running: list[Running]) -> int:
     return sum(s.prompt_tokens - s.stored for s in running if not is_decoding(s))
 
 
 @given(sequences(), st.integers(6, 64), st.none() | st.integers(0, 64))
 def test_every_decoding_sequence_has_its_row(running: list[Running], n_batch: int, budget: int | None) -> None:
-    plan = plan_step(running, n_batch, budget)
+    plan = plan_step(running, n_batch, _budget(budget))
     decoding = {index for index, s in enumerate(running) if is_decoding(s)}
 
     assert decoding <= {share.index for share in plan.shares}
@@ -47,7 +65,7 @@ def test_every_decoding_sequence_has_its_row(running: list[Running], n_batch: in
 
 @given(sequences(), st.integers(6, 200), st.none() | st.integers(0, 200), st.integers(0, 7))
 def test_room_and_budget_are_used_but_for_crumbs(running: list[Running], n: int, budget: int | None, turn: int) -> None:
-    plan = plan_step(running, n, budget, turn=turn)
+    plan = plan_step(running, n, _budget(budget), turn=turn)
     room = n - plan.decode_rows
     allowed = min(_left(running), room if budget is None else min(room, budget))
 
@@ -60,7 +78,7 @@ def test_room_and_budget_are_used_but_for_crumbs(running: list[Running], n: int,
 def test_of_several_chunks_each_is_a_whole_one_or_a_prompts_rest(
     running: list[Running], budget: int, turn: int
 ) -> None:
-    counts = share_budget(running, budget, turn)
+    counts = share_room(running, budget, None, turn)
     for index in list(counts)[1:]:
         assert counts[index] in (running[index].prompt_tokens - running[index].stored, *range(LEAST_CHUNK, budget))
 
@@ -84,28 +102,28 @@ def test_the_oldest_prompt_has_its_turn_whoever_came_after_it(running: list[Runn
     oldest = next((i for i, s in enumerate(running) if not is_decoding(s)), None)
     if oldest is not None:
         left = running[oldest].prompt_tokens - running[oldest].stored
-        turns = [share_budget(running, budget, turn).get(oldest, 0) for turn in range(OLDEST_TURN)]
+        turns = [share_room(running, budget, None, turn).get(oldest, 0) for turn in range(OLDEST_TURN)]
         assert max(turns) == min(left, budget)
 
 
 def test_a_short_prompt_overtakes_a_long_one_which_gets_on_all_the_same() -> None:
     running = [Running(0, list(range(1000)), 0, 1000), Running(1, list(range(30)), 0, 30)]
 
-    assert share_budget(running, 128, 1) == {1: 30, 0: 98}
-    assert share_budget(running, 64, 1) == {1: 30}  # 34 tokens of the long one would cost as much as 64
-    assert share_budget(running, 64, OLDEST_TURN) == {0: 64}
+    assert share_room(running, 128, None, 1) == {1: 30, 0: 98}
+    assert share_room(running, 64, None, 1) == {1: 30}  # 34 tokens of the long one would cost as much as 64
+    assert share_room(running, 64, None, OLDEST_TURN) == {0: 64}
 
 
 def test_a_prompt_that_others_wait_for_is_as_urgent_as_what_they_wait_for() -> None:
     oldest, short = Running(0, list(range(500)), 0, 500), Running(1, list(range(50)), 0, 50)
     leader = Running(2, list(range(900)), 0, 900, awaited=40)
 
-    assert share_budget([oldest, short, leader], 40, 1) == {2: 40}
+    assert share_room([oldest, short, leader], 40, None, 1) == {2: 40}
 
 
 def test_no_budget_takes_no_prompts() -> None:
     running = [Running(0, [1, 2, 3], 2, 2), Running(1, [1, 2, 3], 0, 3)]
 
-    plan = plan_step(running, 16, 0)
+    plan = plan_step(running, 16, NoPrompts())
 
     assert [chunk.seq_id for chunk in plan.chunks] == [0]

@@ -25,11 +25,11 @@ def _cost(row_ms: float, drafted_ms: float, rows: int = 1) -> StepCost:
     """Each decode row, and each drafted row beside `rows` of them, takes so long."""
     cost = StepCost()
     for count in (1, rows):
-        cost.observe(count, 0, 0.0, 0.01 + row_ms * count / 1e3)
+        cost.observe(count, [], 0.01 + row_ms * count / 1e3)
     for _ in range(8):
         for size in DRAFT_SIZES:
-            cost.observe(rows, 0, 0.0, 0.01 + (row_ms * rows + drafted_ms * size) / 1e3, drafted=size)
-    cost.observe(rows, 0, 0.0, 0.01 + row_ms * rows / 1e3)
+            cost.observe(rows, [], 0.01 + (row_ms * rows + drafted_ms * size) / 1e3, drafted=size)
+    cost.observe(rows, [], 0.01 + row_ms * rows / 1e3)
     return cost
 
 
