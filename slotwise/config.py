@@ -96,7 +96,7 @@ class Settings(BaseSettings):
         "auto", description="One pool of KV cells for all (unified), one for each slot (split), or the better one."
     )
     itl_target: float = Field(
-        0.25, ge=0, le=60, description="Seconds that prompts may hold up answers that are being written; 0 = no limit."
+        0.35, ge=0, le=60, description="Seconds that prompts may hold up answers that are being written; 0 = no limit."
     )
     speculation: bool = Field(
         True, description="Check tokens that a request's own text suggests, where that is faster. Changes no answer."

@@ -22,7 +22,7 @@ from slotwise.workers.model import Chunk
 #: One step in so many belongs to the oldest prompt.
 OLDEST_TURN = 4
 #: A smaller part of a prompt is left for the next step, unless it is the prompt's rest or the step's only one.
-LEAST_CHUNK = 64
+LEAST_CHUNK = 65
 
 
 class Batchable(Protocol):

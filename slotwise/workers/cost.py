@@ -6,7 +6,7 @@ D decode rows, P prompt tokens at a mean depth (position in their prompts). `dec
 kernels have steps where a line would have a slope (matrix-vector up to so many rows, then matrix-matrix). `pace` is
 the machine's, which all sizes have in common: when it slows down or recovers, one size tells for all of them, also for
 those that are not tried meanwhile. `slope` is attention's part: a token at depth 4000 looks at 4000 cells. It has two
-values, for chunks below 64 tokens and from there on, where flash attention has another kernel (ggml-cpu/ops.cpp).
+values, for chunks below 65 tokens and from there on, where flash attention has another kernel (ggml-cpu/ops.cpp).
 
 Drafted rows (`speculation`) have a pace and a shape of their own, by how many decode rows they run beside: all of them
 ask for logits, and in split cells a sequence with more rows than the others takes a pass of its own.
@@ -28,10 +28,11 @@ _WEIGHT = 0.1
 _OUTLIER = 4.0
 #: The least budget: prompts always get on.
 LEAST_PREFILL = 16
-#: Sizes of prompt chunks that are told apart.
-_CHUNKS = (16, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 768, 1024, 1536, 2048)
-#: Tokens of one sequence that flash attention takes together on a CPU.
-_TILE = 64
+#: Sizes of prompt chunks that are told apart. One more than whole tiles: see _TILE.
+_CHUNKS = (16, 32, 48, 65, 81, 97, 113, 129, 145, 161, 193, 225, 257, 321, 385, 449, 513, 769, 1025, 1537, 2049)
+#: Flash attention on a CPU takes 64 rows together, and fewer one by one. In split cells a prompt's first token goes with
+#: the decode rows, and the others are on their own.
+_TILE = 65
 #: Numbers of drafted rows that are told apart, and tried.
 DRAFT_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 #: A size seen less often is taken to cost no more per token than the next smaller: its first step may have been bad.

@@ -46,7 +46,7 @@ class LoadModel(Message, frozen=True, tag="load"):
     #: "unified", "split", or "auto": see `workers/cells`.
     kv_layout: str = "auto"
     #: Seconds that a step with prompt tokens may take beside answers; 0 = as many prompt tokens as fit.
-    itl_target: float = 0.25
+    itl_target: float = 0.35
     #: Check tokens that the request's own text suggests, where that is faster: see `workers/speculation`.
     speculation: bool = True
 
