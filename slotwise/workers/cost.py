@@ -30,8 +30,8 @@ _OUTLIER = 4.0
 LEAST_PREFILL = 16
 #: Sizes of prompt chunks that are told apart. One more than whole tiles: see _TILE.
 _CHUNKS = (16, 32, 48, 65, 81, 97, 113, 129, 145, 161, 193, 225, 257, 321, 385, 449, 513, 769, 1025, 1537, 2049)
-#: Flash attention on a CPU takes 64 rows together, and fewer one by one. In split cells a prompt's first token goes with
-#: the decode rows, and the others are on their own.
+#: Flash attention on a CPU takes 64 rows together, and fewer one by one. In split cells a prompt's first token goes
+#: with the decode rows, and the others are on their own.
 _TILE = 65
 #: Numbers of drafted rows that are told apart, and tried.
 DRAFT_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -124,9 +124,11 @@ class PromptBudget:
         for size in _CHUNKS:
             # One step of the ladder beyond what was seen: small chunks may say little about large ones.
             unknown = size > 2 * max(self._prefill.largest, LEAST_PREFILL)
-            if unknown or self._cost(size, start) > self._seconds:
+            if unknown:
                 break
-            best = size
+            # A larger chunk may fit where a smaller one does not.
+            if self._cost(size, start) <= self._seconds:
+                best = size
         return best
 
     def spend(self, tokens: int, start: int) -> None:
