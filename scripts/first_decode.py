@@ -1,6 +1,6 @@
 """Decode a few tokens of the demo model in this process, which dies if the build does not fit the CPU."""
 
-from slotwise.config import demo_model_path
+from slotwise.loads import demo_model_path
 from slotwise.workers.llama import LlamaModel
 from slotwise.workers.protocol import LoadModel
 

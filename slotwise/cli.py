@@ -54,6 +54,7 @@ def serve(
     itl_target: float | None = _flag("itl_target", _CAPACITY),
     speculation: bool | None = _flag("speculation", _CAPACITY),
     isolate_keys: bool | None = _flag("isolate_keys", _CAPACITY),
+    prefix_cache: str | None = _flag("prefix_cache", _CAPACITY),
     max_queue: int | None = _flag("max_queue", _CAPACITY),
     memory_budget: str | None = _flag("memory_budget", _CAPACITY),
     kv_type: str | None = _flag("kv_type", _MODEL),

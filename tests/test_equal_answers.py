@@ -8,7 +8,7 @@ import anyio
 import httpx
 import pytest
 
-from slotwise.config import demo_model_path
+from slotwise.loads import demo_model_path
 from tests.server_process import ServerProcess, run_server
 from tests.workers.test_llama_answers import QUESTIONS
 

@@ -10,7 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from slotwise.config import demo_model_path
+from slotwise.loads import demo_model_path
 from tests.server_process import ServerProcess, run_server
 
 REQUESTS, CONCURRENT, ROUNDS = 200, 50, 3

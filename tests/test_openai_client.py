@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from slotwise.config import demo_model_path
+from slotwise.loads import demo_model_path
 from tests.server_process import ServerProcess, run_server
 
 pytestmark = pytest.mark.model

@@ -23,7 +23,8 @@ from slotwise.benchmarks.scenarios import SCENARIOS
 from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.tokens import CountError
 from slotwise.benchmarks.traces import TraceError
-from slotwise.config import DEFAULT_PORT, ConfigError, demo_model_path
+from slotwise.config import DEFAULT_PORT, ConfigError
+from slotwise.loads import demo_model_path
 from slotwise.memory.probe import physical_cores
 
 #: A condition did not hold; the command line is wrong; a server can not be measured; a leg shows nothing, because the

@@ -38,6 +38,7 @@ from slotwise.workers.protocol import (
     StartFailed,
     StartSequence,
 )
+from slotwise.workers.warm import warm_up_prefixes
 
 logger = logging.getLogger("slotwise.worker")
 
@@ -153,8 +154,10 @@ def run_worker(frames_in: int, frames_out: int) -> int:
         logger.exception("could not load %s", load.path)
         writer.send(StartFailed(str(error) or type(error).__name__))
         return 0
-    preparer = Preparer(PromptPreparer(model.vocabulary, model.info.vocab_size), inbox, writer)
-    loop = StepLoop(model, itl_target=load.itl_target)
+    prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
+    warm = warm_up_prefixes(model, prompts, load, lambda done: writer.send(Loading("prefixes", done)))
+    preparer = Preparer(prompts, inbox, writer)
+    loop = StepLoop(model, warm, itl_target=load.itl_target)
     writer.send(Ready(model.info))
     try:
         _serve(loop, inbox, preparer, writer)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import time
 from collections import Counter
@@ -194,6 +195,18 @@ class FakeModel:
         elif seq_id in self._stored:
             del self._stored[seq_id][start:]
         self._cells.truncate(seq_id, start)
+
+    def state(self, seq_id: int) -> bytes:
+        return json.dumps(self._stored.get(seq_id, [])).encode()
+
+    def restore(self, seq_id: int, state: bytes) -> bool:
+        self.remove(seq_id)
+        tokens = json.loads(state)
+        if not self._fits([Chunk(seq_id, 0, tokens)]):
+            return False
+        self._stored[seq_id] = tokens
+        self._cells.extend(seq_id, len(tokens))
+        return True
 
     def positions(self, seq_id: int) -> int:
         return len(self._stored.get(seq_id, ()))

@@ -284,7 +284,9 @@ class LlamaModel:
             reuse=reuse,
             draft_rows=draft_rows,
         )
-        self._batch = _BatchBuffers(self.n_batch, context=kv_cells + self.n_batch)
+        self._batch = BatchBuffers(self.n_batch, context=kv_cells + self.n_batch)
+        #: Copies between pools were asked for, and no decode has made them yet.
+        self._copies_wait = False
         self._views: dict[int, npt.NDArray[np.float32]] = {}
 
     def warm_up(self) -> None:
@@ -301,7 +303,9 @@ class LlamaModel:
         rows, outputs = sum(len(chunk.tokens) for chunk in chunks), sum(chunk.outputs for chunk in chunks)
         if rows > self.n_batch or outputs > self._max_outputs:
             raise ValueError(f"batch of {rows} rows, {outputs} outputs is over {self.n_batch}, {self._max_outputs}")
-        return int(llama_cpp.llama_decode(self.context, self._batch.fill(chunks)))
+        code = int(llama_cpp.llama_decode(self.context, self._batch.fill(chunks)))
+        self._copies_wait = self._copies_wait and code == -1  # then nothing was done at all
+        return code
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """Logits of a batch row that asked for output, shape (vocab_size,), valid until the next decode."""
@@ -334,6 +338,7 @@ class LlamaModel:
             # The cells are copied at the next decode, in the order of these calls.
             self.tiny.copy(self._memory, source, target, -1, -1)
             self.remove(target, length)
+            self._copies_wait = True
         else:
             self.tiny.copy(self._memory, source, target, 0, length)
 
@@ -341,6 +346,23 @@ class LlamaModel:
         # Recurrent models refuse a partial removal: then the whole sequence goes and `positions` says so.
         if not self.tiny.remove(self._memory, seq_id, start, -1):
             self.tiny.remove(self._memory, seq_id, -1, -1)
+
+    def state(self, seq_id: int) -> bytes:
+        size = llama_cpp.llama_state_seq_get_size(self.context, seq_id)
+        buffer = (ctypes.c_uint8 * size)()
+        written = llama_cpp.llama_state_seq_get_data(self.context, buffer, size, seq_id)
+        return bytes(memoryview(buffer)[:written])
+
+    def restore(self, seq_id: int, state: bytes) -> bool:
+        self.remove(seq_id)
+        if self._copies_wait and self.decode([Chunk(seq_id, 0, [0])]) == 0:
+            # Copies are made at a decode: until then these cells may be the source of one.
+            self.remove(seq_id)
+        data = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))  # no copy
+        if llama_cpp.llama_state_seq_set_data(self.context, data, len(state), seq_id) > 0:
+            return True
+        self.remove(seq_id)
+        return False
 
     def positions(self, seq_id: int) -> int:
         return int(self.tiny.position_max(self._memory, seq_id)) + 1
@@ -389,7 +411,7 @@ class LlamaModel:
         return buffer.value.decode("utf-8", "replace") if length > 0 else "unknown"
 
 
-class _BatchBuffers:
+class BatchBuffers:
     """A classic `llama_batch` over numpy arrays that are made once; a step only fills them."""
 
     def __init__(self, capacity: int, context: int) -> None:

@@ -4,26 +4,25 @@ Rules:
 1. A started sequence ends in exactly one terminal delta, whatever happens to it.
 2. Its row and its cells are given back in the same call that reports the end.
 3. A command is applied between two steps, never inside one: a cancel costs at most one further step.
-4. What `cells` decides is done on the model before the next decode: both hold the same at every decode.
-5. Nothing here knows pipes, threads or clocks other than the step timer it is given.
+4. Nothing here knows pipes, threads or clocks other than the step timer it is given.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from slotwise.request import FinishReason, Usage
 from slotwise.workers.batch import Budget, NoPrompts, Share, StepPlan, is_decoding, plan_step
-from slotwise.workers.cells import Cells, CellsExhausted, Copy, Operation, Reuse
+from slotwise.workers.cells import CellsExhausted
 from slotwise.workers.cost import PromptChunk, StepCost
+from slotwise.workers.kv import KVCache
 from slotwise.workers.model import Model
-from slotwise.workers.protocol import Delta, ModelInfo, StartSequence, StepReport
+from slotwise.workers.protocol import Delta, StartSequence, StepReport
 from slotwise.workers.sequences import TWIN_TOKENS, Sequence, Wait, twin_of
 from slotwise.workers.speculation import Speculator
-from slotwise.workers.split import SplitCells
 from slotwise.workers.text import TextStream
-from slotwise.workers.unified import UnifiedCells
+from slotwise.workers.warm import WarmPrefixes
 
 
 class ModelBroken(Exception):
@@ -34,16 +33,18 @@ class StepLoop:
     """Continuous batching over one model."""
 
     def __init__(
-        self, model: Model, *, itl_target: float = 0.0, timer: Callable[[], float] = time.perf_counter
+        self,
+        model: Model,
+        warm: WarmPrefixes | None = None,
+        *,
+        itl_target: float = 0.0,
+        timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`itl_target`: seconds that a step with prompt tokens may take beside answers; 0 = as many tokens as fit."""
         self._model = model
         self._itl_target = itl_target
         self._timer = timer
-        self._cells = _cells(model.info)
-        self._twins = Reuse(model.info.reuse) is Reuse.PARTIAL
-        for row in range(model.info.rows):
-            model.remove(row)  # our books begin empty
+        self._kv = KVCache(model, warm)
         self._cost = StepCost()
         self._speculator = Speculator(self._cost, model.info.draft_rows)
         #: In order of arrival.
@@ -72,7 +73,7 @@ class StepLoop:
             return
         try:
             # The last output token is never stored: nothing comes after it.
-            self._cells.reserve(command.request_id, len(tokens) + command.max_output_tokens)
+            self._kv.reserve(command.request_id, len(tokens) + command.max_output_tokens)
         except CellsExhausted as error:
             self._ended.append(_failure(command.request_id, str(error)))
             return
@@ -114,7 +115,7 @@ class StepLoop:
         self._turn += 1
         plan = plan_step(active, self._model.n_batch, self._budget(active), self._drafts(active), turn=self._turn)
         if plan.rows:
-            self._do(self._cells.make_room(plan.rows))
+            self._kv.make_room(plan.rows)
             began = self._timer()
             code = self._model.decode(plan.chunks)
             if code == 1:
@@ -134,22 +135,20 @@ class StepLoop:
             decode_rows=plan.decode_rows,
             prefill_tokens=plan.prefill_tokens,
             seconds=self._timer() - started,
-            cells_used=self._cells.used,
-            cells_retained=self._cells.retained,
+            cells_used=self._kv.used,
+            cells_retained=self._kv.retained,
             no_cells=no_cells,
             drafted=plan.drafted_rows,
             drafts_accepted=drafts_accepted,
         )
 
     def check_invariants(self) -> None:
-        self._cells.check_invariants()
-        assert len(self._running) <= self._cells.slots
         attached = [sequence for sequence in self._running if sequence.attached]
-        assert len({sequence.row for sequence in attached}) == len(attached)
+        self._kv.check_invariants(attached)
+        assert len(self._running) <= self._kv.slots
         for sequence in attached:
             assert 0 <= sequence.shared <= sequence.stored < len(sequence.tokens)
             assert sequence.output_tokens == len(sequence.tokens) - sequence.prompt_tokens
-            assert self._model.positions(sequence.row) == sequence.stored
 
     def close(self) -> None:
         """End everything that runs, without a report: the process is about to end."""
@@ -172,17 +171,14 @@ class StepLoop:
                 leader = sequence.waits.leader
                 leader.awaited = max(leader.awaited, sequence.waits.until)
                 continue
-            attached = self._cells.attach(sequence.request_id, sequence.tokens, sequence.scope)
-            self._do(attached.operations)
-            copied = copied or any(isinstance(operation, Copy) for operation in attached.operations)
-            sequence.row, sequence.shared, sequence.stored = attached.row, attached.shared, attached.shared
+            copied = self._kv.attach(sequence) or copied
         return copied
 
     def _twin_of(self, sequence: Sequence) -> Wait | None:
-        if not self._twins:
+        if not self._kv.shares:
             return None
-        prospect = self._cells.prospect(sequence.tokens, sequence.scope)
-        return twin_of(sequence, prospect, self._running, max(TWIN_TOKENS, self._cells.worth_sharing))
+        prospect = self._kv.prospect(sequence.tokens, sequence.scope)
+        return twin_of(sequence, prospect, self._running, max(TWIN_TOKENS, self._kv.worth_sharing))
 
     def _budget(self, active: list[Sequence]) -> Budget | None:
         """For prompts in the next step; None where nobody waits for the next word of an answer."""
@@ -197,13 +193,6 @@ class StepLoop:
             return {}
         return dict(enumerate(self._speculator.propose(active, self._itl_target)))
 
-    def _do(self, operations: Iterable[Operation]) -> None:
-        for operation in operations:
-            if isinstance(operation, Copy):
-                self._model.copy(operation.source, operation.target, operation.length)
-            else:
-                self._model.remove(operation.row, operation.start)
-
     # ---- after a decode
 
     def _advance(self, active: list[Sequence], plan: StepPlan, deltas: list[Delta]) -> int:
@@ -212,13 +201,7 @@ class StepLoop:
         for share in plan.shares:
             sequence, tokens = active[share.index], share.chunk.tokens
             sampled = _sample(sequence, share)
-            # Of drafts, those that were sampled again are stored; the rest of them goes.
-            wrong = len(share.sampled) - len(sampled)
-            kept = len(tokens) - wrong
-            sequence.stored += kept
-            self._cells.occupy(sequence.row, tokens[:kept])
-            if wrong:
-                self._model.remove(sequence.row, sequence.stored)
+            self._kv.store(sequence, tokens, wrong=len(share.sampled) - len(sampled))
             if sampled:
                 drafts_accepted += len(sampled) - 1
                 self._speculator.learn(sequence, sampled)
@@ -236,8 +219,7 @@ class StepLoop:
     ) -> Delta:
         self._running.remove(sequence)
         # What an error left behind is not trusted.
-        self._do(self._cells.release(sequence.request_id, keep=reason is not FinishReason.ERROR))
-        sequence.row = -1
+        self._kv.release(sequence, keep=reason is not FinishReason.ERROR)
         sequence.sampler.close()
         usage = Usage(
             prompt_tokens=sequence.prompt_tokens,
@@ -254,7 +236,7 @@ class StepLoop:
         1. Without anything retained. 2. Without prompts, so that those being answered go on. 3. Only the oldest. 4. End
         the youngest and try again.
         """
-        self._do(self._cells.make_room(self._cells.capacity - self._cells.used))
+        self._kv.drop_retained()
         while active:
             for candidates, budget in ((active, None), (active, NoPrompts()), (active[:1], None)):
                 plan = plan_step(candidates, self._model.n_batch, budget)
@@ -270,35 +252,21 @@ class StepLoop:
             raise ModelBroken(f"llama_decode failed twice in a row (code {code})")
         for sequence in self._running:
             if sequence.attached:
-                self._reconcile(sequence)
+                self._kv.reconcile(sequence)
         if code == -1:
             self._find_refused(deltas)
-
-    def _reconcile(self, sequence: Sequence) -> None:
-        # Drop what was stored beyond our books rather than trust a batch that failed half-way.
-        self._model.remove(sequence.row, min(self._model.positions(sequence.row), sequence.stored))
-        held = self._model.positions(sequence.row)
-        self._cells.truncate(sequence.row, held)
-        sequence.stored, sequence.shared = held, min(held, sequence.shared)
 
     def _find_refused(self, deltas: list[Delta]) -> None:
         """Code -1: one row of the batch was not acceptable. Try each sequence alone and end those refused again."""
         for sequence in [sequence for sequence in self._running if sequence.attached]:
             plan = plan_step([sequence], self._model.n_batch)
-            self._do(self._cells.make_room(plan.rows))
+            self._kv.make_room(plan.rows)
             code = self._model.decode(plan.chunks)
             if code == 0:
                 self._failures = 0
                 self._advance([sequence], plan, deltas)
             elif code != 1:  # no cells is no refusal: the next step has a way out of it
                 deltas.append(self._end(sequence, FinishReason.ERROR, error=f"llama_decode refused it (code {code})"))
-
-
-def _cells(info: ModelInfo) -> Cells:
-    reuse = Reuse(info.reuse)
-    if info.kv_layout == "split":
-        return SplitCells(info.kv_cells, info.slots, reuse)
-    return UnifiedCells(info.kv_cells, info.slots, info.rows, reuse)
 
 
 def _sample(sequence: Sequence, share: Share) -> list[int]:

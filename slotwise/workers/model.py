@@ -80,6 +80,15 @@ class Model(Protocol):
     def remove(self, seq_id: int, start: int = 0) -> None:
         """Drop the cells of a sequence from position `start` on."""
 
+    def state(self, seq_id: int) -> bytes:
+        """All that the context holds of a sequence."""
+
+    def restore(self, seq_id: int, state: bytes) -> bool:
+        """Make a sequence hold what `state` was taken of. False if there is no room: then it holds nothing.
+
+        The bytes must come from `state` of the same model and library: llama.cpp trusts them.
+        """
+
     def positions(self, seq_id: int) -> int:
         """How many tokens of the sequence are stored."""
 

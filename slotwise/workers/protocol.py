@@ -26,6 +26,13 @@ class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
 # ---- commands: front -> worker
 
 
+class NamedPrefix(msgspec.Struct, frozen=True):
+    """A system prompt that is to be kept computed."""
+
+    name: str
+    system: str
+
+
 class LoadModel(Message, frozen=True, tag="load"):
     """The first command: what to load and how. Sizes in tokens (= KV cells) unless said otherwise."""
 
@@ -49,6 +56,9 @@ class LoadModel(Message, frozen=True, tag="load"):
     itl_target: float = 0.35
     #: Check tokens that the request's own text suggests, where that is faster: see `workers/speculation`.
     speculation: bool = True
+    #: See `workers/warm`; the folder where they are kept, or "".
+    prefixes: tuple[NamedPrefix, ...] = ()
+    prefix_cache: str = ""
 
     @property
     def repacks_weights(self) -> bool:
@@ -112,7 +122,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class Loading(Message, frozen=True, tag="loading"):
-    """Progress of a load, 0..1. `stage` is "weights" | "context" | "warm-up"."""
+    """Progress of a load, 0..1. `stage` is "weights" | "context" | "warm-up" | "prefixes"."""
 
     stage: str
     progress: float

@@ -20,7 +20,7 @@ import pytest
 from slotwise.benchmarks import processes
 from slotwise.benchmarks.peers import Contestant, PeerError, Wanted, contestants, publishable
 from slotwise.benchmarks.processes import Running, free_port, raw_limits, running
-from slotwise.config import demo_model_path
+from slotwise.loads import demo_model_path
 
 WANTED = Wanted("/models/tiny.gguf", slots=10, context=2048, threads=2)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotwise.benchmarks.prompts import _WORDS, Ruler, seeded, text
-from slotwise.config import demo_model_path
+from slotwise.loads import demo_model_path
 from slotwise.request import ChatMessage, ChatPrompt
 from slotwise.workers.llama import LlamaModel
 from slotwise.workers.prepare import PromptPreparer

@@ -16,7 +16,7 @@ from slotwise.benchmarks.plan import Crowd, LegPlan
 from slotwise.benchmarks.runner import Run
 from slotwise.benchmarks.talks import Talk
 from slotwise.benchmarks.tokens import CountError, count, ruler_of
-from slotwise.config import demo_model_path
+from slotwise.loads import demo_model_path
 from tests.benchmarks.served import serving
 
 #: Four words that the demo model has as one token each, in one event.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slotwise.config import demo_model_path
+from slotwise.loads import demo_model_path
 from slotwise.memory.estimate import MARGIN, allocated_cells, bytes_per_cell, model_memory_bytes
 from slotwise.memory.gguf import GGUFHeader, read_header
 

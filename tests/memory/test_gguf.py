@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotwise.config import demo_model_path
+from slotwise.loads import demo_model_path
 from slotwise.memory import gguf
 from slotwise.memory.gguf import GGUFError, GGUFHeader, read_header
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from slotwise.config import demo_model_path
+from slotwise.loads import demo_model_path
 from slotwise.request import ChatMessage, ChatPrompt, SamplingParams
 from slotwise.workers.llama import LlamaModel
 from slotwise.workers.loop import StepLoop

