@@ -106,8 +106,10 @@ def of_seed(server: str, legs: Sequence[Leg]) -> list[Finding]:
 
 def of_chat_turns(server: str, legs: Sequence[Leg]) -> list[Finding]:
     share = median(legs, "conversations", _cached)
+    repeated = median(legs, "conversations", lambda s: s.repeated_cached_share)
     return [
-        judged(server, "prompt tokens from the cache", share, "share", "0.5 or more, all turns", lambda v: v >= 0.5)
+        judged(server, "prompt tokens from the cache", share, "share", "0.5 or more, all turns", lambda v: v >= 0.5),
+        judged(server, "of tokens that a turn repeats", repeated, "share", "0.95 or more", lambda v: v >= 0.95),
     ]
 
 

@@ -129,6 +129,8 @@ class Summary:
     #: Of the good requests: what was really asked for and given.
     prompt_tokens_mean: float | None = None
     output_tokens_mean: float | None = None
+    #: Of the tokens that later turns repeat: how many came from a cache.
+    repeated_cached_share: float | None = None
 
 
 def summarize(attempts: Sequence[Attempt], begin: float, end: float, slo: Slo) -> Summary:
@@ -185,6 +187,7 @@ def summarize(attempts: Sequence[Attempt], begin: float, end: float, slo: Slo) -
         },
         prompt_tokens_mean=_mean([attempt.prompt_tokens for attempt in good]),
         output_tokens_mean=_mean([attempt.output_tokens for attempt in good]),
+        repeated_cached_share=_repeated_cached_share(good),
         vectors_s=sum(a.vectors for a in attempts if a.done is not None and begin <= a.done < end) / seconds,
     )
 
@@ -234,6 +237,13 @@ def _total_rate(attempts: Sequence[Attempt]) -> float:
 def _cached_share(good: Sequence[Attempt]) -> float | None:
     prompts = sum(attempt.prompt_tokens or 0 for attempt in good)
     return sum(attempt.cached_tokens for attempt in good) / prompts if prompts else None
+
+
+def _repeated_cached_share(good: Sequence[Attempt]) -> float | None:
+    """A turn can not be given more than it repeats: what else is cached (a system prompt of all) does not make up."""
+    repeated = sum(attempt.repeated_tokens for attempt in good)
+    cached = sum(min(attempt.cached_tokens, attempt.repeated_tokens) for attempt in good)
+    return cached / repeated if repeated else None
 
 
 def _tokens_per_event(good: Sequence[Attempt]) -> float | None:

@@ -68,6 +68,8 @@ class Attempt:
     asked_tokens: int | None = None
     prompt_tokens: int | None = None
     cached_tokens: int = 0
+    #: Of a later turn: tokens of the turn before it and of its answer, which the server has computed before.
+    repeated_tokens: int = 0
     output_tokens: int | None = None
     #: The server told no usage: `output_tokens` is a number of events, or was counted from the text.
     estimated: bool = False

@@ -213,7 +213,7 @@ class _Load:
         try:
             ask = next(conversation)
             while True:
-                attempt = await self._attempt(client, source.crowd, ask, intended)
+                attempt = await self._attempt(client, source.crowd, ask, intended, before=attempt)
                 if attempt.failed:
                     return attempt
                 intended = None
@@ -222,9 +222,14 @@ class _Load:
         except StopIteration:
             return attempt
 
-    async def _attempt(self, client: httpx.AsyncClient, crowd: str, ask: Ask, intended: float | None) -> Attempt:
+    async def _attempt(
+        self, client: httpx.AsyncClient, crowd: str, ask: Ask, intended: float | None, before: Attempt | None
+    ) -> Attempt:
+        """`before`: the turn before it, in the same conversation."""
         run = self.run
         attempt = Attempt(crowd=crowd, key=ask.who, intended=time.perf_counter() if intended is None else intended)
+        if before is not None:
+            attempt.repeated_tokens = (before.prompt_tokens or 0) + (before.output_tokens or 0)
         index = len(run.attempts)
         run.attempts.append(attempt)
         if intended is not None:

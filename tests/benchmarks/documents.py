@@ -66,6 +66,7 @@ def summary(**given: Any) -> Summary:
         "goodput_s": attained / 60,
         "goodput_tok_s": 85.0,
         "cached_share": 0.0,
+        "repeated_cached_share": 0.0,
         "tokens_per_event": 1.0,
         "fairness": 0.987,
         "shed_with_retry_after": 0,

@@ -173,6 +173,7 @@ def test_no_scenario_stumbles_over_legs_without_figures(name: str, what: str) ->
         ttft_scheduled=latency(math.inf, math.inf, good={"p50": None, "p95": None, "p99": None}),
         gaps=latency(None, None, None, largest=None),
         cached_share=None,
+        repeated_cached_share=None,
     )
     legs: Sequence[Leg] = [
         leg(

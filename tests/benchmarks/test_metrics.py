@@ -184,6 +184,16 @@ def test_time_per_token_is_infinite_for_what_failed() -> None:
     assert summarize([_ok(gap=0.05)], 0, 10, CHAT).tok_s_user["p50"] == pytest.approx(20)
 
 
+def test_what_turns_repeat_is_counted_apart_from_what_else_is_cached() -> None:
+    first = _ok(prompt_tokens=300, cached_tokens=200)
+    second = _ok(prompt_tokens=400, cached_tokens=350, repeated_tokens=340)
+    third = _ok(prompt_tokens=500, cached_tokens=230, repeated_tokens=460)
+    summary = summarize([first, second, third], 0, 10, CHAT)
+
+    assert summary.repeated_cached_share == pytest.approx((340 + 230) / (340 + 460))
+    assert summarize([first], 0, 10, CHAT).repeated_cached_share is None
+
+
 def test_cached_tokens_tokens_per_event_and_fairness() -> None:
     attempts = [
         _ok(key="a", prompt_tokens=30, cached_tokens=15, output_tokens=10, asked_tokens=10),

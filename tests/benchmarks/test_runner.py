@@ -151,6 +151,11 @@ async def test_conversations_carry_their_answers_on() -> None:
 
     assert [len(truth.body["messages"]) for truth in server.truths] == [1, 3, 5]
     assert server.truths[2].body["messages"][1] == {"role": "assistant", "content": "w0 w1 "}
+    first, second, third = run.attempts
+    assert first.prompt_tokens
+    assert second.prompt_tokens
+    assert (first.repeated_tokens, second.repeated_tokens) == (0, first.prompt_tokens + 2)
+    assert third.repeated_tokens == second.prompt_tokens + 2
 
 
 async def test_a_conversation_ends_where_a_turn_fails() -> None:

@@ -1,0 +1,129 @@
+"""Model files with a few thousand random weights, one for each kind of memory that llama.cpp has.
+
+What they say is nonsense, and depends on every token before it: a wrong cell or state gives another text.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+#: `<unk>`, `<s>`, `</s>`, then a token for each byte.
+_SPECIAL = ("<unk>", "<s>", "</s>")
+VOCABULARY = len(_SPECIAL) + 256
+CONTEXT = 1024
+#: Of the model with a sliding window: much shorter than the prompts of the tests.
+WINDOW = 24
+_WIDTH, _LAYERS, _HEADS, _HEAD = 32, 2, 4, 8
+_STATE, _RANK, _KERNEL = 8, 4, 4
+
+#: Sharp attention looks at few tokens, so that it matters which ones; an average of all would hardly change.
+_GAINS = {"attn_q": 3.0, "attn_k": 3.0, "attn_v": 3.0, "attn_output": 6.0, "ssm_out": 6.0, "ssm_d": 0.3}
+
+Tensors = Iterator[tuple[str, tuple[int, ...]]]
+
+KINDS = ("llama", "gemma2", "mamba")
+
+
+def write_model(folder: Path, kind: str, seed: int = 1) -> str:
+    """Path of a GGUF file. `kind`: "llama" (plain attention), "gemma2" (sliding window) or "mamba" (recurrent)."""
+    path = folder / f"tiny-{kind}.gguf"
+    writer = gguf.GGUFWriter(path, kind)
+    _describe(writer, kind)
+    _add_vocabulary(writer)
+    rng = np.random.default_rng(seed)
+    for name, shape in _tensors(kind):
+        writer.add_tensor(name, _weights(rng, name, shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(path)
+
+
+def _describe(writer: gguf.GGUFWriter, kind: str) -> None:
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(_LAYERS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_vocab_size(VOCABULARY)
+    if kind == "mamba":
+        writer.add_feed_forward_length(0)
+        writer.add_head_count(0)
+        writer.add_ssm_conv_kernel(_KERNEL)
+        writer.add_ssm_inner_size(2 * _WIDTH)
+        writer.add_ssm_state_size(_STATE)
+        writer.add_ssm_time_step_rank(_RANK)
+        return
+    writer.add_feed_forward_length(2 * _WIDTH)
+    writer.add_head_count(_HEADS)
+    writer.add_head_count_kv(_HEADS // 2)
+    writer.add_key_length(_HEAD)
+    writer.add_value_length(_HEAD)
+    writer.add_rope_dimension_count(_HEAD)
+    if kind == "gemma2":
+        writer.add_sliding_window(WINDOW)
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+    tokens = [*_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
+    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * VOCABULARY)
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template("{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]")
+
+
+def _tensors(kind: str) -> Tensors:
+    """Names and shapes, the slowest index first."""
+    yield "token_embd.weight", (VOCABULARY, _WIDTH)
+    yield "output_norm.weight", (_WIDTH,)
+    if kind != "gemma2":
+        yield "output.weight", (VOCABULARY, _WIDTH)
+    for layer in range(_LAYERS):
+        block = f"blk.{layer}."
+        yield block + "attn_norm.weight", (_WIDTH,)
+        yield from ((block + name, shape) for name, shape in (_mamba() if kind == "mamba" else _attention(kind)))
+
+
+def _attention(kind: str) -> Tensors:
+    for name, heads in (("q", _HEADS), ("k", _HEADS // 2), ("v", _HEADS // 2)):
+        yield f"attn_{name}.weight", (heads * _HEAD, _WIDTH)
+    yield "attn_output.weight", (_WIDTH, _HEADS * _HEAD)
+    yield "ffn_norm.weight", (_WIDTH,)
+    yield "ffn_gate.weight", (2 * _WIDTH, _WIDTH)
+    yield "ffn_up.weight", (2 * _WIDTH, _WIDTH)
+    yield "ffn_down.weight", (_WIDTH, 2 * _WIDTH)
+    if kind == "gemma2":
+        yield "post_attention_norm.weight", (_WIDTH,)
+        yield "post_ffw_norm.weight", (_WIDTH,)
+
+
+def _mamba() -> Tensors:
+    inner = 2 * _WIDTH
+    yield "ssm_in.weight", (2 * inner, _WIDTH)
+    yield "ssm_conv1d.weight", (inner, _KERNEL)
+    yield "ssm_conv1d.bias", (inner,)
+    yield "ssm_x.weight", (_RANK + 2 * _STATE, inner)
+    yield "ssm_dt.weight", (inner, _RANK)
+    yield "ssm_dt.bias", (inner,)
+    yield "ssm_a", (inner, _STATE)
+    yield "ssm_d", (inner,)
+    yield "ssm_out.weight", (_WIDTH, inner)
+
+
+def _weights(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    if name.endswith("norm.weight"):
+        # What blocks add is to outweigh what a token brings along, or the last token alone would decide.
+        return np.full(shape, 20.0 if "post_" in name else 1.0, np.float32)
+    if name.endswith("ssm_a"):
+        return -np.exp(rng.uniform(-6, -1, shape)).astype(np.float32)  # decays, some of it slowly
+    fan_in = shape[-1] if len(shape) > 1 else 1
+    gain = next((gain for part, gain in _GAINS.items() if part in name), 1.0)
+    return (gain * rng.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
