@@ -75,7 +75,7 @@ class PrefixTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     system: str | None = Field(None, min_length=1)
-    #: The text of the system prompt.
+    #: Where the text is; from the folder that the server is started in.
     file: str | None = None
     #: Models that it is for; none = all.
     models: tuple[str, ...] = ()
@@ -95,7 +95,9 @@ class Settings(BaseSettings):
     prefix: dict[str, PrefixTable] = Field(
         {}, description="System prompts that are kept computed ([prefix.NAME] in the file)."
     )
-    prefix_cache: str | None = Field(None, description="Folder where they survive restarts.")
+    prefix_cache: str | None = Field(
+        None, min_length=1, description="Folder, the server's own, where [prefix.NAME] survive restarts."
+    )
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="Port to listen on.")
     num_parallel: Slots = Field(8, description="Slots: requests that one model serves at the same time.")

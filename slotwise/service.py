@@ -158,4 +158,5 @@ def _memory_bytes(load: LoadModel) -> int:
         kv_cells=load.kv_cells,
         kv_type=load.kv_type,
         split=load.kv_layout != "unified",
+        prefix_characters=sum(len(prefix.system) for prefix in load.prefixes),
     )

@@ -284,6 +284,7 @@ def test_named_prefixes_are_for_all_models_or_for_those_named(tmp_path: Path) ->
         ('[prefix.x]\nsystem = "a"\nmodels = ["c"]', "names 'c'; models are a, b"),
         ('[prefix.x]\nsystem = ""', "'prefix.x.system'"),
         ('[prefix.x]\nsistem = "a"', "known here are system, file, models"),
+        ('prefix_cache = ""', "'prefix_cache'"),
         ('prefix_cache = "/tmp/x"', "there is no \\[prefix.NAME\\]"),
     ],
 )

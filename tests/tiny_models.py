@@ -126,4 +126,5 @@ def _weights(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt
         return -np.exp(rng.uniform(-6, -1, shape)).astype(np.float32)  # decays, some of it slowly
     fan_in = shape[-1] if len(shape) > 1 else 1
     gain = next((gain for part, gain in _GAINS.items() if part in name), 1.0)
-    return (gain * rng.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
+    weights: npt.NDArray[np.float32] = (gain * rng.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
+    return weights

@@ -76,7 +76,7 @@ def python_share(sequences: int, steps: int = STEPS) -> float:
     for number in range(sequences):
         loop.prepared(f"chatcmpl-{number:024}", [(7 * number + 13 * place) % 251 for place in range(_PROMPT)])
         loop.start(StartSequence(f"chatcmpl-{number:024}", 1500, SamplingParams(temperature=0), ignore_eos=True))
-    while loop.step().prefill_tokens:
+    while loop.step().decode_rows < sequences:
         pass
     return _median(lambda: encode(loop.step()), steps)
 

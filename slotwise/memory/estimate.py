@@ -12,6 +12,8 @@ from slotwise.memory.gguf import GGUFHeader, read_header
 MARGIN = 1.1
 #: llama-context.cpp pads the cells of a pool to a multiple of this.
 CELL_PADDING = 256
+#: Of a text whose tokens are not counted yet. English has 4, code 3; fewer make the reservation larger.
+CHARACTERS_PER_TOKEN = 2
 #: Elements per block and bytes per block of the cache types.
 CACHE_TYPES = {
     "f32": (1, 4),
@@ -44,9 +46,18 @@ def allocated_cells(cells: int, slots: int, *, split: bool) -> int:
 
 
 def model_memory_bytes(
-    path: str, *, slots: int, context_cap: int, kv_cells: int, kv_type: str, split: bool = False
+    path: str,
+    *,
+    slots: int,
+    context_cap: int,
+    kv_cells: int,
+    kv_type: str,
+    split: bool = False,
+    prefix_characters: int = 0,
 ) -> int:
     """Bytes to reserve for a model. 0 means as in the settings: all the model knows, and slots * context_cap cells.
+
+    `prefix_characters`: text of named prefixes, which are kept beside the context.
 
     Raises GGUFError or OSError.
     """
@@ -54,6 +65,7 @@ def model_memory_bytes(
     known = header.integer("context_length", 0)
     cells = kv_cells or slots * min(context_cap or known, known or context_cap)
     cells = allocated_cells(cells, slots, split=split)
+    cells += prefix_characters // CHARACTERS_PER_TOKEN
     return int(MARGIN * (header.file_bytes + cells * bytes_per_cell(header, kv_type)))
 
 

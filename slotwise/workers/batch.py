@@ -47,6 +47,10 @@ class Budget(Protocol):
     def spend(self, tokens: int, start: int) -> None:
         """So many of them are taken into the step."""
 
+    @property
+    def spent(self) -> bool:
+        """There is time for none."""
+
 
 class NoPrompts:
     """The budget of a step that is to have none."""
@@ -56,6 +60,10 @@ class NoPrompts:
 
     def spend(self, tokens: int, start: int) -> None:
         raise ValueError("there is nothing to spend")
+
+    @property
+    def spent(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,8 @@ def share_room(sequences: Sequence[Batchable], room: int, budget: Budget | None,
     """How many tokens of which prompt (by index) are computed next, `room` at most."""
     counts: dict[int, int] = {}
     for index in prompt_order(sequences, turn):
+        if not room or (budget and budget.spent):
+            break
         start = sequences[index].stored
         left = sequences[index].prompt_tokens - start
         count = min(left, room, budget.tokens(start) if budget else room)

@@ -108,7 +108,7 @@ class Cells(Protocol):
         """These tokens of the row's sequence are now stored. Raises CellsExhausted beyond its promise."""
 
     def truncate(self, row: int, length: int) -> None:
-        """The row's sequence holds only this many tokens: a failed step was repaired, or drafts were wrong."""
+        """The row's sequence holds only this many tokens: a step was repaired, or a named prefix takes its place."""
 
     def release(self, request_id: str, *, keep: bool = True) -> tuple[Operation, ...]:
         """The request ended: its promise and its row come back. Its tokens are retained if `keep`.

@@ -17,8 +17,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
+from slotwise.request import Prompt
 from slotwise.workers.fake import SCHEME, FakeModel
 from slotwise.workers.frames import FrameBuffer, FrameError, decode_command, encode
 from slotwise.workers.loop import ModelBroken, StepLoop
@@ -155,7 +157,8 @@ def run_worker(frames_in: int, frames_out: int) -> int:
         writer.send(StartFailed(str(error) or type(error).__name__))
         return 0
     prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
-    warm = warm_up_prefixes(model, prompts, load, lambda done: writer.send(Loading("prefixes", done)))
+    prepare = _with_large_stack(prompts.prepare)
+    warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
     preparer = Preparer(prompts, inbox, writer)
     loop = StepLoop(model, warm, itl_target=load.itl_target)
     writer.send(Ready(model.info))
@@ -248,6 +251,20 @@ def _start_thread(target: Callable[[], object], name: str, *, stack_bytes: int =
         threading.Thread(target=run, name=name, daemon=True).start()
     finally:
         threading.stack_size(previous)
+
+
+def _with_large_stack(prepare: Callable[[Prompt], list[int]]) -> Callable[[Prompt], list[int]]:
+    """The same, on a thread of its own for each call: see PREPARE_STACK_BYTES."""
+
+    def call(prompt: Prompt) -> list[int]:
+        previous = threading.stack_size(PREPARE_STACK_BYTES)
+        try:
+            with ThreadPoolExecutor(1, "prepare") as executor:
+                return executor.submit(prepare, prompt).result()
+        finally:
+            threading.stack_size(previous)
+
+    return call
 
 
 def _claim_pipes() -> tuple[int, int]:

@@ -16,6 +16,7 @@ References: step time as a linear function of tokens and cells: Sarathi-Serve (a
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
@@ -26,6 +27,8 @@ PromptChunk = tuple[int, float]
 _WEIGHT = 0.1
 #: A single observation counts for no more than so many times what was expected: somebody else had the machine.
 _OUTLIER = 4.0
+#: Of a step's time, what prompts or drafts in it are taken to have cost at least.
+_LEAST_PART = 0.02
 #: The least budget: prompts always get on.
 LEAST_PREFILL = 16
 #: Sizes of prompt chunks that are told apart. One more than whole tiles: see _TILE.
@@ -38,7 +41,9 @@ DRAFT_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 #: A size seen less often is taken to cost no more per token than the next smaller: its first step may have been bad.
 _TRUSTED = 5
 #: After so many steps without one of about so many decode rows alone, one is made: prompts' parts are told from it.
-_STALE = 256
+#: Sooner while there were few: the first may have been a bad one.
+_STALE, _STALE_AT_FIRST = 256, 8
+_FEW = 3
 
 
 class StepCost:
@@ -59,19 +64,21 @@ class StepCost:
         if drafted:
             if alone := self.decode_seconds(decode_rows):
                 known = self._drafted.setdefault(decode_rows.bit_length(), _PerToken(DRAFT_SIZES))
-                known.observe(drafted, 0.0, max(seconds - alone, 0.01 * alone) / drafted)
+                known.observe(drafted, 0.0, max(seconds - alone, _LEAST_PART * seconds) / drafted)
         elif not chunks:
             self._decode.observe(decode_rows, seconds, self._steps)
         elif decode_rows <= self._decode.largest:
-            # Beyond it, what of the step was the prompts' part would be a guess.
-            self._observe_prompts(chunks, seconds - self.decode_seconds(decode_rows))
+            # Beyond it, what of the step was the prompts' part would be a guess. A part it was, whatever clocks say.
+            self._observe_prompts(chunks, max(seconds - self.decode_seconds(decode_rows), _LEAST_PART * seconds))
 
     def _observe_prompts(self, chunks: Sequence[PromptChunk], seconds: float) -> None:
-        if len(chunks) == 1:
-            ((tokens, depth),) = chunks
+        if len(chunks) == 1 or not self._prefill.largest:
+            tokens = sum(count for count, _ in chunks)
+            depth = sum(count * depth for count, depth in chunks) / tokens
             self._prefill.observe(tokens, depth, seconds / tokens)
-        elif expected := sum(tokens * self._prefill.rate(tokens, depth) for tokens, depth in chunks):
+        else:
             # Which of them took how long can not be told, only whether the machine is faster or slower.
+            expected = sum(tokens * self._prefill.rate(tokens, depth) for tokens, depth in chunks)
             self._prefill.adjust(seconds / expected)
 
     def decode_seconds(self, rows: int) -> float:
@@ -105,7 +112,7 @@ class StepCost:
         then none for one step, to see what the decode rows take alone.
         """
         if decode_rows and self.wants_decode_step(decode_rows):
-            return PromptBudget(self._prefill, 0.0, least=0)
+            return PromptBudget(self._prefill, -1.0, least=0)
         alone = self.decode_seconds(decode_rows)
         return PromptBudget(self._prefill, max(target - alone, alone), least=LEAST_PREFILL)
 
@@ -131,6 +138,10 @@ class PromptBudget:
                 best = size
         return best
 
+    @property
+    def spent(self) -> bool:
+        return self._seconds <= 0 and not self._least
+
     def spend(self, tokens: int, start: int) -> None:
         """So many of its tokens are taken into the step."""
         self._seconds -= self._cost(tokens, start)
@@ -146,38 +157,50 @@ class _Decode:
     def __init__(self) -> None:
         self._known: dict[int, float] = {}
         self._sizes: list[int] = []
-        #: Bit length of the number of rows -> when a step of about so many was seen.
-        self._seen: dict[int, int] = {}
+        self._count: dict[int, int] = {}
+        #: Bit length of the number of rows -> when a step of about so many was seen, and how many were.
+        self._seen: dict[int, tuple[int, int]] = {}
 
     @property
     def largest(self) -> int:
         return self._sizes[-1] if self._sizes else 0
 
     def observe(self, rows: int, seconds: float, step: int) -> None:
-        self._seen[rows.bit_length()] = step
-        old = self._known.get(rows)
-        if old is None:
+        _, times = self._seen.get(rows.bit_length(), (0, 0))
+        self._seen[rows.bit_length()] = step, times + 1
+        count = self._count[rows] = self._count.get(rows, 0) + 1
+        if count == 1:
             self._sizes.insert(bisect_left(self._sizes, rows), rows)
             self._known[rows] = seconds
+        elif count <= _FEW:
+            # Others can make a step longer, and nothing makes it shorter than it is.
+            self._known[rows] = min(self._known[rows], seconds)
         else:
+            old = self._known[rows]
             self._known[rows] = old + _WEIGHT * (min(seconds, _OUTLIER * old) - old)
 
     def stale(self, rows: int, step: int) -> bool:
-        return step - self._seen.get(rows.bit_length(), -_STALE) >= _STALE
+        last, times = self._seen.get(rows.bit_length(), (0, 0))
+        return not times or step - last >= (_STALE if times >= _FEW else _STALE_AT_FIRST)
 
     def read(self, rows: int) -> float:
-        """Between two known numbers by a line, below the smallest as it, above the largest in proportion."""
+        """Between two known numbers by a line, below the smallest as it, above the largest in proportion.
+
+        No more than a larger number takes, nor than a smaller one in proportion: a sample may have been a bad one.
+        """
         if not rows or not self._sizes:
             return 0.0
         at = bisect_left(self._sizes, rows)
+        low = self._sizes[at - 1] if at else None
+        in_proportion = self._known[low] * rows / low if low else math.inf
         if at == len(self._sizes):
-            return self._known[self.largest] * rows / self.largest
+            return in_proportion
         high = self._sizes[at]
-        if at == 0 or high == rows:
-            return self._known[high]
-        low = self._sizes[at - 1]
+        least = min(self._known[size] for size in self._sizes[at : at + 2])
+        if low is None or high == rows:
+            return min(least, in_proportion)
         part = (rows - low) / (high - low)
-        return (1 - part) * self._known[low] + part * self._known[high]
+        return min((1 - part) * self._known[low] + part * least, in_proportion)
 
 
 class _PerToken:
@@ -214,7 +237,7 @@ class _PerToken:
         expected = self.rate(tokens, depth)
         rate = min(max(rate, expected / _OUTLIER), expected * _OUTLIER)
         self._slopes[tokens >= _TILE].observe(depth, rate)
-        flat = rate - self._slope_of(tokens) * depth
+        flat = max(rate - self._slope_of(tokens) * depth, _LEAST_PART * rate)
         ratio = min(max(flat / (self._pace * self._shape_of(size)), 1 / _OUTLIER), _OUTLIER)
         self._shape[size] = self._shape_of(size) * ratio ** (_WEIGHT if size in self._shape else 1.0)
         self._count[size] = self._count.get(size, 0) + 1

@@ -61,7 +61,7 @@ class WorkerHandle:
         self.stopping = False
         self.ready = False
         self.start_failed = False
-        #: The stage of the load that was reached last: "" | "weights" | "context" | "warm-up".
+        #: The stage of the load that was reached last: "" | "weights" | "context" | "warm-up" | "prefixes".
         self.stage = ""
 
     @property

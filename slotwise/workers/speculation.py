@@ -124,23 +124,24 @@ class Speculator:
         seconds = self._seconds(len(decoding))
         if self._cost.wants_decode_step(len(decoding)) or not self._could_pay(len(decoding), seconds):
             return [[] for _ in decoding]
-        for sequence in decoding:
-            if sequence.drafted_for and not sequence.acceptance.rests():
-                sequence.draft = self._look_up(sequence)
+        looked = [sequence.drafted_for and self._look_up(sequence) for sequence in decoding]
         lengths = self._lengths(decoding, seconds, target)
-        for sequence, length in zip(decoding, lengths, strict=True):
-            sequence.acceptance.looked(in_vain=not length)
+        for sequence, done, length in zip(decoding, looked, lengths, strict=True):
+            if done:
+                sequence.acceptance.looked(in_vain=not length)
         return [
             sequence.draft.tokens[:length] if sequence.draft and length else []
             for sequence, length in zip(decoding, lengths, strict=True)
         ]
 
-    def _look_up(self, sequence: Draftable) -> Draft | None:
+    def _look_up(self, sequence: Draftable) -> bool:
+        """Make the sequence's draft, if there is one. Returns whether a look was taken."""
         sequence.lookup.grow(sequence.tokens, _INDEXED_PER_STEP)
-        if sequence.lookup.length < len(sequence.tokens):
-            return None
+        if sequence.lookup.length < len(sequence.tokens) or sequence.acceptance.rests():
+            return False
         # The last token of an answer needs no draft: nothing comes after it.
-        return sequence.lookup.draft(sequence.tokens, min(self._sizes[-1], sequence.output_left - 1))
+        sequence.draft = sequence.lookup.draft(sequence.tokens, min(self._sizes[-1], sequence.output_left - 1))
+        return True
 
     def learn(self, sequence: Draftable, sampled: Sequence[int]) -> None:
         """These tokens came out of the step for which the last draft was made."""

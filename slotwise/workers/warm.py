@@ -11,10 +11,9 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from slotwise.request import ChatMessage, ChatPrompt
+from slotwise.request import ChatMessage, ChatPrompt, Prompt
 from slotwise.workers.model import Chunk, Model
 from slotwise.workers.prefixes import common_length
-from slotwise.workers.prepare import PromptPreparer, PromptRefused
 from slotwise.workers.protocol import LoadModel, NamedPrefix
 from slotwise.workers.warm_files import WarmFiles
 
@@ -42,10 +41,6 @@ class WarmPrefixes:
     def __len__(self) -> int:
         return len(self._longest_first)
 
-    @property
-    def bytes(self) -> int:
-        return sum(len(prefix.state) for prefix in self._longest_first)
-
     def match(self, prompt: Sequence[int]) -> WarmPrefix | None:
         """The longest one that the prompt begins with; its last token is always left to compute."""
         for prefix in self._longest_first:
@@ -56,50 +51,69 @@ class WarmPrefixes:
 
 
 def warm_up_prefixes(
-    model: Model, preparer: PromptPreparer, load: LoadModel, on_progress: Callable[[float], None]
+    model: Model, prepare: Callable[[Prompt], list[int]], load: LoadModel, on_progress: Callable[[float], None]
 ) -> WarmPrefixes:
     """Restore each named prefix from the folder, or compute it and save it there. The context is empty, then as before.
 
-    A prefix that can not be had (no room in the context, a template without system messages) is left out, with a reason
-    in the log: requests that begin with it work all the same.
+    A prefix that can not be had (no room in the context, a template without system messages, whatever else) is left
+    out, with a reason in the log: requests that begin with it work all the same. `on_progress`: 0..1.
     """
-    files = WarmFiles(load, model.info) if load.prefix_cache else None
+    if load.prefixes and "strftime_now" in (model.vocabulary.chat_template or ""):
+        logger.warning("the template of %s writes the date: its prefixes are good until midnight", load.model_id)
+    files = WarmFiles(load, model.info) if load.prefixes and load.prefix_cache else None
     warm: list[WarmPrefix] = []
     for done, named in enumerate(load.prefixes):
-        on_progress(done / len(load.prefixes))
+
+        def progress(part: float, done: int = done) -> None:
+            on_progress((done + part) / len(load.prefixes))
+
         try:
-            tokens = _system_tokens(preparer, named)
-        except PromptRefused as refusal:
-            logger.warning("prefix '%s' can not be prepared for %s: %s", named.name, load.model_id, refusal.message)
-            continue
-        if not 0 < len(tokens) < model.info.context_cap:
-            logger.warning("prefix '%s' has %d tokens: none to keep, or no room for them", named.name, len(tokens))
-            continue
-        state = files.read(named.name, tokens) if files else None
-        if state is None:
-            state = _compute(model, tokens)
-            if state is not None and files:
-                files.write(named.name, tokens, state)
-        if state is not None:
-            warm.append(WarmPrefix(named.name, tuple(tokens), state))
+            warm.append(_warm(model, named, _system_tokens(prepare, named), files, progress))
+        except Exception as error:
+            logger.warning("prefix '%s' is left out for %s: %s", named.name, load.model_id, error)
     return WarmPrefixes(warm)
 
 
-def _system_tokens(preparer: PromptPreparer, named: NamedPrefix) -> list[int]:
+def _warm(
+    model: Model, named: NamedPrefix, tokens: list[int], files: WarmFiles | None, on_progress: Callable[[float], None]
+) -> WarmPrefix:
+    """Raises ValueError, or whatever else goes wrong."""
+    if not tokens:
+        raise ValueError("its text is no beginning that prompts have in common")
+    if len(tokens) >= model.info.context_cap:
+        raise ValueError(f"it has {len(tokens)} tokens, and a request has room for {model.info.context_cap}")
+    state = files.read(named.name, tokens) if files else None
+    if state is None or not _fits(model, tokens, state):
+        state = _compute(model, tokens, on_progress)
+        if files:
+            files.write(named.name, tokens, state)
+    return WarmPrefix(named.name, tuple(tokens), state)
+
+
+def _system_tokens(prepare: Callable[[Prompt], list[int]], named: NamedPrefix) -> list[int]:
     """What every prompt with this system message begins with. Raises PromptRefused."""
     first, second = (
-        preparer.prepare(ChatPrompt((ChatMessage("system", named.system), ChatMessage("user", question))))
+        prepare(ChatPrompt((ChatMessage("system", named.system), ChatMessage("user", question))))
         for question in _QUESTIONS
     )
     return first[: common_length(first, second)]
 
 
-def _compute(model: Model, tokens: Sequence[int]) -> bytes | None:
+def _fits(model: Model, tokens: Sequence[int], state: bytes) -> bool:
+    """The context takes it: how attention is computed may have been decided another way than last time."""
+    try:
+        return model.restore(0, state) and model.positions(0) == len(tokens)
+    finally:
+        model.remove(0)
+
+
+def _compute(model: Model, tokens: Sequence[int], on_progress: Callable[[float], None]) -> bytes:
+    """Raises ValueError."""
     try:
         for start in range(0, len(tokens), model.n_batch):
+            on_progress(start / len(tokens))
             if (code := model.decode([Chunk(0, start, tokens[start : start + model.n_batch], outputs=1)])) != 0:
-                logger.error("a prefix could not be computed (llama_decode: %d)", code)
-                return None
+                raise ValueError(f"it could not be computed (llama_decode: {code})")
         return model.state(0)
     finally:
         model.remove(0)

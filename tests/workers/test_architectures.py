@@ -143,7 +143,7 @@ def test_the_next_turn_goes_on_in_its_own_cells(model: LlamaModel, alone: LlamaM
 def test_a_named_prefix_is_restored_for_everybody(load: LoadModel, model: LlamaModel, alone: LlamaModel) -> None:
     preparer = PromptPreparer(model.vocabulary, model.info.vocab_size)
     named = msgspec.structs.replace(load, prefixes=(NamedPrefix("lamp", SYSTEM),))
-    loop = Recording(model, warm_up_prefixes(model, preparer, named, lambda done: None))
+    loop = Recording(model, warm_up_prefixes(model, preparer.prepare, named, lambda done: None))
     for round_ in range(3):
         prompts = _prompts(model, round_)
         answers = loop.answer(prompts)

@@ -40,6 +40,10 @@ class Tokens:
     def tokens(self, start: int) -> int:
         return self.count
 
+    @property
+    def spent(self) -> bool:
+        return not self.count
+
     def spend(self, tokens: int, start: int) -> None:
         assert 0 < tokens <= self.count
         self.count -= tokens

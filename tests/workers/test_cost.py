@@ -165,3 +165,60 @@ def test_whatever_was_seen_a_budget_is_sane(
         cost.observe(rows, [], 0.01)
         assert _budget(cost, target, rows, depth) > 0, "no more than one step without prompts"
     assert cost.seconds(rows, 100, depth) >= 0
+
+
+def test_prompts_that_cost_less_than_the_jitter_do_not_break_it() -> None:
+    """On a GPU a chunk may be free; the difference of two noisy times is negative every other step then."""
+    cost, rng = StepCost(), random.Random(3)
+    for step in range(20_000):
+        chunks = [] if step % 100 == 0 else [(20, 100.0)] if step % 3 else [(20, 100.0), (40, 0.0)]
+        slow = 0.02 if rng.random() < 0.03 else 0.0
+        cost.observe(8, chunks, 0.01 * rng.uniform(0.98, 1.02) + slow)
+
+    assert 0.005 < cost.seconds(8, 20, 100.0) < 0.05
+    assert _budget(cost, 0.35, 8, 0.0) > LEAST_PREFILL
+
+
+def test_it_learns_where_no_step_is_without_prompts_by_itself() -> None:
+    """Prompts are always waiting, and always several of them in a step."""
+    cost = StepCost()
+    took = []
+    for step in range(600):
+        budget = cost.prompt_budget(0.35, 8)
+        chunks: list[PromptChunk] = [(200, 100.0), (112, 56.0)] if not step else []
+        while step and len(chunks) < 25 and budget.tokens(0) >= 20:
+            chunks.append((20, 10.0))
+            budget.spend(20, 0)
+        took.append(0.05 + 2e-3 * sum(tokens for tokens, _ in chunks))
+        cost.observe(8 if step else 0, chunks, took[-1])
+
+    assert 0.05 in took
+    assert cost.decode_seconds(8) == pytest.approx(0.05, rel=0.2)
+    assert max(took[100:]) == pytest.approx(0.35, rel=0.3)
+
+
+def test_a_first_sample_that_was_a_bad_one_is_corrected() -> None:
+    cost = StepCost()
+    longest = 0.0
+    for step in range(600):
+        rows = 4 + step % 4
+        tokens = _budget(cost, 0.35, rows, 0.0)
+        seconds = 0.01 * rows + 2e-3 * tokens
+        if not step:
+            seconds += 3.0  # the first step of all
+        cost.observe(rows, _chunks(tokens, 0.0), seconds)
+        if step > 100:
+            longest = max(longest, seconds)
+
+    assert cost.decode_seconds(4) < 0.1
+    assert longest < 0.6
+
+
+def test_more_rows_do_not_take_less() -> None:
+    cost = StepCost()
+    for rows, seconds in ((2, 0.02), (4, 3.0), (8, 0.06)):
+        for _ in range(1 + (rows != 4)):
+            cost.observe(rows, [], seconds)
+
+    assert cost.decode_seconds(4) <= 0.04
+    assert cost.decode_seconds(3) <= 0.06

@@ -22,6 +22,7 @@ from slotwise.workers.loop import StepLoop
 from slotwise.workers.model import Chunk
 from slotwise.workers.prepare import PromptPreparer
 from slotwise.workers.protocol import LoadModel, StartSequence, StepReport
+from slotwise.workers.sequences import Sequence as RunningSequence
 
 pytestmark = pytest.mark.model
 
@@ -79,6 +80,10 @@ class RecordingLoop(StepLoop):
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def sequences(self) -> list[RunningSequence]:
+        return self._running
 
     def step(self) -> StepReport:
         self._tokens |= {sequence.request_id: sequence.tokens for sequence in self._running}
@@ -274,6 +279,28 @@ def test_reproducible_answers_with_drafts_are_equal(reproducible_model: LlamaMod
     alone = [_alone(reproducible_model, prompt, 48) for prompt in prompts]
 
     assert _with_drafts(reproducible_model, prompts) == alone
+
+
+def test_drawn_answers_with_drafts_are_the_draws_without(reproducible_model: LlamaModel) -> None:
+    """The same seed, token by token and with drafts: one draw for each token, in order."""
+    prompt = _repeating(reproducible_model)[2]
+
+    def drawn(*, drafts: bool) -> tuple[list[int], int]:
+        loop = RecordingLoop(reproducible_model, itertools.count().__next__)
+        for name in ("lets the loop know what steps take", "drawn"):
+            loop.prepared(name, prompt)
+            loop.start(StartSequence(name, 48, SamplingParams(temperature=0.4, seed=11), ignore_eos=True))
+            for sequence in loop.sequences:
+                sequence.drafted_for = drafts
+            accepted = loop.drafts_accepted
+            while not loop.idle:
+                loop.step()
+        return loop.finished["drawn"], loop.drafts_accepted - accepted
+
+    with_drafts, accepted = drawn(drafts=True)
+
+    assert accepted > 10
+    assert with_drafts == drawn(drafts=False)[0]
 
 
 def test_answers_with_drafts_leave_the_model_only_at_near_ties(model: LlamaModel) -> None:

@@ -353,6 +353,7 @@ def test_a_stop_string_within_a_draft_ends_the_answer_there() -> None:
     _run(loop)
     _start(loop, "r", "abc abc abc", 60, (stop,))
     deltas = _run(loop)["r"]
+    assert deltas[-1].tokens > 1, "it ended within a draft"
 
     assert _text(deltas) == full[: full.index(stop)]
     assert deltas[-1].finish_reason is FinishReason.STOP

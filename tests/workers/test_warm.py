@@ -1,5 +1,6 @@
 """Named prefixes: computed once, kept outside the context, restored for whoever begins with one."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def _load(
 def _warm(load: LoadModel) -> tuple[CountingModel, WarmPrefixes, PromptPreparer]:
     model = CountingModel(load)
     preparer = PromptPreparer(model.vocabulary, model.info.vocab_size)
-    return model, warm_up_prefixes(model, preparer, load, lambda done: None), preparer
+    return model, warm_up_prefixes(model, preparer.prepare, load, lambda done: None), preparer
 
 
 def _answer(loop: StepLoop, name: str, tokens: list[int]) -> list[Delta]:
@@ -155,7 +156,7 @@ def test_they_survive_a_restart_in_files_that_only_the_owner_reads(tmp_path: Pat
     )
 
 
-def _of_another_library(file: Path, load: LoadModel) -> None:
+def _of_other_cells(file: Path, load: LoadModel) -> None:
     """As `WarmFiles` would have written it elsewhere: whole, with a right digest."""
     other = WarmFiles(msgspec.structs.replace(load, kv_type="q8_0"), FakeModel(load).info)
     saved = WarmFiles(load, FakeModel(load).info).read("p0", list(f"<system>{SYSTEM}\n<user>".encode()))
@@ -182,7 +183,25 @@ def _something_else(file: Path, load: LoadModel) -> None:
     file.write_bytes(b"GGUF" * 100)
 
 
-@pytest.mark.parametrize("harm", [_cut, _changed, _emptied, _something_else, _of_another_library])
+def _writable_by_all(file: Path, load: LoadModel) -> None:
+    file.write_bytes(file.read_bytes() + b" ")  # damaged as well, so that it is seen to be replaced
+    file.chmod(0o666)
+
+
+def _a_link(file: Path, load: LoadModel) -> None:
+    file.rename(file.with_suffix(".elsewhere"))
+    file.symlink_to(file.with_suffix(".elsewhere"))
+
+
+def _of_another_make(file: Path, load: LoadModel) -> None:
+    """A right digest over something else."""
+    payload = (3).to_bytes(8, "little") + b"\xc1\xc1\xc1" + b"state"
+    file.write_bytes(file.read_bytes()[: len(b"slotwise prefix 1\n")] + hashlib.sha256(payload).digest() + payload)
+
+
+@pytest.mark.parametrize(
+    "harm", [_cut, _changed, _emptied, _something_else, _of_other_cells, _writable_by_all, _a_link, _of_another_make]
+)
 def test_a_file_that_is_not_as_it_was_written_is_not_used_and_replaced(tmp_path: Path, harm: object) -> None:
     load = _load(str(tmp_path))
     _warm(load)
@@ -190,13 +209,78 @@ def test_a_file_that_is_not_as_it_was_written_is_not_used_and_replaced(tmp_path:
     good = file.read_bytes()
     assert callable(harm)
     harm(file, load)
-    assert file.read_bytes() != good
 
     model, warm, _ = _warm(load)
 
     assert model.computed > 0
     assert len(warm) == 1
     assert file.read_bytes() == good
+    assert stat.S_ISREG(file.lstat().st_mode)
+
+
+def test_a_folder_that_others_may_write_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load = _load(str(tmp_path / "kept"))
+    _warm(load)
+    (tmp_path / "kept").chmod(0o777)
+
+    model, warm, _ = _warm(load)
+
+    assert model.computed > 0
+    assert len(warm) == 1
+    assert "nobody else may write it" in caplog.text
+
+
+def test_what_a_writer_that_was_killed_left_is_removed(tmp_path: Path) -> None:
+    old, new = tmp_path / ".writing-old", tmp_path / ".writing-new"
+    old.write_text("")
+    new.write_text("")
+    os.utime(old, (1, 1))
+
+    _warm(_load(str(tmp_path)))
+
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_context_that_does_not_take_a_saved_state_has_it_computed_again(tmp_path: Path) -> None:
+    load = _load(str(tmp_path))
+    _warm(load)
+
+    class Refusing(CountingModel):
+        refuse = True
+
+        def restore(self, seq_id: int, state: bytes) -> bool:
+            refused, self.refuse = self.refuse, False
+            return not refused and super().restore(seq_id, state)
+
+    model = Refusing(load)
+    preparer = PromptPreparer(model.vocabulary, model.info.vocab_size)
+    warm = warm_up_prefixes(model, preparer.prepare, load, lambda done: None)
+
+    assert model.computed > 0
+    assert len(warm) == 1
+
+
+def test_progress_is_told_within_a_long_prefix() -> None:
+    load = _load(systems=(SYSTEM, SYSTEM * 2))
+    model = CountingModel(load)
+    preparer = PromptPreparer(model.vocabulary, model.info.vocab_size)
+    told: list[float] = []
+    warm_up_prefixes(model, preparer.prepare, load, told.append)
+
+    assert told == sorted(told)
+    assert len(told) > 10
+    assert 0 <= told[0] < told[-1] < 1
+
+
+def test_a_template_that_writes_the_date_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    load = _load()
+    model = CountingModel(load)
+    template = f"{model.vocabulary.chat_template}{{# strftime_now #}}"
+    model.vocabulary.chat_template = template
+    warm_up_prefixes(model, PromptPreparer(model.vocabulary, 257).prepare, load, lambda done: None)
+
+    assert "until midnight" in caplog.text
 
 
 def test_a_prompt_that_was_changed_is_computed_anew(tmp_path: Path) -> None:
@@ -230,7 +314,7 @@ def test_a_folder_that_can_not_be_written_is_said_and_all_works(
 
 
 def test_where_there_is_no_room_the_prefix_is_computed() -> None:
-    model, warm, _ = _warm(_load())
+    _, warm, _ = _warm(_load())
     prefix = list(f"<system>{SYSTEM}\n<user>".encode())
 
     class NoRoom(CountingModel):
@@ -238,8 +322,9 @@ def test_where_there_is_no_room_the_prefix_is_computed() -> None:
             self.remove(seq_id)
             return False
 
-    deltas = _answer(StepLoop(NoRoom(_load()), warm), "r", [*prefix, *b"hello"])
+    model = NoRoom(_load())
+    deltas = _answer(StepLoop(model, warm), "r", [*prefix, *b"hello"])
 
     assert deltas[-1].finish_reason is FinishReason.STOP
     assert _cached(deltas) == 0
-    assert model.computed > 0
+    assert model.computed >= len(prefix) + len("hello")
