@@ -52,6 +52,7 @@ def serve(
     kv_cells: int | None = _flag("kv_cells", _CAPACITY),
     kv_layout: str | None = _flag("kv_layout", _CAPACITY),
     itl_target: float | None = _flag("itl_target", _CAPACITY),
+    cache_ram: str | None = _flag("cache_ram", _CAPACITY),
     speculation: bool | None = _flag("speculation", _CAPACITY),
     isolate_keys: bool | None = _flag("isolate_keys", _CAPACITY),
     prefix_cache: str | None = _flag("prefix_cache", _CAPACITY),

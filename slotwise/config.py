@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     itl_target: float = Field(
         0.35, ge=0, le=60, description="Seconds that prompts may hold up answers that are being written; 0 = no limit."
     )
+    cache_ram: Bytes = Field(
+        512 * 2**20, description="Main memory per model for chats whose KV cells others have taken; 0 = none."
+    )
     speculation: bool = Field(
         True, description="Check tokens that a request's own text suggests, where that is faster. Changes no answer."
     )

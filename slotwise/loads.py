@@ -94,6 +94,7 @@ def _load(
         itl_target=settings.itl_target,
         speculation=settings.speculation,
         prefixes=prefixes,
+        host_bytes=settings.cache_ram,
         prefix_cache=str(Path(settings.prefix_cache).expanduser().absolute()) if settings.prefix_cache else "",
     )
 

@@ -151,7 +151,7 @@ def _model_specs(loads: Mapping[str, LoadModel]) -> dict[str, ModelSpec]:
 def _memory_bytes(load: LoadModel) -> int:
     if load.path.startswith(FAKE_SCHEME):
         return 0
-    return model_memory_bytes(
+    return load.host_bytes + model_memory_bytes(
         load.path,
         slots=load.slots,
         context_cap=load.context_cap,

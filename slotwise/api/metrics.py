@@ -68,6 +68,11 @@ class _ModelCollector(Collector):
                 "KV cells that hold tokens of ended requests, given up when needed",
                 lambda m: m.counters.cells_retained,
             ),
+            (
+                "host_cache_bytes",
+                "Main memory for what ended requests left and others pushed out of the KV cells",
+                lambda m: m.counters.host_bytes,
+            ),
         ]
         counters: list[tuple[str, str, Callable[[ServedModel], float]]] = [
             ("prompt_tokens", "Prompt tokens of ended requests", lambda m: m.counters.prompt_tokens_total),

@@ -36,6 +36,7 @@ class ModelCounters:
     load_progress: float | None = None
     cells_used: int = 0
     cells_retained: int = 0
+    host_bytes: int = 0
     output_tokens_total: int = 0
     prompt_tokens_total: int = 0
     cached_tokens_total: int = 0
@@ -192,7 +193,7 @@ class Dispatcher:
         logger.info("the worker of %s is gone: %s", model, reason)
         counters = self._counters[model]
         counters.info, counters.load_progress = None, None
-        counters.cells_used = counters.cells_retained = 0
+        counters.cells_used = counters.cells_retained = counters.host_bytes = 0
         self._post(ev.WorkerLost(worker_id, reason))
 
     def _step(self, report: StepReport, counters: ModelCounters) -> None:
@@ -204,6 +205,7 @@ class Dispatcher:
         counters.drafted_total += report.drafted
         counters.drafts_accepted_total += report.drafts_accepted
         counters.cells_used, counters.cells_retained = report.cells_used, report.cells_retained
+        counters.host_bytes = report.host_bytes
         for delta in report.deltas:
             self._deliver(delta, counters)
 

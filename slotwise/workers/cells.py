@@ -56,7 +56,17 @@ class Remove:
     start: int = 0
 
 
-Operation = Copy | Remove
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """What the row retains of an ended sequence goes with the operations after this one: the last time to keep it
+    elsewhere."""
+
+    row: int
+    tokens: Sequence[int]
+    scope: str
+
+
+Operation = Copy | Remove | Lose
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ def run_worker(frames_in: int, frames_out: int) -> int:
     prepare = _with_large_stack(prompts.prepare)
     warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
     preparer = Preparer(prompts, inbox, writer)
-    loop = StepLoop(model, warm, itl_target=load.itl_target)
+    loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target)
     writer.send(Ready(model.info))
     try:
         _serve(loop, inbox, preparer, writer)

@@ -7,24 +7,40 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from slotwise.workers import sequences
-from slotwise.workers.cells import Cells, Copy, Operation, Reuse
+from slotwise.workers.cells import Cells, Copy, Lose, Operation, Reuse
+from slotwise.workers.hostcache import HostCache, Kept
 from slotwise.workers.model import Model
 from slotwise.workers.protocol import ModelInfo
 from slotwise.workers.split import SplitCells
 from slotwise.workers.unified import UnifiedCells
-from slotwise.workers.warm import WarmPrefix, WarmPrefixes
+from slotwise.workers.warm import WarmPrefixes
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """The first `length` tokens of a prompt are in a state of `stored` tokens, outside the context."""
+
+    length: int = 0
+    stored: int = 0
+    state: bytes = b""
+    kept: Kept | None = None
 
 
 class KVCache:
     """Rows and cells of one context, and who has them."""
 
-    def __init__(self, model: Model, warm: WarmPrefixes | None = None) -> None:
+    def __init__(self, model: Model, warm: WarmPrefixes | None = None, host_bytes: int = 0) -> None:
+        """`host_bytes`: main memory for what ended requests left and others pushed out of the context."""
         self._model = model
         self._warm = warm or WarmPrefixes()
+        self._host = HostCache(host_bytes)
+        #: Rows into which a copy was asked for that the next decode makes: until then they hold something else.
+        self._awaiting_copy: set[int] = set()
         self._cells = _account(model.info)
         #: Running sequences can hand a beginning on.
         self.shares = Reuse(model.info.reuse) is Reuse.PARTIAL
@@ -53,17 +69,16 @@ class KVCache:
 
     def prospect(self, tokens: Sequence[int], scope: str) -> int:
         """How many of these prompt tokens could be taken over now."""
-        warm = self._warm.match(tokens)
-        return max(self._cells.prospect(tokens, scope), len(warm.tokens) if warm else 0)
+        return max(self._cells.prospect(tokens, scope), self._elsewhere(tokens, scope).length)
 
     def attach(self, sequence: sequences.Sequence) -> bool:
         """Give a reserved sequence its row, and what others have of its prompt. Returns whether cells are copied."""
         attached = self._cells.attach(sequence.request_id, sequence.tokens, sequence.scope)
         self._do(attached.operations)
         sequence.row, sequence.shared, sequence.stored = attached.row, attached.shared, attached.shared
-        warm = self._warm.match(sequence.tokens)
-        if warm and len(warm.tokens) >= attached.shared + self._cells.worth_sharing:
-            self._restore(sequence, warm)
+        found = self._elsewhere(sequence.tokens, sequence.scope)
+        if found.length >= attached.shared + self._cells.worth_sharing:
+            self._restore(sequence, found)
         return any(isinstance(operation, Copy) for operation in attached.operations)
 
     def make_room(self, count: int) -> None:
@@ -72,6 +87,15 @@ class KVCache:
 
     def drop_retained(self) -> None:
         self.make_room(self._cells.capacity - self._cells.used)
+
+    def decoded(self) -> None:
+        """A decode was made: copies that were asked for are there."""
+        self._awaiting_copy.clear()
+
+    @property
+    def host_bytes(self) -> int:
+        """Main memory in use for what was pushed out of the context."""
+        return self._host.used
 
     def store(self, sequence: sequences.Sequence, tokens: Sequence[int], wrong: int) -> None:
         """A decode stored these tokens of a sequence; the last `wrong` of them were drafted and go again."""
@@ -96,30 +120,52 @@ class KVCache:
     def check_invariants(self, attached: Sequence[sequences.Sequence]) -> None:
         """`attached`: all sequences that have a row."""
         self._cells.check_invariants()
+        self._host.check_invariants()
         assert len({sequence.row for sequence in attached}) == len(attached)
         for sequence in attached:
             assert self._model.positions(sequence.row) == sequence.stored
 
-    def _restore(self, sequence: sequences.Sequence, warm: WarmPrefix) -> None:
+    def _elsewhere(self, tokens: Sequence[int], scope: str) -> _Elsewhere:
+        """What of a prompt's beginning is outside the context: a named prefix, or what others pushed out."""
+        warm = self._warm.match(tokens)
+        kept, length = self._host.match(tokens, scope, partial=self.shares)
+        if warm and len(warm.tokens) >= length:
+            return _Elsewhere(len(warm.tokens), len(warm.tokens), warm.state)
+        return _Elsewhere(length, len(kept.tokens), kept.state, kept) if kept else _Elsewhere()
+
+    def _restore(self, sequence: sequences.Sequence, found: _Elsewhere) -> None:
         self._cells.truncate(sequence.row, 0)
         self._model.remove(sequence.row)
-        self.make_room(len(warm.tokens))
-        if self._model.restore(sequence.row, warm.state):
-            self._cells.occupy(sequence.row, warm.tokens)
+        self.make_room(found.stored)
+        if self._model.restore(sequence.row, found.state):
+            if found.length < found.stored:
+                self._model.remove(sequence.row, found.length)
+            self._cells.occupy(sequence.row, sequence.tokens[: found.length])
         else:
-            logger.warning("prefix '%s' could not be restored, and is computed", warm.name)
+            logger.warning("%d tokens could not be restored, and are computed", found.length)
+        if found.kept:
+            self._host.touch(found.kept)
         sequence.shared = sequence.stored = self._model.positions(sequence.row)
 
     def _do(self, operations: Iterable[Operation]) -> None:
         for operation in operations:
             if isinstance(operation, Copy):
                 self._model.copy(operation.source, operation.target, operation.length)
+                self._awaiting_copy.add(operation.target)
+            elif isinstance(operation, Lose):
+                self._keep(operation)
             else:
                 self._model.remove(operation.row, operation.start)
+
+    def _keep(self, lost: Lose) -> None:
+        """Move what is about to go to main memory, unless it is there or can not be read yet."""
+        if not self._host.capacity or lost.row in self._awaiting_copy or self._host.holds(lost.tokens, lost.scope):
+            return
+        self._host.keep(lost.tokens, lost.scope, self._model.state(lost.row))
 
 
 def _account(info: ModelInfo) -> Cells:
     reuse = Reuse(info.reuse)
     if info.kv_layout == "split":
-        return SplitCells(info.kv_cells, info.slots, reuse)
+        return SplitCells(info.kv_cells, info.slots, reuse, compact=info.offloaded)
     return UnifiedCells(info.kv_cells, info.slots, info.rows, reuse)

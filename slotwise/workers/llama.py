@@ -283,6 +283,7 @@ class LlamaModel:
             rows=rows,
             reuse=reuse,
             draft_rows=draft_rows,
+            offloaded=load.n_gpu_layers != 0 and llama_cpp.llama_supports_gpu_offload(),
         )
         self._batch = BatchBuffers(self.n_batch, context=kv_cells + self.n_batch)
         #: Copies between pools were asked for, and no decode has made them yet.

@@ -37,14 +37,15 @@ class StepLoop:
         model: Model,
         warm: WarmPrefixes | None = None,
         *,
+        host_bytes: int = 0,
         itl_target: float = 0.0,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`itl_target`: seconds that a step with prompt tokens may take beside answers; 0 = as many tokens as fit."""
+        """`itl_target`: seconds that a step with prompts may take beside answers; 0 = any."""
         self._model = model
         self._itl_target = itl_target
         self._timer = timer
-        self._kv = KVCache(model, warm)
+        self._kv = KVCache(model, warm, host_bytes)
         self._cost = StepCost()
         self._speculator = Speculator(self._cost, model.info.draft_rows)
         #: In order of arrival.
@@ -123,6 +124,7 @@ class StepLoop:
                 active, plan, code = self._retreat(active, deltas)
             if code == 0:
                 self._failures = 0
+                self._kv.decoded()
                 chunks = _prompt_chunks(active, plan)
                 drafts_accepted = self._advance(active, plan, deltas)
                 if not copied:  # copies are made in the decode
@@ -137,6 +139,7 @@ class StepLoop:
             seconds=self._timer() - started,
             cells_used=self._kv.used,
             cells_retained=self._kv.retained,
+            host_bytes=self._kv.host_bytes,
             no_cells=no_cells,
             drafted=plan.drafted_rows,
             drafts_accepted=drafts_accepted,

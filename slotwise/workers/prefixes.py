@@ -69,6 +69,15 @@ class PrefixTree:
         """Stored tokens of a sequence."""
         return self._lengths[seq_id]
 
+    def tokens(self, seq_id: int) -> list[int]:
+        """What a sequence has stored."""
+        parts = [node.tokens for node in _upwards(self._tips[seq_id])]
+        return [token for part in reversed(parts) for token in part]
+
+    def scope(self, seq_id: int) -> str:
+        root = _root_of(self._tips[seq_id])
+        return next(scope for scope, node in self._roots.items() if node is root)
+
     def match(self, tokens: Sequence[int], scope: str = "", *, ends_of: Container[int] | None = None) -> Match:
         """The longest beginning of `tokens` that some sequence of `scope` has stored.
 

@@ -59,6 +59,8 @@ class LoadModel(Message, frozen=True, tag="load"):
     #: See `workers/warm`; the folder where they are kept, or "".
     prefixes: tuple[NamedPrefix, ...] = ()
     prefix_cache: str = ""
+    #: Main memory for what ended requests left and others pushed out of the context.
+    host_bytes: int = 0
 
     @property
     def repacks_weights(self) -> bool:
@@ -119,6 +121,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     reuse: str = "partial"
     #: Drafted tokens that a step can check; 0 where a sequence can not go back.
     draft_rows: int = 0
+    #: Layers are on a GPU: a pass over the weights is what a step costs.
+    offloaded: bool = False
 
 
 class Loading(Message, frozen=True, tag="loading"):
@@ -173,6 +177,8 @@ class StepReport(Message, frozen=True, tag="step"):
     cells_used: int = 0
     #: Cells of ended sequences only, kept for those who begin alike; given up when somebody needs them.
     cells_retained: int = 0
+    #: Main memory in use for what was pushed out of the context.
+    host_bytes: int = 0
     #: Times `llama_decode` returned 1 (no cells) in this step. Admitted traffic keeps it at 0.
     no_cells: int = 0
     #: Drafted tokens that were checked, and how many of them were right.

@@ -1,8 +1,8 @@
 """A pool of cells for each row: nobody's step is longer for what others hold. Pure; see `cells`.
 
-A batch is cut into runs of consecutive rows, each a pass over the weights (llama.cpp src/llama-batch.cpp, split_equal
-with `sequential`). So a new sequence goes to the lowest idle row, and what is retained there moves out of the way if it
-was used more recently than what another idle row retains.
+What an ended sequence left is continued in place. A batch is cut into runs of consecutive rows, each a pass over the
+weights (llama.cpp src/llama-batch.cpp, split_equal with `sequential`): where a pass is what a step costs (`compact`: a
+GPU), a sequence goes to the lowest idle row instead, and takes what it continues along by a copy.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from slotwise.workers.cells import (
     WORTH_SHARING,
     Attached,
     Copy,
+    Lose,
     Operation,
     Promises,
     Remove,
@@ -40,11 +41,12 @@ class _Row:
 class SplitCells:
     """The account of a context with a pool of `capacity / slots` cells for each of `slots` rows."""
 
-    def __init__(self, capacity: int, slots: int, reuse: Reuse = Reuse.PARTIAL) -> None:
+    def __init__(self, capacity: int, slots: int, reuse: Reuse = Reuse.PARTIAL, *, compact: bool = False) -> None:
         self.capacity = capacity
         self.slots = slots
         self.pool = capacity // slots
         self._reuse = reuse
+        self._compact = compact
         self.worth_sharing = max(WORTH_SHARING, self.pool // CELLS_PER_TOKEN)
         self._promises = Promises(capacity, slots, most=self.pool)
         self._rows = [_Row() for _ in range(slots)]
@@ -75,8 +77,7 @@ class SplitCells:
         self._promises.check(request_id, 0, len(tokens))
         self._attachments += 1
         row, source, shared = self._choose(tokens, scope)
-        operations = self._save(row, shared if source == row else 0, source)
-        operations += self._fill(row, source, shared)
+        operations = [*self._lose(row, shared if source == row else 0), *self._fill(row, source, shared)]
         here = self._rows[row]
         here.owner, here.scope, here.used = request_id, scope, self._attachments
         self._live[request_id] = row
@@ -126,35 +127,33 @@ class SplitCells:
 
         The last token of a prompt is always computed: its logits are wanted.
         """
-        row, prompt = self._lowest_idle(), tokens[:-1]
+        idle = [index for index, row in enumerate(self._rows) if row.owner is None]
+        target = idle[0] if self._compact else min(idle, key=self._missed)
         if self._reuse is Reuse.NOTHING:
-            return row, -1, 0
+            return target, -1, 0
+        prompt = tokens[:-1]
         lengths = [common_length(r.tokens, prompt) if r.scope == scope else 0 for r in self._rows]
         if self._reuse is Reuse.CONTINUE:
-            ended = [i for i, r in enumerate(self._rows) if r.owner is None and lengths[i] == len(r.tokens)]
-            best = max(ended, key=lambda i: lengths[i], default=row)
-            return (best, best, lengths[best]) if lengths[best] >= WORTH_SHARING else (row, -1, 0)
+            ended = [i for i in idle if lengths[i] == len(self._rows[i].tokens)]
+            best = max(ended, key=lambda i: lengths[i], default=target)
+            return (best, best, lengths[best]) if lengths[best] >= WORTH_SHARING else (target, -1, 0)
         best = max(range(len(lengths)), key=lambda i: lengths[i])
-        # What is in place costs no copy.
-        if lengths[row] >= WORTH_SHARING and lengths[best] < lengths[row] + self.worth_sharing:
-            return row, row, lengths[row]
-        return (row, best, lengths[best]) if lengths[best] >= self.worth_sharing else (row, -1, 0)
+        # What is in place costs no copy, and is taken where little else is lost by it.
+        ends = [] if self._compact else [i for i in idle if len(self._rows[i].tokens) - lengths[i] < WORTH_SHARING]
+        here = max((target, *ends), key=lambda i: lengths[i])
+        if lengths[here] >= WORTH_SHARING and lengths[best] < lengths[here] + self.worth_sharing:
+            return here, here, lengths[here]
+        return (target, best, lengths[best]) if lengths[best] >= self.worth_sharing else (target, -1, 0)
 
-    def _lowest_idle(self) -> int:
-        return next(index for index, row in enumerate(self._rows) if row.owner is None)
-
-    def _save(self, row: int, kept: int, source: int) -> list[Operation]:
-        """Copy what `row` retains to the idle row that is missed least, unless that is `row` itself or the source."""
+    def _missed(self, row: int) -> tuple[int, int]:
+        """How much an idle row's content is missed when it goes: not at all if there is none, else by its last use."""
         here = self._rows[row]
-        if len(here.tokens) - kept < self.worth_sharing:
-            return []
-        idle = [i for i, each in enumerate(self._rows) if each.owner is None and i not in (row, source)]
-        # Of empty rows the highest: the lowest is the next one's.
-        other = min(idle, key=lambda i: (len(self._rows[i].tokens) > 0, self._rows[i].used, -i), default=None)
-        if other is None or (self._rows[other].tokens and self._rows[other].used > here.used):
-            return []
-        self._rows[other] = _Row(list(here.tokens), here.scope, None, here.used)
-        return [Copy(row, other, len(here.tokens))]
+        return (here.used, row) if here.tokens else (-1, row)
+
+    def _lose(self, row: int, kept: int) -> list[Operation]:
+        here = self._rows[row]
+        lost = self._reuse is not Reuse.NOTHING and len(here.tokens) - kept >= WORTH_SHARING
+        return [Lose(row, list(here.tokens), here.scope)] if lost else []
 
     def _fill(self, row: int, source: int, shared: int) -> list[Operation]:
         """Make the row hold the first `shared` tokens of `source` and nothing else."""
@@ -169,7 +168,7 @@ class SplitCells:
         operations: list[Operation] = [Copy(source, row, shared)]
         taken.used = self._attachments
         if taken.owner is None and len(taken.tokens) - shared < WORTH_SHARING:
-            # What it had is now here, and an empty row saves the next one from being saved.
+            # What it had is now here.
             self._rows[source] = _Row()
             operations.append(Remove(source))
         return operations

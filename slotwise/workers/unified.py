@@ -12,6 +12,7 @@ from slotwise.workers.cells import (
     WORTH_SHARING,
     Attached,
     Copy,
+    Lose,
     Operation,
     Promises,
     Remove,
@@ -74,7 +75,7 @@ class UnifiedCells:
     def make_room(self, count: int) -> tuple[Operation, ...]:
         operations: list[Operation] = []
         while (missing := self._tree.cells + count - self.capacity) > 0 and self._retained:
-            operations.append(self._give_up(next(iter(self._retained)), missing))
+            operations += self._give_up(next(iter(self._retained)), missing)
         return tuple(operations)
 
     def occupy(self, row: int, tokens: Sequence[int]) -> None:
@@ -136,19 +137,23 @@ class UnifiedCells:
             del self._retained[source]
             self._tree.truncate(source, shared)
             return source, [Remove(source, shared)] if lost else []
-        operations: list[Operation] = [] if self._free else [self._drop(others[0])]
+        operations: list[Operation] = [] if self._free else [self._lose(others[0]), self._drop(others[0])]
         row = min(self._free)
         self._free.remove(row)
         return row, operations
 
-    def _give_up(self, row: int, missing: int) -> Operation:
+    def _give_up(self, row: int, missing: int) -> list[Operation]:
         # Some more than are missing: the next steps want cells too.
         missing = max(missing, _GIVEN_UP_AT_ONCE)
         private, length = self._tree.private(row), self._tree.length(row)
         if private > missing and self._reuse is Reuse.PARTIAL and length - missing >= WORTH_SHARING:
+            lost = self._lose(row)
             self._tree.truncate(row, length - missing)
-            return Remove(row, length - missing)
-        return self._drop(row)
+            return [lost, Remove(row, length - missing)]
+        return [self._lose(row), self._drop(row)]
+
+    def _lose(self, row: int) -> Lose:
+        return Lose(row, self._tree.tokens(row), self._tree.scope(row))
 
     def _drop(self, row: int) -> Remove:
         self._tree.drop(row)

@@ -56,8 +56,8 @@ def empty_context(model: LlamaModel) -> None:
 class Recording(StepLoop):
     """Keeps the tokens of answers, and how much of their prompts was taken over."""
 
-    def __init__(self, model: LlamaModel, warm: WarmPrefixes | None = None) -> None:
-        super().__init__(model, warm)
+    def __init__(self, model: LlamaModel, warm: WarmPrefixes | None = None, host_bytes: int = 0) -> None:
+        super().__init__(model, warm, host_bytes=host_bytes)
         self._all: dict[str, list[int]] = {}
         self.cached: dict[str, int] = {}
 
@@ -136,6 +136,20 @@ def test_the_next_turn_goes_on_in_its_own_cells(model: LlamaModel, alone: LlamaM
     again = loop.answer(longer)
 
     # What was sampled last was never stored.
+    assert all(loop.cached[name] == len(prompt) - len(more) - 1 for name, prompt in longer.items())
+    assert all(_furthest(alone, longer[name], again[name]) < NEAR_TIE for name in longer)
+
+
+def test_chats_go_on_after_others_had_their_rows(model: LlamaModel, alone: LlamaModel) -> None:
+    loop = Recording(model, host_bytes=64 * 2**20)
+    first = _prompts(model)
+    answers = loop.answer(first)
+    loop.answer(_prompts(model, 1))
+    loop.answer(_prompts(model, 2))
+    more = model.vocabulary.tokenize("And then?", add_special=False, parse_special=False)
+    longer = {f"{name} again": [*prompt, *answers[name], *more] for name, prompt in first.items()}
+    again = loop.answer(longer)
+
     assert all(loop.cached[name] == len(prompt) - len(more) - 1 for name, prompt in longer.items())
     assert all(_furthest(alone, longer[name], again[name]) < NEAR_TIE for name in longer)
 

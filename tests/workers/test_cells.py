@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from slotwise.workers.cells import WORTH_SHARING, Cells, CellsExhausted, Copy, Operation, Remove, Reuse
+from slotwise.workers.cells import WORTH_SHARING, Cells, CellsExhausted, Copy, Lose, Operation, Remove, Reuse
 from slotwise.workers.split import SplitCells
 from slotwise.workers.unified import UnifiedCells
 
@@ -34,6 +34,9 @@ class Context:
         for operation in operations:
             if isinstance(operation, Remove):
                 self.rows[operation.row] = self.rows.get(operation.row, [])[: operation.start]
+                continue
+            if isinstance(operation, Lose):
+                assert self.tokens(operation.row) == list(operation.tokens), "it can be kept, here and now"
                 continue
             assert isinstance(operation, Copy)
             taken = self.rows[operation.source][: operation.length]
@@ -69,9 +72,11 @@ class CellsMachine(RuleBasedStateMachine):
         self.rows: dict[str, int] = {}
         self.stored: dict[str, list[int]] = {}
 
-    @initialize(split=st.booleans(), reuse=st.sampled_from(Reuse))
-    def make(self, split: bool, reuse: Reuse) -> None:
-        self.cells: Cells = SplitCells(CAPACITY, SLOTS, reuse) if split else UnifiedCells(CAPACITY, SLOTS, ROWS, reuse)
+    @initialize(split=st.booleans(), reuse=st.sampled_from(Reuse), compact=st.booleans())
+    def make(self, split: bool, reuse: Reuse, compact: bool) -> None:
+        self.cells: Cells = UnifiedCells(CAPACITY, SLOTS, ROWS, reuse)
+        if split:
+            self.cells = SplitCells(CAPACITY, SLOTS, reuse, compact=compact)
         self.reuse = reuse
         self.context = Context(split=split)
         self.most = CAPACITY // SLOTS if split else CAPACITY
@@ -245,26 +250,40 @@ def test_in_one_pool_the_end_of_the_least_recently_used_goes_first() -> None:
     operations = cells.make_room(60)
 
     # 20 are missing; some more are given up at once.
-    assert operations == (Remove(0, 16),)
+    assert operations == (Lose(0, [1] * 80, ""), Remove(0, 16))
     cells.occupy(row, [3] * 60)
     assert cells.prospect([1] * 80, "") == 16
     assert cells.prospect([2] * 80, "") == 79
 
 
-def test_split_rows_stay_together_and_what_was_in_the_way_is_saved() -> None:
+def test_a_split_row_is_taken_from_whoever_is_missed_least() -> None:
     cells = SplitCells(480, 4)
-    _run(cells, "a", [1] * 80)
+    for number in range(4):
+        _run(cells, f"{number}", [number] * 80)
+    _run(cells, "0 again", [0] * 80)
+    cells.reserve("new", 100)
+
+    attached = cells.attach("new", [9] * 80, "")
+
+    assert attached.row == 1
+    assert attached.operations == (Lose(1, [1] * 80, ""), Remove(1))
+    assert [cells.prospect([number] * 80, "") for number in range(4)] == [79, 0, 79, 79]
+
+
+def test_a_beginning_is_copied_where_its_owner_would_lose_more_than_is_gained() -> None:
+    cells = SplitCells(480, 4)
+    _run(cells, "a", [1] * 40 + [2] * 40)
     cells.reserve("b", 100)
 
-    attached = cells.attach("b", [2] * 80, "")
+    attached = cells.attach("b", [1] * 40 + [3] * 40, "")
 
-    assert attached.row == 0
-    assert attached.operations == (Copy(0, 3, 80), Remove(0))
-    assert cells.prospect([1] * 80, "") == 79
+    assert (attached.row, attached.shared) == (1, 40)
+    assert attached.operations == (Copy(0, 1, 40),)
+    assert cells.prospect([1] * 40 + [2] * 40, "") == 79
 
 
-def test_a_split_row_that_another_shares_is_copied_to_the_lowest_idle_row() -> None:
-    cells = SplitCells(480, 4)
+def test_where_passes_cost_split_rows_stay_together() -> None:
+    cells = SplitCells(480, 4, compact=True)
     for name in ("a", "b"):
         cells.reserve(name, 100)
     cells.occupy(cells.attach("a", [1] * 80, "").row, [1] * 80)
@@ -274,9 +293,8 @@ def test_a_split_row_that_another_shares_is_copied_to_the_lowest_idle_row() -> N
 
     attached = cells.attach("c", [2] * 50 + [3] * 30, "")
 
-    # "a" moves out to row 3, the highest, then row 0 gets the beginning of "b".
     assert (attached.row, attached.shared) == (0, 50)
-    assert attached.operations == (Copy(0, 3, 80), Copy(1, 0, 50))
+    assert attached.operations == (Lose(0, [1] * 80, ""), Copy(1, 0, 50))
 
 
 def test_in_a_large_pool_a_copy_has_to_be_worth_it_and_what_is_in_place_costs_none() -> None:
@@ -289,7 +307,8 @@ def test_in_a_large_pool_a_copy_has_to_be_worth_it_and_what_is_in_place_costs_no
     assert cells.prospect([1] * 31 + [2] * 50, "") == 0
     assert cells.prospect([1] * 40 + [2] * 50, "") == 40
     cells.release("live")
-    assert cells.prospect([1] * 20 + [2] * 50, "") == 20
+    assert cells.prospect([1] * 90 + [2] * 50, "") == 90
+    assert cells.prospect([1] * 20 + [2] * 50, "") == 0, "80 tokens would be lost for 20"
 
 
 @pytest.mark.parametrize("make", [UnifiedCells, SplitCells])

@@ -243,6 +243,24 @@ def test_the_next_turn_of_a_chat_computes_only_what_is_new(layout: str) -> None:
     assert _text(deltas) == _alone(history + "and then?", 20)[0]
 
 
+@pytest.mark.parametrize(("layout", "reuse"), [("split", "partial"), ("unified", "continue")])
+def test_a_chat_goes_on_after_others_had_its_row(layout: str, reuse: str) -> None:
+    """Eight chats on four rows, in turns: each finds what it had, in main memory."""
+    loop = StepLoop(_model(layout=layout, reuse=reuse), host_bytes=10**6)
+    history = {f"{number}": f"{number}{PREFIX}" for number in range(8)}
+    for turn in range(3):
+        for name in history:
+            repeated = len(history[name]) if turn else 0
+            history[name] += f" turn {turn}?"
+            _start(loop, f"{name}/{turn}", history[name], 8)
+            deltas = _run(loop)[f"{name}/{turn}"]
+            # What was sampled last was never stored.
+            assert _usage(deltas)[1] >= repeated - 1
+            assert _text(deltas) == _alone(history[name], 8)[0]
+            history[name] += _text(deltas)
+    assert loop.step().host_bytes > 0
+
+
 @LAYOUTS
 def test_scopes_do_not_share(layout: str) -> None:
     loop = StepLoop(_model(layout=layout))
@@ -389,11 +407,12 @@ class LoopMachine(RuleBasedStateMachine):
         layout=st.sampled_from(["unified", "split"]),
         reuse=st.sampled_from(["partial", "continue"]),
         period=st.sampled_from([3, 5, 0]),
+        host_bytes=st.sampled_from([0, 2000, 10**6]),
     )
-    def make(self, layout: str, reuse: str, period: int) -> None:
+    def make(self, layout: str, reuse: str, period: int, host_bytes: int) -> None:
         self.load = _load(20, layout, reuse, period, speculation=True)
         self.model = FailingModel([], self.load)
-        self.loop = StepLoop(self.model, itl_target=0.25, timer=self.model.clock)
+        self.loop = StepLoop(self.model, host_bytes=host_bytes, itl_target=0.25, timer=self.model.clock)
         for together in range(1, 5):  # so that it knows what steps take, and drafts
             for name in range(together):
                 _start(self.loop, f"{name} of {together}", "warm", 4)
