@@ -18,7 +18,9 @@ PURE = [
         f"slotwise.scheduler.{name}"
         for name in ("admission", "core", "events", "lifecycle", "queue", "records", "residency")
     ),
-    *(f"slotwise.workers.{name}" for name in ("batch", "cells", "frames", "model", "protocol", "text")),
+    *(f"slotwise.workers.{name}" for name in ("batch", "cells", "cost", "frames", "hostcache", "lookup", "model")),
+    *(f"slotwise.workers.{name}" for name in ("prefixes", "protocol", "sequences", "speculation", "split", "text")),
+    "slotwise.workers.unified",
     *(f"slotwise.memory.{name}" for name in ("estimate", "ledger")),
     *(f"slotwise.api.{name}" for name in ("fields", "openai", "openapi", "schema", "sse")),
     *(
@@ -34,7 +36,7 @@ IMPURE_LIBRARIES = {"anyio", "asyncio", "httpx", "os", "psutil", "pynvml", "sock
 #: Library -> the only modules that may import it.
 OWNERS = {
     "matplotlib": {"slotwise.benchmarks.report.drawing"},
-    "llama_cpp": {"slotwise.workers.llama"},
+    "llama_cpp": {f"slotwise.workers.llama.{name}" for name in ("batch", "library", "model", "samplers", "vocabulary")},
     "psutil": {"slotwise.memory.probe"},
     "pynvml": {"slotwise.memory.probe"},
     "uvicorn": {"slotwise.server"},
