@@ -341,7 +341,9 @@ async def test_cancelling_leaves_nobody(fake: Fake, flags: list[str]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 async def test_the_end_of_this_program_is_the_end_of_its_servers(fake: Fake, number: signal.Signals) -> None:
     code = """
-        import sys, anyio
+        import signal, sys, anyio
+        # Tests that run in the background of a shell have it ignored, and so would their children.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from slotwise.benchmarks.peers import Contestant
         from slotwise.benchmarks.processes import running
         async def main():
