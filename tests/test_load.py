@@ -19,7 +19,9 @@ REQUESTS, CONCURRENT, ROUNDS = 200, 50, 3
 @pytest.fixture(params=["fake", pytest.param("demo", marks=[pytest.mark.model, pytest.mark.slow])])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerProcess]:
     path = demo_model_path() if request.param == "demo" else "fake:row_us=20,eos_after=20"
-    with run_server(tmp_path / "log", f"m={path}", "--num-parallel", "8", "--context", "512", "--preload") as running:
+    # What the cache in main memory may hold is held after the first round: what grows after it is not the cache.
+    options = ("--num-parallel", "8", "--context", "512", "--cache-ram", "16MiB", "--preload")
+    with run_server(tmp_path / "log", f"m={path}", *options) as running:
         yield running
 
 
@@ -32,8 +34,9 @@ async def _one(client: httpx.AsyncClient, rng: random.Random, limit: anyio.Capac
         "prompt": prompt,
         "max_tokens": rng.randint(1, 48),
         "temperature": 1,
-        "seed": 1,
     }
+    if rng.random() < 0.5:  # with a seed there are no drafts
+        body["seed"] = 1
     if kind == "stop":
         body["stop"] = [rng.choice("aeiou")]
     if kind == "too long":
