@@ -16,6 +16,8 @@ from slotwise.benchmarks.cli import app as bench
 from slotwise.config import DEFAULT_PORT, ConfigError, Settings, load_settings
 
 EXIT_CONFIG = 2
+#: Settings in bytes, which help shows in MiB.
+_SIZES = ("cache_ram", "max_body")
 _LISTEN, _CAPACITY, _MODEL, _LIFE = "Listening", "Capacity", "Models", "Life cycle"
 
 app = typer.Typer(
@@ -31,9 +33,13 @@ def _flag(name: str, panel: str) -> Any:
     """An option whose default is "not given", so that environment and file can speak; help from the settings."""
     field = Settings.model_fields[name]
     default = field.default
+    if default is not None and name in _SIZES:
+        default = f"{default // 2**20}MiB"
     # Typer would show a default that is not the parameter's own in brackets of two kinds.
     shown = f" [dim]\\[default: {default}][/dim]" if default not in (None, (), False) else ""
-    return typer.Option(None, help=f"{field.description}{shown}", rich_help_panel=panel, show_default=False)
+    # Help is markup: brackets of ours are to be seen.
+    text = (field.description or "").replace("[", "\\[")
+    return typer.Option(None, help=f"{text}{shown}", rich_help_panel=panel, show_default=False)
 
 
 @app.command()

@@ -46,6 +46,7 @@ def parse_bytes(value: object) -> object:
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+BytesOrNone = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
 KvLayout = Literal["auto", "unified", "split"]
 Slots = Annotated[int, Field(ge=1, le=255)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
@@ -110,7 +111,7 @@ class Settings(BaseSettings):
     itl_target: float = Field(
         0.35, ge=0, le=60, description="Seconds that prompts may hold up answers that are being written; 0 = no limit."
     )
-    cache_ram: Bytes = Field(
+    cache_ram: BytesOrNone = Field(
         512 * 2**20, description="Main memory per model for chats whose KV cells others have taken; 0 = none."
     )
     speculation: bool = Field(

@@ -40,6 +40,8 @@ def _prefixes(settings: Settings, models: Collection[str]) -> dict[str, tuple[Na
     """The named prefixes of each model. Raises ConfigError."""
     if settings.prefix_cache is not None and not settings.prefix:
         raise ConfigError("prefix_cache names a folder, and there is no [prefix.NAME] to keep in it")
+    if settings.prefix_cache is not None and Path(settings.prefix_cache).expanduser().is_file():
+        raise ConfigError(f"prefix_cache is {settings.prefix_cache}, which is a file; it must be a folder")
     found: dict[str, tuple[NamedPrefix, ...]] = {}
     for name, table in settings.prefix.items():
         if unknown := [model for model in table.models if model not in models]:
@@ -52,13 +54,16 @@ def _prefixes(settings: Settings, models: Collection[str]) -> dict[str, tuple[Na
 
 def _system_text(name: str, table: PrefixTable) -> str:
     if (table.system is None) == (table.file is None):
-        raise ConfigError(f"'prefix.{name}' needs either 'system' (the text) or 'file' (where it is)")
+        has = "neither" if table.system is None else "both"
+        raise ConfigError(f"'prefix.{name}' needs either 'system' (the text) or 'file' (where it is), and has {has}")
     if table.file is None:
         return table.system or ""
     try:
         text = Path(table.file).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'prefix.{name}.file': {table.file} can not be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"'prefix.{name}.file': {table.file} can not be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"'prefix.{name}.file': {table.file} is not UTF-8: {error}") from None
     if not 0 < len(text) <= MOST_PREFIX_CHARACTERS:
         raise ConfigError(
             f"'prefix.{name}.file': {table.file} has {len(text)} characters, allowed are 1 to {MOST_PREFIX_CHARACTERS}"

@@ -247,6 +247,13 @@ def test_reproducible_refuses_what_it_can_not_be_had_with(flags: dict[str, objec
         load_settings({"reproducible": True, **flags}, environment={})
 
 
+def test_no_cache_in_main_memory_can_be_had_and_a_folder_that_is_a_file_not(tmp_path: Path) -> None:
+    (load,) = model_loads(load_settings({"models": [FAKE], "cache_ram": "0"}, environment={})).values()
+    assert load.host_bytes == 0
+    with pytest.raises(ConfigError, match="is a file; it must be a folder"):
+        _with_prefix(tmp_path, f'prefix_cache = "{tmp_path}/slotwise.toml"\n[prefix.x]\nsystem = "a"')
+
+
 def _with_prefix(tmp_path: Path, text: str) -> dict[str, LoadModel]:
     file = tmp_path / "slotwise.toml"
     file.write_text(text)
@@ -278,9 +285,9 @@ def test_named_prefixes_are_for_all_models_or_for_those_named(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[prefix.x]", "'prefix.x' needs either 'system'"),
-        ('[prefix.x]\nsystem = "a"\nfile = "b"', "'prefix.x' needs either 'system'"),
-        ('[prefix.x]\nfile = "/not/there"', "/not/there can not be read"),
+        ("[prefix.x]", "needs either 'system' .* has neither"),
+        ('[prefix.x]\nsystem = "a"\nfile = "b"', "needs either 'system' .* has both"),
+        ('[prefix.x]\nfile = "/not/there"', "/not/there can not be read: No such file"),
         ('[prefix.x]\nsystem = "a"\nmodels = ["c"]', "names 'c'; models are a, b"),
         ('[prefix.x]\nsystem = ""', "'prefix.x.system'"),
         ('[prefix.x]\nsistem = "a"', "known here are system, file, models"),

@@ -92,6 +92,8 @@ def shown(value: object) -> str:
         return f"{value[:_SHOWN]!r}… ({len(value)} characters)"
     if isinstance(value, list | dict) and len(value) > _SHOWN_ITEMS:
         return f"{_kind(value)} of {len(value)} items"
+    if value is None:
+        return "null or missing"
     text = _short.repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 

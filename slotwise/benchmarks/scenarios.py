@@ -256,7 +256,7 @@ def named(name: str) -> Scenario:
     if name in SCENARIOS:
         return SCENARIOS[name]
     close = difflib.get_close_matches(name, SCENARIOS, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    hint = f"; did you mean '{close[0]}'?" if close else "."
     raise ValueError(f"there is no scenario '{name}'{hint} Known are {', '.join(SCENARIOS)}, and a trace by --trace")
 
 

@@ -83,6 +83,8 @@ class Dispatcher:
         self._clock = clock
         self._leases: dict[str, Lease] = {}
         self._workers: dict[int, str] = {}
+        #: Workers that were asked to exit.
+        self._stopping: set[int] = set()
         self._counters = {model: ModelCounters() for model in core.models}
         self._inbox = _Inbox()
         self._deadline_changed = anyio.Event()
@@ -178,6 +180,8 @@ class Dispatcher:
             case protocol.Ready():
                 counters.info, counters.load_progress = report.info, None
                 info = report.info
+                logger.info("%s is ready: %d slots, %d KV cells (%s)", model, info.slots, info.kv_cells, info.kv_layout)
+                counters.load_stage = ""
                 self._post(ev.WorkerReady(worker_id, info.slots, info.kv_cells, info.context_cap))
             case protocol.StartFailed():
                 counters.load_progress = None
@@ -190,7 +194,12 @@ class Dispatcher:
         model = self._workers.pop(worker_id, None)
         if model is None:
             return
-        logger.info("the worker of %s is gone: %s", model, reason)
+        # At the server's end nobody asks here; but a worker exits with 0 only when it was told to.
+        if worker_id in self._stopping or reason == "exited with code 0":
+            logger.info("%s is unloaded: its worker %s", model, reason)
+        else:
+            logger.warning("the worker of %s died: %s", model, reason)
+        self._stopping.discard(worker_id)
         counters = self._counters[model]
         counters.info, counters.load_progress = None, None
         counters.cells_used = counters.cells_retained = counters.host_bytes = 0
@@ -273,6 +282,7 @@ class Dispatcher:
                 self._counters[model].load_progress = 0.0
                 self._pool.start(worker_id, self._loads[model])
             case ev.StopWorker(worker_id):
+                self._stopping.add(worker_id)
                 self._pool.stop(worker_id)
             case _:
                 assert_never(action)

@@ -83,10 +83,13 @@ def _warm(
     if len(tokens) >= model.info.context_cap:
         raise ValueError(f"it has {len(tokens)} tokens, and a request has room for {model.info.context_cap}")
     state = files.read(named.name, tokens) if files else None
-    if state is None or not _fits(model, tokens, state):
+    if state is not None and _fits(model, tokens, state):
+        logger.info("prefix '%s': %d tokens restored", named.name, len(tokens))
+    else:
         state = _compute(model, tokens, on_progress)
         if files:
             files.write(named.name, tokens, state)
+        logger.info("prefix '%s': %d tokens computed, %d KiB", named.name, len(tokens), len(state) // 1024)
     return WarmPrefix(named.name, tuple(tokens), state)
 
 
