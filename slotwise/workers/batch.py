@@ -21,7 +21,9 @@ from slotwise.workers.model import Chunk
 
 #: One step in so many belongs to the oldest prompt.
 OLDEST_TURN = 4
-#: A smaller part of a prompt is left for the next step, unless it is the prompt's rest or the step's only one.
+#: A smaller part of a prompt is left for the next step, unless it is the prompt's rest or the step's only one. Flash
+#: attention on a CPU takes 64 rows together, and fewer one by one; in split cells a prompt's first token goes with the
+#: decode rows, and the others are on their own.
 LEAST_CHUNK = 65
 
 

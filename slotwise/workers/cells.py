@@ -1,6 +1,6 @@
 """Who holds which sequence rows and KV cells of a context, and what is taken over instead of computed. Pure.
 
-What is decided here comes back as operations; the loop carries them out on the model before the next decode.
+What is decided here comes back as operations; `kv` carries them out on the model before the next decode.
 
 Two layouts of the same cells (`llama_context_params.kv_unified`):
 - `UnifiedCells` (`unified.py`): one pool. Sequences own cells together, so a prefix costs its cells once and taking it

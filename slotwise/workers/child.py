@@ -16,8 +16,9 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NoReturn
 
 from slotwise.request import Prompt
@@ -246,9 +247,16 @@ def _start_thread(target: Callable[[], object], name: str, *, stack_bytes: int =
             logger.exception("worker thread %s failed", name)
             os._exit(EXIT_MODEL_BROKEN)
 
-    previous = threading.stack_size(stack_bytes)
-    try:
+    with _stack_size(stack_bytes):
         threading.Thread(target=run, name=name, daemon=True).start()
+
+
+@contextmanager
+def _stack_size(count: int) -> Iterator[None]:
+    """Threads that are started meanwhile have a stack of so many bytes; 0 = the system's own."""
+    previous = threading.stack_size(count)
+    try:
+        yield
     finally:
         threading.stack_size(previous)
 
@@ -257,12 +265,8 @@ def _with_large_stack(prepare: Callable[[Prompt], list[int]]) -> Callable[[Promp
     """The same, on a thread of its own for each call: see PREPARE_STACK_BYTES."""
 
     def call(prompt: Prompt) -> list[int]:
-        previous = threading.stack_size(PREPARE_STACK_BYTES)
-        try:
-            with ThreadPoolExecutor(1, "prepare") as executor:
-                return executor.submit(prepare, prompt).result()
-        finally:
-            threading.stack_size(previous)
+        with _stack_size(PREPARE_STACK_BYTES), ThreadPoolExecutor(1, "prepare") as executor:
+            return executor.submit(prepare, prompt).result()
 
     return call
 

@@ -20,6 +20,8 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
+from slotwise.workers.batch import LEAST_CHUNK, Budget, NoPrompts
+
 #: Prompt tokens of one sequence in a step, and their mean position.
 PromptChunk = tuple[int, float]
 
@@ -31,11 +33,8 @@ _OUTLIER = 4.0
 _LEAST_PART = 0.02
 #: The least budget: prompts always get on.
 LEAST_PREFILL = 16
-#: Sizes of prompt chunks that are told apart. One more than whole tiles: see _TILE.
+#: Sizes of prompt chunks that are told apart. One more than whole tiles: see LEAST_CHUNK.
 _CHUNKS = (16, 32, 48, 65, 81, 97, 113, 129, 145, 161, 193, 225, 257, 321, 385, 449, 513, 769, 1025, 1537, 2049)
-#: Flash attention on a CPU takes 64 rows together, and fewer one by one. In split cells a prompt's first token goes
-#: with the decode rows, and the others are on their own.
-_TILE = 65
 #: Numbers of drafted rows that are told apart, and tried.
 DRAFT_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 #: A size seen less often is taken to cost no more per token than the next smaller: its first step may have been bad.
@@ -104,7 +103,7 @@ class StepCost:
         """Steps of about so many decode rows and nothing else have not been seen for long: make one."""
         return self._decode.stale(decode_rows, self._steps)
 
-    def prompt_budget(self, target: float, decode_rows: int) -> PromptBudget:
+    def prompt_budget(self, target: float, decode_rows: int) -> Budget:
         """Time for prompts in a step that is to take no longer than `target` seconds.
 
         Where the decode rows alone take more than half of it, prompts get as much time as they do: answers go at half
@@ -112,18 +111,18 @@ class StepCost:
         then none for one step, to see what the decode rows take alone.
         """
         if decode_rows and self.wants_decode_step(decode_rows):
-            return PromptBudget(self._prefill, -1.0, least=0)
+            return NoPrompts()
         alone = self.decode_seconds(decode_rows)
-        return PromptBudget(self._prefill, max(target - alone, alone), least=LEAST_PREFILL)
+        return PromptBudget(self._prefill, max(target - alone, alone))
 
 
 class PromptBudget:
     """What one step's prompts may still take."""
 
-    def __init__(self, prefill: _PerToken, seconds: float, least: int) -> None:
+    def __init__(self, prefill: _PerToken, seconds: float) -> None:
         self._prefill = prefill
         self._seconds = seconds
-        self._least = least
+        self._least = LEAST_PREFILL
 
     def tokens(self, start: int) -> int:
         """The most tokens of a prompt, from position `start` on, that there is time for."""
@@ -214,7 +213,7 @@ class _PerToken:
         #: By size: how its tokens' cost differs from the pace, and how often it was seen.
         self._shape: dict[int, float] = {}
         self._count: dict[int, int] = {}
-        #: For chunks below _TILE tokens, and from there on.
+        #: For chunks below LEAST_CHUNK tokens, and from there on.
         self._slopes = (_Slope(), _Slope())
 
     @property
@@ -236,7 +235,7 @@ class _PerToken:
             return
         expected = self.rate(tokens, depth)
         rate = min(max(rate, expected / _OUTLIER), expected * _OUTLIER)
-        self._slopes[tokens >= _TILE].observe(depth, rate)
+        self._slopes[tokens >= LEAST_CHUNK].observe(depth, rate)
         flat = max(rate - self._slope_of(tokens) * depth, _LEAST_PART * rate)
         ratio = min(max(flat / (self._pace * self._shape_of(size)), 1 / _OUTLIER), _OUTLIER)
         self._shape[size] = self._shape_of(size) * ratio ** (_WEIGHT if size in self._shape else 1.0)
@@ -251,7 +250,7 @@ class _PerToken:
 
     def _slope_of(self, tokens: int) -> float:
         """The chunk's own kind's where enough is known, else the other's."""
-        own, other = self._slopes[tokens >= _TILE].read(), self._slopes[tokens < _TILE].read()
+        own, other = self._slopes[tokens >= LEAST_CHUNK].read(), self._slopes[tokens < LEAST_CHUNK].read()
         known = own if own is not None else other
         return known if known is not None else 0.0
 

@@ -56,7 +56,7 @@ class Acceptance:
         chances, all_right = [], 1.0
         known = [self._of(index) for index in range(len(_CLASSES))]
         for extra in range(most):
-            all_right *= known[_CLASS_OF[min(match + extra, MOST_MATCH)]]
+            all_right *= known[_class(match + extra)]
             if all_right < _HOPELESS:
                 break
             chances.append(all_right)
