@@ -18,7 +18,7 @@ from slotwise.benchmarks.client import Target
 from slotwise.benchmarks.document import Leg, Server, Verdict
 from slotwise.benchmarks.judge import Measured, leg_of
 from slotwise.benchmarks.metrics import Slo, summarize
-from slotwise.benchmarks.neighbours import Neighbours, local_server
+from slotwise.benchmarks.neighbours import Neighbours, local_server, until_at_rest
 from slotwise.benchmarks.plan import Crowd, LegPlan, Scenario
 from slotwise.benchmarks.prompts import Ruler, seeded
 from slotwise.benchmarks.records import Attempt, Outcome
@@ -31,6 +31,8 @@ from slotwise.benchmarks.tokens import CountError, count, ruler_of
 CAPACITY_USERS, CAPACITY_SECONDS, CAPACITY_WARMUP = 16, 30.0, 15.0
 #: The first request may load the model.
 LOAD_TIMEOUT_S = 600.0
+#: A server goes on with what was asked for, and nobody waits for any more, for so long at most.
+REST_S = 60.0
 #: Keys of a crowd whose people have keys of their own.
 KEYS_OF_A_CROWD = 4
 
@@ -179,6 +181,8 @@ async def run_leg(
             tasks.cancel_scope.cancel()
         others = neighbours.core_seconds() / (run.ended - run.started) if neighbours else None
         idle = None if server_watch is None else await server_watch.until_idle()
+    if subject.pid is not None:
+        await until_at_rest(subject.pid, REST_S)
     if options.tokenizer is not None:
         await anyio.to_thread.run_sync(_count, run.attempts, options.tokenizer)
     assert run.health is not None, "the run has ended"

@@ -6,7 +6,27 @@ import ipaddress
 import time
 from urllib.parse import urlsplit
 
+import anyio
+
 from slotwise.memory.probe import busy_core_seconds, core_seconds_of, listener
+
+#: A server that uses less of a core than this, for so long, is at rest.
+_RESTING_CORES, _RESTING_S = 0.1, 0.5
+
+
+async def until_at_rest(pid: int, limit: float) -> bool:
+    """Wait until a server computes nothing any more, `limit` seconds at most. Returns whether it came to that.
+
+    It goes on with what people who are gone had asked for: llama-server for seconds, at the cost of the next server.
+    """
+    began, before = time.monotonic(), core_seconds_of(pid)
+    while time.monotonic() - began < limit:
+        await anyio.sleep(_RESTING_S)
+        now = core_seconds_of(pid)
+        if now - before < _RESTING_CORES * _RESTING_S:
+            return True
+        before = now
+    return False
 
 
 def local_server(url: str) -> int | None:

@@ -59,11 +59,12 @@ class Remove:
 @dataclass(frozen=True, slots=True)
 class Lose:
     """What the row retains of an ended sequence goes with the operations after this one: the last time to keep it
-    elsewhere."""
+    elsewhere. `gone`: how many of its tokens are in no other row."""
 
     row: int
     tokens: Sequence[int]
     scope: str
+    gone: int
 
 
 Operation = Copy | Remove | Lose

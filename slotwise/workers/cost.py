@@ -71,10 +71,10 @@ class StepCost:
             self._observe_prompts(chunks, max(seconds - self.decode_seconds(decode_rows), _LEAST_PART * seconds))
 
     def _observe_prompts(self, chunks: Sequence[PromptChunk], seconds: float) -> None:
-        if len(chunks) == 1 or not self._prefill.largest:
-            tokens = sum(count for count, _ in chunks)
+        tokens = sum(count for count, _ in chunks)
+        if self._prefill.alike([count for count, _ in chunks]) or not self._prefill.largest:
             depth = sum(count * depth for count, depth in chunks) / tokens
-            self._prefill.observe(tokens, depth, seconds / tokens)
+            self._prefill.observe(tokens // len(chunks), depth, seconds / tokens)
         else:
             # Which of them took how long can not be told, only whether the machine is faster or slower.
             expected = sum(tokens * self._prefill.rate(tokens, depth) for tokens, depth in chunks)
@@ -222,6 +222,10 @@ class _PerToken:
 
     def has_seen(self, tokens: int) -> bool:
         return self._size(tokens) in self._shape
+
+    def alike(self, sizes: Sequence[int]) -> bool:
+        """These are not told apart."""
+        return len(set(map(self._size, sizes))) == 1
 
     def adjust(self, ratio: float) -> None:
         """Everything took so many times as long as was expected."""

@@ -18,6 +18,10 @@ from slotwise.workers.split import SplitCells
 from slotwise.workers.unified import UnifiedCells
 from slotwise.workers.warm import WarmPrefixes
 
+#: A sequence is moved to main memory as a whole: not for the sake of less than one in so many of its tokens. To move a
+#: token costs a tenth to a third of computing one (fresh pages are slow), and it takes another's place.
+MOST_MOVED = 4
+
 logger = logging.getLogger(__name__)
 
 
@@ -158,8 +162,10 @@ class KVCache:
                 self._model.remove(operation.row, operation.start)
 
     def _keep(self, lost: Lose) -> None:
-        """Move what is about to go to main memory, unless it is there or can not be read yet."""
-        if not self._host.capacity or lost.row in self._awaiting_copy or self._host.holds(lost.tokens, lost.scope):
+        """Move what is about to go to main memory, unless that is not worth it, it is there or can not be read yet."""
+        if not self._host.capacity or lost.gone * MOST_MOVED < len(lost.tokens) or lost.row in self._awaiting_copy:
+            return
+        if self._host.holds(lost.tokens, lost.scope):
             return
         self._host.keep(lost.tokens, lost.scope, self._model.state(lost.row))
 

@@ -152,8 +152,12 @@ class SplitCells:
 
     def _lose(self, row: int, kept: int) -> list[Operation]:
         here = self._rows[row]
-        lost = self._reuse is not Reuse.NOTHING and len(here.tokens) - kept >= WORTH_SHARING
-        return [Lose(row, list(here.tokens), here.scope)] if lost else []
+        if self._reuse is Reuse.NOTHING or len(here.tokens) - kept < WORTH_SHARING:
+            return []
+        if self._reuse is Reuse.PARTIAL:
+            others = [other.tokens for other in self._rows if other is not here and other.scope == here.scope]
+            kept = max(kept, *(common_length(tokens, here.tokens) for tokens in others), 0)
+        return [Lose(row, list(here.tokens), here.scope, len(here.tokens) - kept)]
 
     def _fill(self, row: int, source: int, shared: int) -> list[Operation]:
         """Make the row hold the first `shared` tokens of `source` and nothing else."""

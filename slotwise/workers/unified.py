@@ -153,7 +153,8 @@ class UnifiedCells:
         return [self._lose(row), self._drop(row)]
 
     def _lose(self, row: int) -> Lose:
-        return Lose(row, self._tree.tokens(row), self._tree.scope(row))
+        # All that is its own, also where only the end goes at first: the rest goes bit by bit.
+        return Lose(row, self._tree.tokens(row), self._tree.scope(row), self._tree.private(row))
 
     def _drop(self, row: int) -> Remove:
         self._tree.drop(row)

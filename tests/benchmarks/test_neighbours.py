@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from slotwise.benchmarks.neighbours import Neighbours, local_server
+from slotwise.benchmarks.neighbours import Neighbours, local_server, until_at_rest
 from slotwise.memory.probe import core_seconds_of
 from tests.benchmarks.served import serving
 from tests.server_process import free_port
@@ -50,3 +50,27 @@ async def test_the_process_behind_a_port() -> None:
         assert local_server(f"{root}/v1") == os.getpid()
     assert local_server(f"http://127.0.0.1:{free_port()}/v1") is None
     assert local_server("http://example.test/v1") is None
+
+
+async def test_a_server_that_goes_on_computing_is_waited_for() -> None:
+    with _spinner(1.0) as server:
+        rested = await until_at_rest(server.pid, 30.0)
+        used = core_seconds_of(server.pid)
+        server.communicate("\n")
+
+    assert rested
+    assert used >= 0.95
+
+
+async def test_a_server_that_does_not_stop_is_not_waited_for_for_ever() -> None:
+    with _spinner(60.0) as server:
+        rested = await until_at_rest(server.pid, 1.0)
+        server.kill()
+
+    assert not rested
+
+
+async def test_a_process_that_is_gone_is_at_rest() -> None:
+    with _spinner(0.0) as process:
+        process.communicate("\n")
+    assert await until_at_rest(process.pid, 5.0)

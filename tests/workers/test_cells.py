@@ -37,6 +37,7 @@ class Context:
                 continue
             if isinstance(operation, Lose):
                 assert self.tokens(operation.row) == list(operation.tokens), "it can be kept, here and now"
+                assert 0 <= operation.gone <= len(operation.tokens)
                 continue
             assert isinstance(operation, Copy)
             taken = self.rows[operation.source][: operation.length]
@@ -250,7 +251,7 @@ def test_in_one_pool_the_end_of_the_least_recently_used_goes_first() -> None:
     operations = cells.make_room(60)
 
     # 20 are missing; some more are given up at once.
-    assert operations == (Lose(0, [1] * 80, ""), Remove(0, 16))
+    assert operations == (Lose(0, [1] * 80, "", gone=80), Remove(0, 16))
     cells.occupy(row, [3] * 60)
     assert cells.prospect([1] * 80, "") == 16
     assert cells.prospect([2] * 80, "") == 79
@@ -266,8 +267,21 @@ def test_a_split_row_is_taken_from_whoever_is_missed_least() -> None:
     attached = cells.attach("new", [9] * 80, "")
 
     assert attached.row == 1
-    assert attached.operations == (Lose(1, [1] * 80, ""), Remove(1))
+    assert attached.operations == (Lose(1, [1] * 80, "", gone=80), Remove(1))
     assert [cells.prospect([number] * 80, "") for number in range(4)] == [79, 0, 79, 79]
+
+
+@pytest.mark.parametrize("layout", ["split", "unified"])
+def test_what_is_lost_is_told_apart_from_what_others_hold_too(layout: str) -> None:
+    cells = SplitCells(480, 4) if layout == "split" else UnifiedCells(480, 4, 4)
+    for number in range(4):
+        _run(cells, f"{number}", [9] * 60 + [number] * 30)
+    cells.reserve("new", 100)
+
+    attached = cells.attach("new", [8] * 80, "")
+
+    [lost] = [operation for operation in attached.operations if isinstance(operation, Lose)]
+    assert (len(lost.tokens), lost.gone) == (90, 30)
 
 
 def test_a_beginning_is_copied_where_its_owner_would_lose_more_than_is_gained() -> None:
@@ -294,7 +308,7 @@ def test_where_passes_cost_split_rows_stay_together() -> None:
     attached = cells.attach("c", [2] * 50 + [3] * 30, "")
 
     assert (attached.row, attached.shared) == (0, 50)
-    assert attached.operations == (Lose(0, [1] * 80, ""), Copy(1, 0, 50))
+    assert attached.operations == (Lose(0, [1] * 80, "", gone=80), Copy(1, 0, 50))
 
 
 def test_in_a_large_pool_a_copy_has_to_be_worth_it_and_what_is_in_place_costs_none() -> None:

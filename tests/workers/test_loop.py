@@ -261,6 +261,16 @@ def test_a_chat_goes_on_after_others_had_its_row(layout: str, reuse: str) -> Non
     assert loop.step().host_bytes > 0
 
 
+def test_what_others_hold_too_is_not_moved_to_main_memory() -> None:
+    """Questions to one system prompt: moving all of it, once for each, costs more than their own few tokens."""
+    loop = StepLoop(_model(layout="split"), host_bytes=10**6)
+    for number in range(20):
+        _start(loop, f"{number}", f"{PREFIX * 4}{number} ends differently", 1)
+        _run(loop)
+
+    assert loop.step().host_bytes == 0
+
+
 @LAYOUTS
 def test_scopes_do_not_share(layout: str) -> None:
     loop = StepLoop(_model(layout=layout))
