@@ -63,6 +63,8 @@ def serve(
     isolate_keys: bool | None = _flag("isolate_keys", _CAPACITY),
     prefix_cache: str | None = _flag("prefix_cache", _CAPACITY),
     max_queue: int | None = _flag("max_queue", _CAPACITY),
+    max_wait: float | None = _flag("max_wait", _CAPACITY),
+    user_header: str | None = _flag("user_header", _CAPACITY),
     memory_budget: str | None = _flag("memory_budget", _CAPACITY),
     kv_type: str | None = _flag("kv_type", _MODEL),
     flash_attn: str | None = _flag("flash_attn", _MODEL),

@@ -126,6 +126,15 @@ class Settings(BaseSettings):
     gpu_layers: Layers = Field(-1, description="Layers on the GPU; -1 = all if there is a GPU.")
     n_batch: int = Field(512, ge=32, le=8192, description="Most tokens of one step.")
     max_queue: int = Field(256, ge=0, le=1_000_000, description="Most requests that may wait, over all models.")
+    max_wait: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="Most seconds a request waits for its turn; 0 = no limit. Else it is refused.",
+    )
+    user_header: str = Field(
+        "X-OpenWebUI-User-Id", pattern="^[A-Za-z0-9-]*$", description="Header that names the end user behind a key."
+    )
     preload: bool = Field(False, description="Load all models at the start, not on first use.")
     memory_budget: Bytes | None = Field(None, description="Most memory for all models; default: 90% of what is free.")
     api_key: tuple[SecretStr, ...] = Field((), description="Keys that clients must present; none = no key asked for.")

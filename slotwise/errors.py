@@ -6,7 +6,9 @@
     │   └── RequestTooLarge       413  the body is over the byte limit
     ├── InvalidApiKey             401  no key, or one we do not know
     ├── ModelNotFound             404  no such model is configured
-    ├── ServerOverloaded          429  the queue is full: come back in `retry_after_s`
+    ├── ModelNotAllowed           403  the key may not use this model
+    ├── RateLimitExceeded         429  the key has used up what it may: come back in `retry_after_s`
+    ├── ServerOverloaded          429  the machine is busy for too long: come back in `retry_after_s`
     ├── ServerDraining            503  shutting down; takes nothing new
     ├── ModelUnavailable          503  the model failed to load, or no device can hold it
     ├── PoisonRequest             500  the request was present at two deaths of its worker
@@ -93,8 +95,24 @@ class ModelNotFound(SlotwiseError):
     code = "model_not_found"
 
 
+class ModelNotAllowed(SlotwiseError):
+    """Raised when a key asks for a model that it may not use."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "model_not_allowed"
+
+
+class RateLimitExceeded(SlotwiseError):
+    """Raised when a key has used up its own limits, whatever room the machine has; carries `retry_after_s`."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
 class ServerOverloaded(SlotwiseError):
-    """Raised when the queue is full; carries an honest `retry_after_s`."""
+    """Raised when the machine is busy for longer than a request may wait; carries an honest `retry_after_s`."""
 
     status = 429
     type = "rate_limit_error"

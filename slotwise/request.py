@@ -19,6 +19,14 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+class ServiceTier(StrEnum):
+    """Classes of requests, by OpenAI's names."""
+
+    FLEX = "flex"
+    DEFAULT = "default"
+    PRIORITY = "priority"
+
+
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One message of a chat, as the chat template sees it."""
 
@@ -46,6 +54,17 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+def prompt_characters(prompt: Prompt) -> int:
+    """Characters of the text; 0 of tokens."""
+    match prompt:
+        case ChatPrompt(messages):
+            return sum(len(message.content) for message in messages)
+        case TextPrompt(text):
+            return len(text)
+        case TokenPrompt():
+            return 0
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -78,6 +97,14 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = True
     #: Who asks, for fairness and logs; empty where no keys are configured. Never the secret itself.
     key: str = ""
+    #: The end user behind the key, where the client tells.
+    user: str = ""
+    #: The class that is asked for; None = the key's own.
+    tier: ServiceTier | None = None
+    #: Seconds that it may wait for its turn; None = as configured.
+    max_wait_s: float | None = None
+    #: Seconds after which its client gives up; None = not known.
+    patience_s: float | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):

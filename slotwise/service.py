@@ -60,6 +60,7 @@ class Service:
                 api_keys=[key.get_secret_value() for key in settings.api_key],
                 max_body_bytes=settings.max_body,
                 allowed_hosts=_allowed_hosts(settings),
+                user_header=settings.user_header,
             )
         )
         self._stopped = anyio.Event()
@@ -133,7 +134,11 @@ def _allowed_hosts(settings: Settings) -> frozenset[str] | None:
 
 
 def _scheduler_config(settings: Settings) -> SchedulerConfig:
-    return SchedulerConfig(max_queue=settings.max_queue, memory_budget_bytes=memory_budget(settings))
+    return SchedulerConfig(
+        max_queue=settings.max_queue,
+        max_wait_s=settings.max_wait or None,
+        memory_budget_bytes=memory_budget(settings),
+    )
 
 
 def _model_specs(loads: Mapping[str, LoadModel]) -> dict[str, ModelSpec]:

@@ -16,13 +16,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slotwise import __version__
+from slotwise.api import waits
 from slotwise.api.body import ClientLeft, read_json_body
 from slotwise.api.edge import Edge
 from slotwise.api.metrics import Metrics
 from slotwise.api.openai import CHAT, COMPLETION, Dialect
 from slotwise.api.openapi import document
 from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
-from slotwise.api.schema import ParsedRequest, parse_chat, parse_completion
+from slotwise.api.schema import MAX_USER_LENGTH, Asker, ParsedRequest, parse_chat, parse_completion
 from slotwise.api.seam import Generation
 from slotwise.api.streaming import GenerationResponse
 from slotwise.errors import ModelNotFound, SlotwiseError
@@ -55,9 +56,11 @@ def create_app(
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     clock: Callable[[], float] = time.monotonic,
     allowed_hosts: Collection[str] | None = None,
+    user_header: str = "",
 ) -> ASGIApp:
-    """The whole HTTP edge of one server. `allowed_hosts`: names under which it may be asked; None = any."""
-    routes = Routes(service, max_body_bytes, clock)
+    """The whole HTTP edge of one server. `allowed_hosts`: names under which it may be asked; None = any.
+    `user_header`: names the end user behind a key; "" = none does."""
+    routes = Routes(service, max_body_bytes, clock, user_header)
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
@@ -80,13 +83,14 @@ def create_app(
 class Routes:
     """The endpoints, over one service."""
 
-    def __init__(self, service: Generation, max_body_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(self, service: Generation, max_body_bytes: int, clock: Callable[[], float], user_header: str) -> None:
         self._service = service
         self._max_body_bytes = max_body_bytes
         self._clock = clock
         self._started_at = clock()
         self._created = int(time.time())
         self._metrics = Metrics(service.status)
+        self._user_header = user_header
 
     async def chat(self, request: Request) -> ASGIApp:
         return await self._generate(request, parse_chat, CHAT)
@@ -99,13 +103,18 @@ class Routes:
             self._metrics.retried.inc()
         try:
             body = await read_json_body(request.headers, request.receive, self._max_body_bytes)
-            parsed = parse(body, key=request.scope["slotwise.key"])
+            parsed = parse(body, self._asker(request))
         except ClientLeft:
             return _AsResponse(_silence)
         except SlotwiseError as error:
             self.count_refusal(error.code)
             raise
         return GenerationResponse(parsed, dialect, self._service, self._metrics, clock=self._clock)
+
+    def _asker(self, request: Request) -> Asker:
+        user = request.headers.get(self._user_header, "")[:MAX_USER_LENGTH] if self._user_header else ""
+        headers = request.headers
+        return Asker(request.scope["slotwise.key"], user, waits.asked_for(headers), waits.patience(headers))
 
     def count_refusal(self, code: str) -> None:
         self._metrics.rejected.labels(code).inc()

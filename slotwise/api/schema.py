@@ -20,6 +20,7 @@ from slotwise.request import (
     GenerationRequest,
     Prompt,
     SamplingParams,
+    ServiceTier,
     TextPrompt,
     TokenPrompt,
 )
@@ -52,7 +53,20 @@ class ParsedRequest:
     include_usage: bool
 
 
-def parse_chat(body: bytes, *, key: str = "") -> ParsedRequest:
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who sent a body, and what its headers say: the key, the end user behind it, how long it may wait."""
+
+    key: str = ""
+    user: str = ""
+    max_wait_s: float | None = None
+    patience_s: float | None = None
+
+
+NOBODY = Asker()
+
+
+def parse_chat(body: bytes, asker: Asker = NOBODY) -> ParsedRequest:
     """The body of POST /v1/chat/completions. Raises InvalidRequest."""
     data = fields.parse_object(body)
     model = _model(data)
@@ -61,10 +75,10 @@ def parse_chat(body: bytes, *, key: str = "") -> ParsedRequest:
         for index, value in enumerate(fields.sequence(data.get("messages"), "messages", 1, MAX_MESSAGES))
     )
     _refuse_unsupported(data, _UNSUPPORTED_CHAT)
-    return _finish("chatcmpl", data, model, [ChatPrompt(messages)], key)
+    return _finish("chatcmpl", data, model, [ChatPrompt(messages)], asker)
 
 
-def parse_completion(body: bytes, *, key: str = "") -> ParsedRequest:
+def parse_completion(body: bytes, asker: Asker = NOBODY) -> ParsedRequest:
     """The body of POST /v1/completions. Raises InvalidRequest."""
     data = fields.parse_object(body)
     model = _model(data)
@@ -73,10 +87,10 @@ def parse_completion(body: bytes, *, key: str = "") -> ParsedRequest:
     best_of = fields.integer(data, "best_of", 1)
     if best_of is not None and best_of > (fields.integer(data, "n", 1, MAX_CHOICES) or 1):
         raise fields.unsupported("best_of", "choices are not ranked, so it can not be more than n.")
-    return _finish("cmpl", data, model, prompts, key)
+    return _finish("cmpl", data, model, prompts, asker)
 
 
-def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prompt], key: str) -> ParsedRequest:
+def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prompt], asker: Asker) -> ParsedRequest:
     response_id = f"{prefix}-{secrets.token_hex(12)}"
     copies = fields.integer(data, "n", 1, MAX_CHOICES) or 1
     if copies * len(prompts) > MAX_PROMPTS:
@@ -84,7 +98,7 @@ def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prom
     sampling = _sampling(data)
     limit, stop = _output_limit(data), _stop(data.get("stop"))
     ignore_eos = fields.boolean(data, "ignore_eos")
-    fields.string(data, "user", max_length=MAX_USER_LENGTH)
+    user, tier = _user(data), _tier(data)
     stream = fields.boolean(data, "stream")
     choices = []
     for index in range(copies * len(prompts)):
@@ -99,10 +113,29 @@ def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prom
                 stop=stop,
                 ignore_eos=ignore_eos,
                 stream=stream,
-                key=key,
+                key=asker.key,
+                user=asker.user or user,
+                tier=tier,
+                max_wait_s=asker.max_wait_s,
+                patience_s=asker.patience_s,
             )
         )
     return ParsedRequest(response_id, model, tuple(choices), stream, _include_usage(data))
+
+
+def _user(data: Mapping[str, Any]) -> str:
+    """The end user, by the newer of OpenAI's two names for it."""
+    names = [fields.string(data, name, max_length=MAX_USER_LENGTH) for name in ("safety_identifier", "user")]
+    return next((name for name in names if name), "")
+
+
+def _tier(data: Mapping[str, Any]) -> ServiceTier | None:
+    value = fields.string(data, "service_tier", max_length=32)
+    if value in (None, "auto"):
+        return None
+    if value not in set(ServiceTier):
+        raise fields.invalid("service_tier", value, f"one of auto, {', '.join(ServiceTier)}")
+    return ServiceTier(value)
 
 
 def _model(data: Mapping[str, Any]) -> str:

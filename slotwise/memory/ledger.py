@@ -28,6 +28,10 @@ class Ledger:
     def owners(self) -> int:
         return len(self._by_owner)
 
+    def of(self, owner: Hashable) -> int:
+        """What an owner holds; 0 if nothing."""
+        return self._by_owner.get(owner, 0)
+
     def fits(self, amount: int) -> bool:
         return amount <= self.free
 

@@ -1,14 +1,20 @@
-"""What a request costs, whether it can ever run, and when it is worth coming back. Pure functions."""
+"""Whether a request is taken, what it may cost, and when it is worth coming back. Pure.
+
+A request is refused at once, or waits and has its turn in time: nobody waits in vain. The gates, in order: it can
+never run as asked (400, 403, 404); its key has used up what it may (429 `rate_limit_exceeded`); the machine is busy for
+longer than the request may wait (429 `server_overloaded`).
+"""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
+from slotwise.errors import RateLimitExceeded, SlotwiseError
+from slotwise.scheduler.policy import OPEN, KeyPolicy, Policies, TokenBucket
+
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 60.0
-#: Before anything was measured: a request of a few hundred tokens on a slow machine.
-DEFAULT_SERVICE_S = 5.0
-_SERVICE_WEIGHT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +37,91 @@ def price(prompt_tokens: int, max_output_tokens: int | None, limit: int) -> Pric
     return Price(prompt_tokens + output, output)
 
 
-class ServiceEstimate:
-    """A running mean of how long a request holds its slot, in seconds."""
+def retry_after(seconds: float) -> float:
+    """Whole seconds within 1..60: official clients wait for no longer, and then not at all."""
+    return float(math.ceil(min(max(seconds, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)))
+
+
+class Comebacks:
+    """The work that was refused and told when to come back. The next is told to come after it, so that those who were
+    refused together do not come back together, to find room for one of them."""
 
     def __init__(self) -> None:
-        self.seconds = DEFAULT_SERVICE_S
-        self._measured = False
+        self._ahead = self._at = 0.0
 
-    def observe(self, seconds: float) -> None:
-        weight = _SERVICE_WEIGHT if self._measured else 1.0
-        self.seconds += weight * (max(seconds, 0.0) - self.seconds)
-        self._measured = True
+    def tell(self, excess: float, work: float, now: float) -> float:
+        """Retry-After of a request of `work` device seconds, for which there is room in `excess` seconds."""
+        self._ahead = max(0.0, self._ahead - (now - self._at))
+        self._at = now
+        seconds = excess + self._ahead
+        self._ahead = min(self._ahead + work, RETRY_AFTER_MAX_S)
+        return retry_after(seconds)
 
 
-def retry_after(waiting: int, slots: int, service_s: float) -> float:
-    """Seconds until the line of `waiting` requests has gone through `slots` slots; whole, within 1..60."""
-    estimate = (waiting + 1) * service_s / max(slots, 1)
-    return float(math.ceil(min(max(estimate, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)))
+class KeyLimits:
+    """What keys have in use of what they may, over all models."""
+
+    def __init__(self, policies: Policies) -> None:
+        self.policies = policies
+        self._running: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
+        self._buckets: dict[str, TokenBucket] = {}
+
+    def policy(self, key: str) -> KeyPolicy:
+        return self.policies.get(key, OPEN)
+
+    def waits(self, key: str, count: int = 1) -> None:
+        """One more request of the key waits; -1: one less."""
+        self._waiting[key] += count
+        if not self._waiting[key]:
+            del self._waiting[key]
+
+    def runs(self, key: str, count: int = 1) -> None:
+        """One more request of the key runs; -1: one less."""
+        self._running[key] += count
+        if not self._running[key]:
+            del self._running[key]
+
+    def may_run(self, key: str) -> bool:
+        """It has not its most in parallel."""
+        most = self.policy(key).max_parallel
+        return most is None or self._running[key] < most
+
+    def used(self, key: str, tokens: int, now: float) -> None:
+        """Tokens of a prompt, or of an answer."""
+        if bucket := self._bucket(key, now):
+            bucket.take(tokens, now)
+
+    def refusal(self, key: str, now: float, *, must_wait: bool, turn: float) -> SlotwiseError | None:
+        """Why the key gets nothing more now, or None. `must_wait`: no slot is free; `turn`: seconds until a request of
+        the key that waits has its turn."""
+        policy = self.policy(key)
+        bucket = self._bucket(key, now)
+        if bucket is not None and (seconds := bucket.seconds_until(1, now)) > 0:
+            message = f"This key's {policy.tokens_per_minute} tokens per minute are used up."
+            return _too_much(message, seconds)
+        in_use = self._running[key] + self._waiting[key]
+        must_wait = must_wait or (policy.max_parallel is not None and in_use >= policy.max_parallel)
+        if policy.max_queued is not None and must_wait and self._waiting[key] >= policy.max_queued:
+            message = f"{self._waiting[key]} requests of this key wait, and no more may ({policy.max_queued})."
+            return _too_much(message, turn)
+        return None
+
+    def check_invariants(self, waiting: Counter[str], running: Counter[str]) -> None:
+        assert self._waiting == waiting
+        assert self._running == running
+
+    def _bucket(self, key: str, now: float) -> TokenBucket | None:
+        per_minute = self.policy(key).tokens_per_minute
+        if per_minute is None:
+            self._buckets.pop(key, None)
+            return None
+        bucket = self._buckets.get(key)
+        if bucket is None or bucket.per_minute != per_minute:
+            bucket = self._buckets[key] = TokenBucket(per_minute, now)
+        return bucket
+
+
+def _too_much(message: str, seconds: float) -> RateLimitExceeded:
+    wait = retry_after(seconds)
+    return RateLimitExceeded(f"{message} Come back in {wait:g} s.", retry_after_s=wait)

@@ -16,15 +16,23 @@ from typing import assert_never
 import anyio
 
 from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
-from slotwise.request import FinishReason, GenerationRequest, TokenChunk
+from slotwise.request import FinishReason, GenerationRequest, ServiceTier, TokenChunk, Usage, prompt_characters
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
+from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.records import ModelStatus
+from slotwise.scheduler.shares import Flow
 from slotwise.workers import protocol
 from slotwise.workers.protocol import Delta, LoadModel, ModelInfo, Report, StepReport, WorkerPool
 
 logger = logging.getLogger(__name__)
+
+_PRIORITIES = {
+    ServiceTier.FLEX: Priority.LOW,
+    ServiceTier.DEFAULT: Priority.NORMAL,
+    ServiceTier.PRIORITY: Priority.HIGH,
+}
 
 
 @dataclass(slots=True)
@@ -147,7 +155,16 @@ class Dispatcher:
             raise ValueError(f"request id {request.request_id!r} is in use")
         self._leases[request.request_id] = lease
         self._post(
-            ev.RequestSubmitted(request.request_id, request.model, request.max_output_tokens, request.key),
+            ev.RequestSubmitted(
+                request.request_id,
+                request.model,
+                request.max_output_tokens,
+                Flow(request.key, request.user),
+                _PRIORITIES[request.tier] if request.tier else None,
+                prompt_characters(request.prompt),
+                request.max_wait_s,
+                request.patience_s,
+            )
         )
 
     def _leave(self, lease: Lease) -> None:
@@ -169,7 +186,7 @@ class Dispatcher:
         counters = self._counters[model]
         match report:
             case StepReport():
-                self._step(report, counters)
+                self._step(worker_id, report, counters)
             case protocol.Prepared():
                 self._post(ev.RequestPriced(report.request_id, report.prompt_tokens))
             case protocol.PrepareFailed():
@@ -205,7 +222,9 @@ class Dispatcher:
         counters.cells_used = counters.cells_retained = counters.host_bytes = 0
         self._post(ev.WorkerLost(worker_id, reason))
 
-    def _step(self, report: StepReport, counters: ModelCounters) -> None:
+    def _step(self, worker_id: int, report: StepReport, counters: ModelCounters) -> None:
+        tokens = sum(delta.tokens for delta in report.deltas)
+        self._post(ev.StepDone(worker_id, report.decode_rows, report.prefill_tokens, tokens, report.seconds))
         counters.steps_total += 1
         counters.step_seconds_total += report.seconds
         counters.decode_rows_total += report.decode_rows
@@ -236,7 +255,13 @@ class Dispatcher:
         else:
             self._fail(delta.request_id, WorkerFailed(f"The model failed during the answer: {delta.error}."))
         self._leases.pop(delta.request_id, None)
-        self._post(ev.SequenceFinished(delta.request_id, usage.completion_tokens if usage else 0))
+        complete = delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+        spent = usage or Usage(0, 0)
+        self._post(
+            ev.SequenceFinished(
+                delta.request_id, spent.prompt_tokens, spent.cached_tokens, spent.completion_tokens, complete
+            )
+        )
 
     def _push(self, lease: Lease, chunk: TokenChunk) -> None:
         if lease.first_chunk_at is None and lease.request.stream:
@@ -272,6 +297,10 @@ class Dispatcher:
                 self._pool.send(worker_id, protocol.Prepare(request_id, lease.request.prompt))
             case ev.Grant(request_id, worker_id, max_output_tokens):
                 self._start_sequence(request_id, worker_id, max_output_tokens)
+            case ev.PauseSequence(request_id, worker_id):
+                self._pool.send(worker_id, protocol.PauseSequence(request_id))
+            case ev.ResumeSequence(request_id, worker_id):
+                self._pool.send(worker_id, protocol.ResumeSequence(request_id))
             case ev.EndRequest(request_id, error):
                 self._fail(request_id, error)
             case ev.CancelSequence(request_id, worker_id):

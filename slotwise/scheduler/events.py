@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slotwise.errors import SlotwiseError
+from slotwise.scheduler.fairline import Priority
+from slotwise.scheduler.shares import Flow
 
 # ---- events
 
@@ -19,7 +21,15 @@ class RequestSubmitted:
     request_id: str
     model: str
     max_output_tokens: int | None
-    key: str = ""
+    flow: Flow = Flow("")
+    #: The class that it asks for; None = its key's.
+    priority: Priority | None = None
+    #: What it is priced by until its prompt is tokenised.
+    prompt_characters: int = 0
+    #: Seconds that it may wait for its turn; None = as configured.
+    max_wait_s: float | None = None
+    #: Seconds after which nobody waits for it any more; None = not known.
+    patience_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +57,26 @@ class OutputStarted:
 
 @dataclass(frozen=True, slots=True)
 class SequenceFinished:
-    """The worker's terminal report: slot and cells are free again. `output_tokens` feeds the wait estimate."""
+    """The worker's terminal report: slot and cells are free again. What it took feeds the forecasts."""
 
     request_id: str
+    prompt_tokens: int = 0
+    #: Of them, taken from cells instead of computed.
+    cached_tokens: int = 0
     output_tokens: int = 0
+    #: The answer came to its own end, by a stop or by its limit.
+    complete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """A worker computed a batch: what tokens cost is learned from it."""
+
+    worker_id: int
+    decode_rows: int
+    prompt_tokens: int
+    output_tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +133,7 @@ Event = (
     | PrepareRefused
     | OutputStarted
     | SequenceFinished
+    | StepDone
     | RequestCancelled
     | WorkerReady
     | WorkerStartFailed
@@ -137,6 +164,22 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseSequence:
+    """Take a running sequence out: its slot and cells are given to somebody else at once, in the actions after this."""
+
+    request_id: str
+    worker_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeSequence:
+    """Slot and cells are reserved again for a sequence that was paused on this worker: let it go on."""
+
+    request_id: str
+    worker_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class EndRequest:
     """The request is over with this error: refused, failed, or refused as poison. Nothing follows for it."""
 
@@ -163,4 +206,4 @@ class StopWorker:
     worker_id: int
 
 
-Action = PreparePrompt | Grant | EndRequest | CancelSequence | StartWorker | StopWorker
+Action = PreparePrompt | Grant | PauseSequence | ResumeSequence | EndRequest | CancelSequence | StartWorker | StopWorker

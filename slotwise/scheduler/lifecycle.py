@@ -1,7 +1,8 @@
 """The lives of a request and of a worker, as two tables. A step that is not in the table raises and changes nothing.
 
 request:  SUBMITTED -> PREPARING -> QUEUED -> RUNNING -> DONE
-          RUNNING -> CANCELLING -> DONE       (cancelled; the slot is held until the worker says so)
+          RUNNING -> QUEUED                    (paused: others are to have its slot; it goes on later)
+          RUNNING -> CANCELLING -> DONE        (cancelled; the slot is held until the worker says so)
           PREPARING, QUEUED, RUNNING -> SUBMITTED   (its worker died: it begins again)
           any -> DONE                          (refused, cancelled while waiting, failed)
 
@@ -38,7 +39,7 @@ REQUEST_TRANSITIONS: dict[RequestState, frozenset[RequestState]] = {
     _R.SUBMITTED: frozenset({_R.PREPARING, _R.DONE}),
     _R.PREPARING: frozenset({_R.QUEUED, _R.SUBMITTED, _R.DONE}),
     _R.QUEUED: frozenset({_R.RUNNING, _R.SUBMITTED, _R.DONE}),
-    _R.RUNNING: frozenset({_R.CANCELLING, _R.SUBMITTED, _R.DONE}),
+    _R.RUNNING: frozenset({_R.QUEUED, _R.CANCELLING, _R.SUBMITTED, _R.DONE}),
     _R.CANCELLING: frozenset({_R.DONE}),
     _R.DONE: frozenset(),
 }
@@ -53,6 +54,8 @@ WORKER_TRANSITIONS: dict[WorkerState, frozenset[WorkerState]] = {
 
 #: States that count against the bound of the waiting queue.
 WAITING = frozenset({_R.SUBMITTED, _R.PREPARING, _R.QUEUED})
+#: Of them, those that have been to the tokenizer, or are there.
+PREPARED = frozenset({_R.PREPARING, _R.QUEUED})
 #: States that hold a slot and cells.
 HOLDING = frozenset({_R.RUNNING, _R.CANCELLING})
 

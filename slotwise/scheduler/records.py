@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from slotwise.memory.ledger import Ledger
-from slotwise.scheduler.admission import ServiceEstimate
+from slotwise.scheduler.demand import Claim, Demand
 from slotwise.scheduler.events import RequestSubmitted
+from slotwise.scheduler.fairline import FairLine, Priority
 from slotwise.scheduler.lifecycle import RequestState, WorkerState, next_request_state, next_worker_state
+from slotwise.scheduler.policy import OPEN, KeyPolicy
 from slotwise.scheduler.queue import WaitingLine
+from slotwise.scheduler.shares import Flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,8 @@ class SchedulerConfig:
 
     #: Most requests that may wait, over all models. A request for which a slot is free does not count.
     max_queue: int = 256
+    #: Most seconds that a request waits for its turn, unless it says otherwise; None = no bound.
+    max_wait_s: float | None = None
     #: Most bytes of loaded models; None = no bound.
     memory_budget_bytes: int | None = None
     #: First pause before a restart that is not the first in the window; doubles each time.
@@ -49,6 +54,7 @@ class ModelStatus:
     slots: int
     busy_slots: int
     waiting: int  # requests in line, not yet granted
+    predicted_wait_s: float  # of a request that comes now
     kv_cells: int  # size of the pool
     reserved_cells: int  # promised to running requests
     context_cap: int  # most tokens of one request
@@ -62,18 +68,29 @@ class RequestRecord:
     """One request on its way."""
 
     submitted: RequestSubmitted
-    arrival: int
+    claim: Claim
     state: RequestState = RequestState.SUBMITTED
     worker_id: int | None = None
     prompt_tokens: int = 0
+    #: When it was given its slot, the last time.
     granted_at: float = 0.0
     output_started: bool = False
+    #: It has begun, and waits to go on.
+    paused: bool = False
     #: At how many deaths of a worker it was being prepared or running.
     deaths: int = 0
 
     @property
     def request_id(self) -> str:
         return self.submitted.request_id
+
+    @property
+    def arrival(self) -> int:
+        return self.claim.place.arrival
+
+    @property
+    def flow(self) -> Flow:
+        return self.claim.place.flow
 
     @property
     def model(self) -> str:
@@ -97,8 +114,12 @@ class WorkerRecord:
     #: Requests it holds in any state, in order of their arrival there.
     requests: dict[str, RequestRecord] = field(default_factory=dict)
     preparing: int = 0
+    #: How many of each flow's requests hold a slot.
+    running_of: Counter[Flow] = field(default_factory=Counter)
+    #: Requests that were begun and wait to go on.
+    paused: int = 0
     #: Cancelled while the tokenizer had them; it may be at work on them until it says so.
-    abandoned: set[str] = field(default_factory=set)
+    abandoned: dict[str, Flow] = field(default_factory=dict)
     #: The suspect that has the worker to itself, also while it is abandoned.
     alone: str | None = None
 
@@ -127,15 +148,17 @@ class ModelRecord:
     name: str
     spec: ModelSpec
     worker: WorkerRecord | None = None
-    #: Not yet tokenised, in order of arrival.
-    unpriced: WaitingLine = field(default_factory=WaitingLine)
+    demand: Demand = field(default_factory=Demand)
+    #: Not yet tokenised.
+    unpriced: FairLine = field(init=False)
     #: Tokenised, waiting for slot and cells.
-    priced: WaitingLine = field(default_factory=WaitingLine)
+    priced: FairLine = field(init=False)
+    #: How many of each flow's requests are tokenised, or are being.
+    prepared: Counter[Flow] = field(default_factory=Counter)
     #: Present at a death: each is run alone before anybody else.
     suspects: WaitingLine = field(default_factory=WaitingLine)
     preload: bool = False
     failure: str | None = None
-    service: ServiceEstimate = field(default_factory=ServiceEstimate)
     deaths: deque[float] = field(default_factory=deque)
     start_deaths: int = 0
     restarts: int = 0
@@ -146,6 +169,9 @@ class ModelRecord:
     retiring: bool = False
     last_used: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.unpriced, self.priced = FairLine(self.demand.shares), FairLine(self.demand.shares)
+
     @property
     def waiting(self) -> int:
         preparing = self.worker.preparing if self.worker else 0
@@ -154,6 +180,11 @@ class ModelRecord:
     @property
     def running(self) -> int:
         return self.worker.running if self.worker else 0
+
+    @property
+    def begun(self) -> int:
+        """Requests that its worker has something of, running or paused."""
+        return self.worker.running + self.worker.paused if self.worker else 0
 
     @property
     def slots(self) -> int:
@@ -174,6 +205,16 @@ class ModelRecord:
     def idle(self) -> bool:
         return self.waiting == 0 and self.running == 0
 
+    @property
+    def parallel(self) -> int:
+        """Requests that run at the same time when there are enough: fewer than slots where cells are short."""
+        return self.running if self.running and len(self.priced) else max(self.slots, 1)
+
+    def predicted_wait(self, flow: Flow, policy: KeyPolicy, tier: Priority | None = None) -> float:
+        """Seconds until a request that comes now has its turn."""
+        demand, priority = self.demand, policy.class_of(tier)
+        return demand.backlog.wait(flow, policy.weight, priority, demand.shares, self.parallel)
+
     def status(self) -> ModelStatus:
         """As configured until a worker is ready, then as the worker says."""
         worker = self.worker
@@ -185,6 +226,7 @@ class ModelRecord:
             slots=self.slots,
             busy_slots=self.running,
             waiting=self.waiting,
+            predicted_wait_s=self.predicted_wait(Flow(""), OPEN),
             kv_cells=ready.cells.capacity if ready else self.spec.kv_cells,
             reserved_cells=worker.cells.reserved if worker else 0,
             context_cap=ready.limit if ready else self.spec.context_cap,

@@ -158,7 +158,7 @@ class Residency:
 
     def _idle_models(self) -> list[ModelRecord]:
         idle = [m for m in self._models.values() if m.worker and m.worker.state is WorkerState.READY]
-        return sorted((m for m in idle if m.running == 0 and (m.waiting == 0 or m.retiring)), key=_last_used)
+        return sorted((m for m in idle if m.begun == 0 and (m.waiting == 0 or m.retiring)), key=_last_used)
 
     def _retire_one(self, now: float) -> None:
         """One at a time: the busy model that was loaded longest."""

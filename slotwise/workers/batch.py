@@ -33,7 +33,8 @@ class Batchable(Protocol):
     row: int
     #: All tokens so far: the prompt, then what was sampled.
     tokens: list[int]
-    #: How many of them are stored in cells. `len(tokens) - stored` is 1 for a decoding sequence.
+    #: How many of them are stored in cells. All but one for a decoding sequence; fewer in a prompt, and in an answer
+    #: that goes on after it had lost its cells: both are prefill.
     stored: int
     prompt_tokens: int
     #: Others wait until this many tokens are stored; 0 if nobody waits.
@@ -94,8 +95,8 @@ class StepPlan:
 
 
 def is_decoding(sequence: Batchable) -> bool:
-    """The prompt is stored; each step adds one token."""
-    return sequence.stored >= sequence.prompt_tokens
+    """All but the token that was sampled last is stored; each step adds one."""
+    return sequence.stored >= sequence.prompt_tokens and len(sequence.tokens) - sequence.stored == 1
 
 
 def plan_step(
@@ -138,7 +139,7 @@ def share_room(sequences: Sequence[Batchable], room: int, budget: Budget | None,
         if not room or (budget and budget.spent):
             break
         start = sequences[index].stored
-        left = sequences[index].prompt_tokens - start
+        left = len(sequences[index].tokens) - start
         count = min(left, room, budget.tokens(start) if budget else room)
         if count and (not counts or count == left or count >= LEAST_CHUNK):
             counts[index] = count
@@ -149,7 +150,7 @@ def share_room(sequences: Sequence[Batchable], room: int, budget: Budget | None,
 
 
 def prompt_order(sequences: Sequence[Batchable], turn: int) -> list[int]:
-    """The indices of unfinished prompts: who is served first in this step."""
+    """The indices of sequences that have to be computed first: who is served first in this step."""
     prompts = [index for index, sequence in enumerate(sequences) if not is_decoding(sequence)]
     order = sorted(prompts, key=lambda index: _urgency(sequences[index]))
     if turn % OLDEST_TURN == 0 and prompts:
@@ -159,5 +160,5 @@ def prompt_order(sequences: Sequence[Batchable], turn: int) -> list[int]:
 
 
 def _urgency(sequence: Batchable) -> int:
-    left = sequence.prompt_tokens - sequence.stored
+    left = len(sequence.tokens) - sequence.stored
     return min(left, sequence.awaited - sequence.stored) if sequence.awaited > sequence.stored else left

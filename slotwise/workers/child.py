@@ -33,10 +33,12 @@ from slotwise.workers.protocol import (
     Loading,
     LoadModel,
     Message,
+    PauseSequence,
     Prepare,
     Prepared,
     PrepareFailed,
     Ready,
+    ResumeSequence,
     Shutdown,
     StartFailed,
     StartSequence,
@@ -192,6 +194,10 @@ def _apply(item: Command | _PreparedTokens, loop: StepLoop, preparer: Preparer) 
         preparer.submit(item)
     elif isinstance(item, StartSequence):
         loop.start(item)
+    elif isinstance(item, PauseSequence):
+        loop.pause(item.request_id)
+    elif isinstance(item, ResumeSequence):
+        loop.resume(item.request_id)
     elif isinstance(item, CancelSequence):
         preparer.cancel(item.request_id)
         loop.cancel(item.request_id)

@@ -79,10 +79,12 @@ class KVCache:
         """Give a reserved sequence its row, and what others have of its prompt. Returns whether cells are copied."""
         attached = self._cells.attach(sequence.request_id, sequence.tokens, sequence.scope)
         self._do(attached.operations)
-        sequence.row, sequence.shared, sequence.stored = attached.row, attached.shared, attached.shared
+        sequence.row = attached.row
         found = self._elsewhere(sequence.tokens, sequence.scope)
         if found.length >= attached.shared + self._cells.worth_sharing:
             self._restore(sequence, found)
+        else:
+            sequence.took_over(attached.shared)
         return any(isinstance(operation, Copy) for operation in attached.operations)
 
     def make_room(self, count: int) -> None:
@@ -119,7 +121,7 @@ class KVCache:
     def release(self, sequence: sequences.Sequence, *, keep: bool) -> None:
         """Its promise and its row come back; what it stored is retained if `keep`."""
         self._do(self._cells.release(sequence.request_id, keep=keep))
-        sequence.row = -1
+        sequence.lay_aside()
 
     def check_invariants(self, attached: Sequence[sequences.Sequence]) -> None:
         """`attached`: all sequences that have a row."""
@@ -149,7 +151,7 @@ class KVCache:
             logger.warning("%d tokens could not be restored, and are computed", found.length)
         if found.kept:
             self._host.touch(found.kept)
-        sequence.shared = sequence.stored = self._model.positions(sequence.row)
+        sequence.took_over(self._model.positions(sequence.row))
 
     def _do(self, operations: Iterable[Operation]) -> None:
         for operation in operations:

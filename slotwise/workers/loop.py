@@ -2,7 +2,7 @@
 
 Rules:
 1. A started sequence ends in exactly one terminal delta, whatever happens to it.
-2. Its row and its cells are given back in the same call that reports the end.
+2. Its row and its cells are given back in the same call that reports the end, or pauses it.
 3. A command is applied between two steps, never inside one: a cancel costs at most one further step.
 4. Nothing here knows pipes, threads or clocks other than the step timer it is given.
 """
@@ -51,6 +51,8 @@ class StepLoop:
         #: In order of arrival.
         self._running: list[Sequence] = []
         self._prompts: dict[str, list[int]] = {}
+        #: Begun, and without a row until they are resumed.
+        self._paused: dict[str, Sequence] = {}
         #: Ends that happened between steps (cancels, refusals), told with the next report.
         self._ended: list[Delta] = []
         self._failures = 0
@@ -94,9 +96,38 @@ class StepLoop:
             )
         )
 
+    def pause(self, request_id: str) -> None:
+        """Take a running sequence out, as it is; what it stored is retained until others want the room.
+
+        Anything else is not an error: it may have ended in the step that the scheduler has not heard of.
+        """
+        for sequence in self._running:
+            if sequence.request_id == request_id:
+                self._running.remove(sequence)
+                self._kv.release(sequence, keep=True)
+                self._paused[request_id] = sequence
+                return
+
+    def resume(self, request_id: str) -> None:
+        """Let a paused sequence go on: from what is left of its cells, and the rest is computed again."""
+        sequence = self._paused.pop(request_id, None)
+        if sequence is None:
+            self._ended.append(_failure(request_id, "it was not paused on this worker"))
+            return
+        try:
+            self._kv.reserve(request_id, sequence.prompt_tokens + sequence.max_output_tokens)
+        except CellsExhausted as error:
+            sequence.sampler.close()
+            self._ended.append(_failure(request_id, str(error)))
+            return
+        self._running.append(sequence)
+
     def cancel(self, request_id: str) -> None:
-        """End a running sequence, or forget a prepared prompt. Anything else is not an error."""
+        """End a running or paused sequence, or forget a prepared prompt. Anything else is not an error."""
         self._prompts.pop(request_id, None)
+        if paused := self._paused.pop(request_id, None):
+            paused.sampler.close()
+            self._ended.append(_terminal(paused, FinishReason.CANCELLED))
         for sequence in self._running:
             if sequence.request_id == request_id:
                 self._ended.append(self._end(sequence, FinishReason.CANCELLED))
@@ -150,13 +181,16 @@ class StepLoop:
         self._kv.check_invariants(attached)
         assert len(self._running) <= self._kv.slots
         for sequence in attached:
-            assert 0 <= sequence.shared <= sequence.stored < len(sequence.tokens)
+            assert 0 <= sequence.stored < len(sequence.tokens)
+            assert 0 <= sequence.shared < sequence.prompt_tokens
             assert sequence.output_tokens == len(sequence.tokens) - sequence.prompt_tokens
 
     def close(self) -> None:
         """End everything that runs, without a report: the process is about to end."""
         for sequence in list(self._running):
             self._end(sequence, FinishReason.CANCELLED)
+        for request_id in list(self._paused):
+            self.cancel(request_id)
 
     # ---- before a decode
 
@@ -224,12 +258,7 @@ class StepLoop:
         # What an error left behind is not trusted.
         self._kv.release(sequence, keep=reason is not FinishReason.ERROR)
         sequence.sampler.close()
-        usage = Usage(
-            prompt_tokens=sequence.prompt_tokens,
-            completion_tokens=sequence.output_tokens,
-            cached_tokens=sequence.shared,
-        )
-        return Delta(sequence.request_id, text=text, tokens=tokens, finish_reason=reason, usage=usage, error=error)
+        return _terminal(sequence, reason, text=text, tokens=tokens, error=error)
 
     # ---- when a decode did not work
 
@@ -292,6 +321,17 @@ def _prompt_chunks(active: list[Sequence], plan: StepPlan) -> list[PromptChunk]:
     """The prompts' part of a step, before it is booked."""
     chunks = [share.chunk for share in plan.shares if not is_decoding(active[share.index])]
     return [(len(chunk.tokens), chunk.start + len(chunk.tokens) / 2) for chunk in chunks]
+
+
+def _terminal(
+    sequence: Sequence, reason: FinishReason, *, text: str = "", tokens: int = 0, error: str | None = None
+) -> Delta:
+    usage = Usage(
+        prompt_tokens=sequence.prompt_tokens,
+        completion_tokens=sequence.output_tokens,
+        cached_tokens=sequence.shared,
+    )
+    return Delta(sequence.request_id, text=text, tokens=tokens, finish_reason=reason, usage=usage, error=error)
 
 
 def _failure(request_id: str, error: str) -> Delta:

@@ -87,6 +87,19 @@ class StartSequence(Message, frozen=True, tag="start"):
     scope: str = ""
 
 
+class PauseSequence(Message, frozen=True, tag="pause"):
+    """Take a running sequence out after this step, and keep what it has as others' room allows: slot and cells are
+    somebody else's from now on. It stays as it is until it is resumed or cancelled."""
+
+    request_id: str
+
+
+class ResumeSequence(Message, frozen=True, tag="resume"):
+    """Let a paused sequence go on. The scheduler has reserved a slot and as many cells as at its start."""
+
+    request_id: str
+
+
 class CancelSequence(Message, frozen=True, tag="cancel"):
     request_id: str
 
@@ -95,7 +108,7 @@ class Shutdown(Message, frozen=True, tag="shutdown"):
     """Cancel what runs and exit."""
 
 
-Command = LoadModel | Prepare | StartSequence | CancelSequence | Shutdown
+Command = LoadModel | Prepare | StartSequence | PauseSequence | ResumeSequence | CancelSequence | Shutdown
 
 
 # ---- reports: worker -> front

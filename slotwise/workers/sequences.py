@@ -37,8 +37,9 @@ class Sequence:
     scope: str = ""
     row: int = -1
     stored: int = 0
-    #: Prompt tokens taken over from others.
+    #: Prompt tokens taken over from others, when it began.
     shared: int = 0
+    begun: bool = False
     output_tokens: int = 0
     awaited: int = 0
     waits: Wait | None = None
@@ -54,6 +55,17 @@ class Sequence:
     @property
     def output_left(self) -> int:
         return self.max_output_tokens - self.output_tokens
+
+    def took_over(self, tokens: int) -> None:
+        """So many of its first tokens are in its cells: others' when it begins, its own when it goes on."""
+        self.stored = tokens
+        if not self.begun:
+            self.shared, self.begun = tokens, True
+
+    def lay_aside(self) -> None:
+        """It has no row, and what it had in cells is not its own any more."""
+        self.row, self.stored = -1, 0
+        self.waits = self.draft = None
 
     def accept(self, sampled: Iterable[int], piece: Callable[[int], bytes]) -> Accepted:
         """Take in what a step sampled, as far as the answer goes; `piece`: a token's bytes."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slotwise.api.fields import MAX_CHARACTER_RUN
-from slotwise.api.schema import parse_chat, parse_completion
+from slotwise.api.schema import Asker, parse_chat, parse_completion
 from slotwise.errors import InvalidRequest
 from slotwise.request import ChatPrompt, TextPrompt, TokenPrompt
 
@@ -184,7 +184,7 @@ def test_what_is_right_is_understood() -> None:
         "response_format": {"type": "text"},
     }
 
-    parsed = parse_chat(json.dumps(body).encode(), key="k")
+    parsed = parse_chat(json.dumps(body).encode(), Asker(key="k"))
 
     first, second = parsed.choices
     assert isinstance(first.prompt, ChatPrompt)

@@ -9,11 +9,15 @@ from slotwise.errors import (
     PoisonRequest,
     ServerDraining,
     ServerOverloaded,
+    SlotwiseError,
     WorkerFailed,
 )
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
+from slotwise.scheduler.fairline import Priority
+from slotwise.scheduler.policy import KeyPolicy, Policies
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+from slotwise.scheduler.shares import Flow
 
 SPEC = ModelSpec(memory_bytes=10, slots=2, kv_cells=100, context_cap=60)
 
@@ -21,8 +25,13 @@ SPEC = ModelSpec(memory_bytes=10, slots=2, kv_cells=100, context_cap=60)
 class Driver:
     """A core with a clock, and shorthand for what happens to it."""
 
-    def __init__(self, config: SchedulerConfig | None = None, models: dict[str, ModelSpec] | None = None) -> None:
-        self.core = Scheduler(config or SchedulerConfig(), models or {"m": SPEC})
+    def __init__(
+        self,
+        config: SchedulerConfig | None = None,
+        models: dict[str, ModelSpec] | None = None,
+        policies: Policies | None = None,
+    ) -> None:
+        self.core = Scheduler(config or SchedulerConfig(), models or {"m": SPEC}, policies)
         self.now = 0.0
 
     def do(self, event: ev.Event) -> list[ev.Action]:
@@ -30,8 +39,16 @@ class Driver:
         self.core.check_invariants()
         return actions
 
-    def submit(self, name: str, model: str = "m", max_output: int | None = 10) -> list[ev.Action]:
-        return self.do(ev.RequestSubmitted(name, model, max_output))
+    def submit(
+        self,
+        name: str,
+        model: str = "m",
+        max_output: int | None = 10,
+        key: str = "",
+        priority: Priority | None = None,
+        max_wait: float | None = None,
+    ) -> list[ev.Action]:
+        return self.do(ev.RequestSubmitted(name, model, max_output, Flow(key), priority, 40, max_wait))
 
     def ready(self, worker_id: int = 1) -> list[ev.Action]:
         return self.do(ev.WorkerReady(worker_id, 2, 100, 60))
@@ -39,9 +56,18 @@ class Driver:
     def price(self, name: str, tokens: int = 10) -> list[ev.Action]:
         return self.do(ev.RequestPriced(name, tokens))
 
-    def run(self, name: str, tokens: int = 10, model: str = "m") -> list[ev.Action]:
+    def run(
+        self,
+        name: str,
+        tokens: int = 10,
+        model: str = "m",
+        max_output: int | None = 10,
+        key: str = "",
+        priority: Priority | None = None,
+        max_wait: float | None = None,
+    ) -> list[ev.Action]:
         """Submit and price on a ready worker."""
-        self.submit(name, model)
+        self.submit(name, model, max_output, key, priority, max_wait)
         return self.price(name, tokens)
 
     def lose(self, worker_id: int = 1) -> list[ev.Action]:
@@ -52,7 +78,7 @@ class Driver:
         return self.do(ev.Tick())
 
 
-def _error(actions: list[ev.Action], name: str) -> Exception:
+def _error(actions: list[ev.Action], name: str) -> SlotwiseError:
     (error,) = [a.error for a in actions if isinstance(a, ev.EndRequest) and a.request_id == name]
     return error
 
@@ -329,3 +355,121 @@ def test_events_of_a_worker_that_is_gone_are_ignored(loaded: Driver) -> None:
     assert loaded.ready(1) == []
     assert loaded.lose(1) == []
     assert loaded.do(ev.WorkerStartFailed(1, "late")) == []
+
+
+# ---- how long a request may wait
+
+
+def _rated(driver: Driver, seconds: float = 1.0) -> None:
+    """The worker has shown that a token of output takes so long."""
+    for number in range(20):
+        driver.run(f"before {number}")
+        driver.do(ev.StepDone(1, 2, 0, 2, 2 * seconds))
+        driver.do(ev.SequenceFinished(f"before {number}", 10, 0, 10, complete=True))
+
+
+def test_who_would_wait_too_long_is_refused_at_once_and_told_when_there_is_room() -> None:
+    driver = Driver(SchedulerConfig(max_wait_s=30.0))
+    driver.do(ev.PreloadRequested("m"))
+    driver.ready()
+    _rated(driver)
+    for name in "abc":
+        driver.run(name)
+
+    refused = _error(driver.submit("d"), "d")
+
+    assert isinstance(refused, ServerOverloaded)
+    assert refused.retry_after_s is not None
+    assert "may have to wait" in str(refused)
+    assert "30 s" in str(refused)
+    assert driver.submit("e", max_wait=3600.0) == [ev.PreparePrompt("e", 1)], "it may wait for longer"
+
+
+def test_a_request_waits_no_longer_than_it_may(loaded: Driver) -> None:
+    for name in "ab":
+        loaded.run(name)
+    loaded.run("c", max_wait=5.0)
+    loaded.submit("d", max_wait=5.0)
+
+    assert loaded.core.next_deadline() == 5.0
+    assert loaded.tick(4.9) == []
+    actions = loaded.tick(0.2)
+
+    assert all(isinstance(_error(actions, name), ServerOverloaded) for name in "cd")
+    assert ev.CancelSequence("c", 1) in actions
+    assert loaded.core.model_status("m").waiting == 0
+
+
+def test_the_time_that_a_model_takes_to_load_does_not_count() -> None:
+    driver = Driver()
+    driver.submit("a", max_wait=5.0)
+    driver.submit("b", max_wait=5.0)
+    driver.submit("c", max_wait=5.0)
+    assert driver.tick(60.0) == []
+    driver.ready()
+    for name in "abc":
+        driver.price(name)
+
+    assert driver.tick(4.0) == []
+    assert isinstance(_error(driver.tick(1.1), "c"), ServerOverloaded)
+
+
+# ---- what a key may
+
+
+def test_a_key_has_as_many_slots_as_it_may_and_others_pass_it() -> None:
+    driver = Driver(policies={"one": KeyPolicy(max_parallel=1)})
+    driver.do(ev.PreloadRequested("m"))
+    driver.ready()
+    assert driver.run("a", key="one") == [ev.Grant("a", 1, 10)]
+    assert driver.run("b", key="one") == []
+    assert driver.run("c", key="other") == [ev.Grant("c", 1, 10)]
+
+    assert driver.do(ev.SequenceFinished("a")) == [ev.Grant("b", 1, 10)]
+
+
+def test_a_slot_that_a_key_gives_back_at_one_model_serves_it_at_another() -> None:
+    driver = Driver(models={"m": SPEC, "n": SPEC}, policies={"one": KeyPolicy(max_parallel=1)})
+    for number, model in ((1, "m"), (2, "n")):
+        driver.do(ev.PreloadRequested(model))
+        driver.ready(number)
+    driver.run("a", key="one")
+    assert driver.run("b", model="n", key="one") == []
+
+    assert driver.do(ev.SequenceFinished("a")) == [ev.Grant("b", 2, 10)]
+
+
+def test_a_key_is_refused_what_it_may_not() -> None:
+    policies = {"k": KeyPolicy(models=frozenset({"n"}), context_cap=20, tokens_per_minute=100)}
+    driver = Driver(models={"m": SPEC, "n": SPEC}, policies=policies)
+    driver.do(ev.PreloadRequested("n"))
+    driver.ready()
+
+    assert _error(driver.submit("a", "m", key="k"), "a").code == "model_not_allowed"
+    driver.submit("b", "n", key="k")
+    too_long = _error(driver.price("b", 20), "b")
+    assert isinstance(too_long, ContextLengthExceeded)
+    assert too_long.details["n_ctx"] == 20
+    assert driver.run("c", model="n", key="k") == [ev.Grant("c", 1, 10)]
+    driver.do(ev.SequenceFinished("c", 10, 0, 150, complete=True))
+    used_up = _error(driver.submit("d", "n", key="k"), "d")
+    assert (used_up.code, used_up.retry_after_s) == ("rate_limit_exceeded", 37.0)
+
+
+def test_a_light_keys_prompt_is_tokenised_beside_a_heavy_keys_line(loaded: Driver) -> None:
+    for number in range(20):
+        loaded.submit(f"heavy {number}", key="heavy")
+
+    assert loaded.submit("light", key="light") == [ev.PreparePrompt("light", 1)]
+
+
+def test_while_nothing_is_known_nobody_is_refused_for_a_guess() -> None:
+    driver = Driver(SchedulerConfig(max_wait_s=1.0))
+    driver.do(ev.PreloadRequested("m"))
+    driver.ready()
+
+    assert not [action for number in range(50) for action in driver.submit(f"{number}") if _is_end(action)]
+
+
+def _is_end(action: ev.Action) -> bool:
+    return isinstance(action, ev.EndRequest)

@@ -7,14 +7,22 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from slotwise.errors import InvalidRequest
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
+from slotwise.scheduler.fairline import Priority
+from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+from slotwise.scheduler.shares import Flow
 
 MODELS = {
-    "m": ModelSpec(memory_bytes=10, slots=2, kv_cells=50, context_cap=30),
+    "m": ModelSpec(memory_bytes=10, slots=3, kv_cells=60, context_cap=30),
     "n": ModelSpec(memory_bytes=8, slots=1, kv_cells=30, context_cap=30),
     "huge": ModelSpec(memory_bytes=99, slots=1, kv_cells=30, context_cap=30),
 }
 CONFIG = SchedulerConfig(max_queue=5, memory_budget_bytes=15)
+POLICIES = {
+    "b": KeyPolicy(weight=2.0, priority=Priority.HIGH, max_parallel=2),
+    "c": KeyPolicy(max_queued=1, tokens_per_minute=200, context_cap=20),
+}
+FLOWS = [Flow("a", "1"), Flow("a", "2"), Flow("b"), Flow("c")]
 
 
 class CoreMachine(RuleBasedStateMachine):
@@ -22,7 +30,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.core = Scheduler(CONFIG, MODELS)
+        self.core = Scheduler(CONFIG, MODELS, POLICIES)
         self.now = 0.0
         self.history: list[tuple[ev.Event, float, list[ev.Action]]] = []
         self.counter = 0
@@ -31,6 +39,8 @@ class CoreMachine(RuleBasedStateMachine):
         self.preparing: dict[str, int] = {}  # request -> worker
         self.abandoned: dict[str, int] = {}  # cancelled while the tokenizer had them -> worker
         self.running: dict[str, int] = {}
+        self.paused: dict[str, int] = {}
+        self.flow: dict[str, Flow] = {}
         self.cells: dict[str, int] = {}
         self.prompt: dict[str, int] = {}
         self.deaths: dict[str, int] = {}
@@ -54,7 +64,8 @@ class CoreMachine(RuleBasedStateMachine):
                 total = sum(MODELS[self.model_of[w]].memory_bytes for w in self.workers)
                 assert total <= 15, "memory over the budget"
             case ev.StopWorker(worker_id):
-                assert not [r for r, w in self.running.items() if w == worker_id], "stopped while running"
+                begun = [*self.running.items(), *self.paused.items()]
+                assert not [r for r, w in begun if w == worker_id], "stopped while running"
                 self.workers[worker_id] = "stopping"
             case ev.PreparePrompt(request_id, worker_id):
                 assert self.workers[worker_id] == "ready"
@@ -62,23 +73,34 @@ class CoreMachine(RuleBasedStateMachine):
                 self.assert_suspects_are_alone(request_id, worker_id)
                 self.preparing[request_id] = worker_id
             case ev.Grant(request_id, worker_id, max_output_tokens):
+                assert not self.drained, "a grant after the drain"
                 self.grant(request_id, worker_id, max_output_tokens)
+            case ev.PauseSequence(request_id, worker_id):
+                assert self.running.pop(request_id) == worker_id
+                assert request_id in self.open
+                self.paused[request_id] = worker_id
+            case ev.ResumeSequence(request_id, worker_id):
+                assert self.paused.pop(request_id) == worker_id
+                self.grant(request_id, worker_id, self.cells[request_id] - self.prompt[request_id])
             case ev.EndRequest(request_id):
                 self.end(request_id)
             case ev.CancelSequence(request_id, worker_id):
                 assert worker_id in self.workers
 
     def grant(self, request_id: str, worker_id: int, max_output_tokens: int) -> None:
-        assert not self.drained, "a grant after the drain"
         assert self.workers[worker_id] == "ready"
         assert request_id in self.open
         assert request_id not in self.running
+        assert request_id not in self.paused
+        policy = POLICIES.get(self.flow[request_id].key, KeyPolicy())
+        of_key = [r for r in self.running if self.flow[r].key == self.flow[request_id].key]
+        assert len(of_key) < (policy.max_parallel or 99)
         spec = MODELS[self.model_of[worker_id]]
         beside = [r for r, w in self.running.items() if w == worker_id]
         assert len(beside) < spec.slots
         cells = self.prompt[request_id] + max_output_tokens
         assert max_output_tokens >= 1
-        assert cells <= spec.context_cap
+        assert cells <= min(spec.context_cap, policy.context_cap or 99)
         assert sum(self.cells[r] for r in beside) + cells <= spec.kv_cells
         self.assert_suspects_are_alone(request_id, worker_id)
         self.running[request_id], self.cells[request_id] = worker_id, cells
@@ -95,17 +117,46 @@ class CoreMachine(RuleBasedStateMachine):
     def end(self, request_id: str) -> None:
         assert request_id not in self.ended, "a request ended twice"
         self.ended.add(request_id)
-        for books in (self.open, self.preparing, self.running, self.cells):
+        for books in (self.open, self.preparing, self.running, self.paused, self.cells):
             books.pop(request_id, None)
 
     # ---- what happens
 
-    @rule(model=st.sampled_from(["m", "m", "m", "n", "n", "huge", "unknown"]), limit=st.none() | st.integers(1, 40))
-    def submit(self, model: str, limit: int | None) -> None:
+    @rule(
+        model=st.sampled_from(["m", "m", "m", "n", "n", "huge", "unknown"]),
+        limit=st.sampled_from([None, 1, 5, 5, 10, 10, 15, 40]),
+        flow=st.sampled_from(FLOWS),
+        priority=st.none() | st.sampled_from(Priority),
+        characters=st.integers(0, 100),
+        max_wait=st.sampled_from([None, None, None, None, 0.0, 3.0, 60.0]),
+    )
+    def submit(
+        self,
+        model: str,
+        limit: int | None,
+        flow: Flow,
+        priority: Priority | None,
+        characters: int,
+        max_wait: float | None,
+    ) -> None:
         self.counter += 1
         request_id = f"r{self.counter}"
-        self.open[request_id] = model
-        self.do(ev.RequestSubmitted(request_id, model, limit))
+        self.open[request_id], self.flow[request_id] = model, flow
+        self.do(ev.RequestSubmitted(request_id, model, limit, flow, priority, characters, max_wait))
+
+    @rule(flow=st.sampled_from(FLOWS), count=st.integers(2, 4), output=st.integers(1, 10))
+    def submit_many(self, flow: Flow, count: int, output: int) -> None:
+        """One flow takes all slots, and the others are owed some."""
+        for _ in range(count):
+            self.submit("m", output, flow, None, 12, None)
+        self.everybody_gets_a_slot_who_can()
+        self.now += 2.0
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), rows=st.integers(0, 3), prompt=st.integers(0, 50), seconds=st.floats(0, 2))
+    def stepped(self, data: st.DataObject, rows: int, prompt: int, seconds: float) -> None:
+        worker_id = data.draw(st.sampled_from(sorted(self.workers)))
+        self.do(ev.StepDone(worker_id, rows, prompt, rows, seconds))
 
     @precondition(lambda self: self.preparing)
     @rule(data=st.data(), tokens=st.integers(1, 35))
@@ -123,12 +174,13 @@ class CoreMachine(RuleBasedStateMachine):
         refusal = ev.PrepareRefused(request_id, InvalidRequest("no", param="messages"))
         self.do(refusal if refused else ev.RequestPriced(request_id, 0))
 
-    @precondition(lambda self: self.running)
-    @rule(data=st.data())
-    def finished(self, data: st.DataObject) -> None:
-        request_id = data.draw(st.sampled_from(sorted(self.running)))
+    @precondition(lambda self: self.running or self.paused)
+    @rule(data=st.data(), tokens=st.integers(0, 30), complete=st.booleans())
+    def finished(self, data: st.DataObject, tokens: int, complete: bool) -> None:
+        """Also in the step after which it was to be paused."""
+        request_id = data.draw(st.sampled_from(sorted([*self.running, *self.paused])))
         self.end(request_id)
-        self.do(ev.SequenceFinished(request_id))
+        self.do(ev.SequenceFinished(request_id, tokens, 0, tokens, complete))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -158,11 +210,14 @@ class CoreMachine(RuleBasedStateMachine):
         self.do(ev.WorkerReady(worker_id, spec.slots, spec.kv_cells, spec.context_cap))
 
     @precondition(lambda self: self.workers)
-    @rule(data=st.data())
-    def lost(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), really=st.integers(0, 3))
+    def lost(self, data: st.DataObject, really: int) -> None:
+        if really:
+            return  # it is no use to lose them all the time
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
         crashed = self.workers.pop(worker_id) != "stopping"
         at_work = [r for books in (self.preparing, self.running) for r, w in books.items() if w == worker_id]
+        self.paused = {r: w for r, w in self.paused.items() if w != worker_id}
         self.abandoned = {r: w for r, w in self.abandoned.items() if w != worker_id}
         cancelled = {e.request_id for e, _, _ in self.history if isinstance(e, ev.RequestCancelled)}
         for request_id in at_work:
@@ -222,11 +277,22 @@ class CoreMachine(RuleBasedStateMachine):
                 break
             self.world_goes_on()
         assert not self.open, f"never ended: {self.open} {self.core!r}"
-        again = Scheduler(CONFIG, MODELS)
+        again = Scheduler(CONFIG, MODELS, POLICIES)
         for event, now, actions in self.history:
             assert [_plain(a) for a in again.handle(event, now)] == [_plain(a) for a in actions]
 
     def world_goes_on(self) -> None:
+        self.everybody_gets_a_slot_who_can()
+        for request_id in list(self.running):
+            if request_id in self.running:
+                self.end(request_id)
+                self.do(ev.SequenceFinished(request_id))
+        self.now += 1.0
+        self.do(ev.Tick())
+
+    @rule()
+    def everybody_gets_a_slot_who_can(self) -> None:
+        """Workers come up and prompts are tokenised, so that what follows happens among requests that run."""
         for worker_id, state in list(self.workers.items()):
             if state == "starting":
                 spec = MODELS[self.model_of[worker_id]]
@@ -245,11 +311,6 @@ class CoreMachine(RuleBasedStateMachine):
             if self.preparing.pop(request_id, None) is not None:
                 self.prompt[request_id] = 3
                 self.do(ev.RequestPriced(request_id, 3))
-        for request_id in list(self.running):
-            self.end(request_id)
-            self.do(ev.SequenceFinished(request_id))
-        self.now += 1.0
-        self.do(ev.Tick())
 
 
 def _plain(action: ev.Action) -> object:
@@ -257,4 +318,4 @@ def _plain(action: ev.Action) -> object:
 
 
 TestCore = CoreMachine.TestCase
-TestCore.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestCore.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -411,6 +412,9 @@ class LoopMachine(RuleBasedStateMachine):
         super().__init__()
         self.counter = 0
         self.asked: dict[str, tuple[str, int]] = {}
+        #: Those that run, as far as the scheduler knows; and those that it has paused.
+        self.running: set[str] = set()
+        self.paused: set[str] = set()
         self.got: dict[str, list[Delta]] = {}
 
     @initialize(
@@ -420,7 +424,9 @@ class LoopMachine(RuleBasedStateMachine):
         host_bytes=st.sampled_from([0, 2000, 10**6]),
     )
     def make(self, layout: str, reuse: str, period: int, host_bytes: int) -> None:
-        self.load = _load(20, layout, reuse, period, speculation=True)
+        load = _load(20, layout, reuse, period, speculation=True)
+        # Room for four at their largest: the scheduler starts nobody beyond what there is.
+        self.load = msgspec.structs.replace(load, kv_cells=max(load.kv_cells, 4 * 120))
         self.model = FailingModel([], self.load)
         self.loop = StepLoop(self.model, host_bytes=host_bytes, itl_target=0.25, timer=self.model.clock)
         for together in range(1, 5):  # so that it knows what steps take, and drafts
@@ -428,7 +434,7 @@ class LoopMachine(RuleBasedStateMachine):
                 _start(self.loop, f"{name} of {together}", "warm", 4)
             _run(self.loop)
 
-    @precondition(lambda self: len(self.asked) < 4)
+    @precondition(lambda self: len(self.asked) - len(self.paused) < 4)
     @rule(
         prompt=st.builds(
             lambda length, end: PREFIX[:length] + end,
@@ -442,11 +448,33 @@ class LoopMachine(RuleBasedStateMachine):
         request_id = f"r{self.counter}"
         self.asked[request_id] = (prompt, max_output)
         _start(self.loop, request_id, prompt, max_output)
+        self.running.add(request_id)
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        self.loop.cancel(data.draw(st.sampled_from(sorted(self.asked))))
+        request_id = data.draw(st.sampled_from(sorted(self.asked)))
+        self.loop.cancel(request_id)
+        self.paused.discard(request_id)
+        self.running.discard(request_id)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def pause(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.running)))
+        self.loop.pause(request_id)
+        self.running.remove(request_id)
+        self.paused.add(request_id)
+
+    @precondition(lambda self: self.paused and len(self.asked) - len(self.paused) < 4)
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        self._resume(data.draw(st.sampled_from(sorted(self.paused))))
+
+    def _resume(self, request_id: str) -> None:
+        self.paused.remove(request_id)
+        self.running.add(request_id)
+        self.loop.resume(request_id)
 
     @rule(code=st.sampled_from([1, 2, -1, -2]))
     def fail_once(self, code: int) -> None:
@@ -469,6 +497,8 @@ class LoopMachine(RuleBasedStateMachine):
         if delta.finish_reason is None:
             return
         prompt, max_output = self.asked.pop(delta.request_id)
+        self.running.discard(delta.request_id)
+        self.paused.discard(delta.request_id)
         load = _load(20, period=int(self.load.path.rpartition("period=")[2]))
         text, reason = _alone(prompt, max_output, load=load)
         if delta.finish_reason is FinishReason.CANCELLED:
@@ -482,7 +512,9 @@ class LoopMachine(RuleBasedStateMachine):
             self.loop.check_invariants()
 
     def teardown(self) -> None:
-        while hasattr(self, "loop") and not self.loop.idle:
+        while hasattr(self, "loop") and (self.paused or not self.loop.idle):
+            while self.paused and len(self.asked) - len(self.paused) < 4:
+                self._resume(min(self.paused))
             for delta in self.loop.step().deltas:
                 self._receive(delta)
         assert not self.asked, "a sequence never ended"

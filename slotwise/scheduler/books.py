@@ -1,0 +1,143 @@
+"""The books of all requests: which there are, in which state, and what is counted by it. Pure.
+
+A request changes its state here and nowhere else, and everything that depends on the state changes with it: what its
+key has in use, what is tokenised, what its model expects. So nothing is counted twice, and nothing is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from slotwise.errors import SlotwiseError
+from slotwise.scheduler import events as ev
+from slotwise.scheduler.admission import KeyLimits
+from slotwise.scheduler.backlog import Work
+from slotwise.scheduler.lifecycle import HOLDING, PREPARED, WAITING, RequestState
+from slotwise.scheduler.records import ModelRecord, RequestRecord, WorkerRecord
+from slotwise.scheduler.residency import Residency
+
+
+class Books:
+    """Owns the records of requests. `actions`: where what is to be done is noted."""
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelRecord],
+        residency: Residency,
+        limits: KeyLimits,
+        actions: list[ev.Action],
+    ) -> None:
+        self.requests: dict[str, RequestRecord] = {}
+        self._models = models
+        self._residency = residency
+        self._limits = limits
+        self._actions = actions
+
+    def open(self, request: RequestRecord) -> None:
+        """A request that was let in begins to wait, not yet tokenised."""
+        model = self._models[request.model]
+        self.requests[request.request_id] = request
+        self._count(request, 1)
+        model.demand.wait(request.claim, self._limits.policy(request.flow.key).weight)
+        model.unpriced.add(request.request_id, request.claim.place)
+
+    def worker_of(self, request: RequestRecord) -> WorkerRecord:
+        return self._residency.workers[request.worker_id or 0]
+
+    def advance(self, request: RequestRecord, to: RequestState) -> None:
+        """The next state of its life, and whatever is counted by state."""
+        self._count(request, -1)
+        request.advance(to)
+        self._count(request, 1)
+
+    def _count(self, request: RequestRecord, by: int) -> None:
+        if request.state in WAITING:
+            self._limits.waits(request.flow.key, by)
+        if request.state in HOLDING:
+            self._limits.runs(request.flow.key, by)
+        if request.state in PREPARED:
+            prepared = self._models[request.model].prepared
+            prepared[request.flow] += by
+            if not prepared[request.flow]:
+                del prepared[request.flow]
+
+    def withdraw(
+        self, request: RequestRecord, error: SlotwiseError | None, now: float, waited: float | None = None
+    ) -> None:
+        """A waiting request is over, wherever it waits."""
+        self.tell_worker_to_forget(request)
+        if request.state is RequestState.PREPARING:
+            self.worker_of(request).abandoned[request.request_id] = request.flow
+        self.end(request, error, now, waited=waited)
+
+    def tell_worker_to_forget(self, request: RequestRecord) -> None:
+        if request.worker_id is not None:
+            self._actions.append(ev.CancelSequence(request.request_id, request.worker_id))
+
+    def release(self, request: RequestRecord) -> None:
+        """Its slot and its cells are free again."""
+        worker = self.worker_of(request)
+        worker.cells.release(request.request_id)
+        worker.running_of[request.flow] -= 1
+        if not worker.running_of[request.flow]:
+            del worker.running_of[request.flow]
+
+    def end(
+        self,
+        request: RequestRecord,
+        error: SlotwiseError | None,
+        now: float,
+        *,
+        done: Work | None = None,
+        waited: float | None = None,
+    ) -> None:
+        """The request is over; its slot and cells, if it had any, have been released by the caller. `done`: what it
+        took, if it ran; `waited`: seconds that it waited, if it may not wait for longer."""
+        model = self._models[request.model]
+        if request.state in WAITING:
+            model.demand.gone(request.claim, waited)
+        else:
+            # What it had taken when its worker died is not known: as much as was expected.
+            model.demand.ended(request.claim, done or request.claim.work, model.slots)
+        for line in (model.unpriced, model.priced, model.suspects):
+            line.discard(request.request_id)
+        if (worker := self._residency.workers.get(request.worker_id or 0)) is not None:
+            worker.requests.pop(request.request_id, None)
+            worker.preparing -= request.state is RequestState.PREPARING
+            worker.paused -= request.paused
+            if worker.alone == request.request_id and request.request_id not in worker.abandoned:
+                worker.alone = None
+        self.advance(request, RequestState.DONE)
+        del self.requests[request.request_id]
+        if error is not None:
+            self._actions.append(ev.EndRequest(request.request_id, error))
+
+    def check_invariants(self) -> None:
+        waiting = [request for request in self.requests.values() if request.state in WAITING]
+        assert len(waiting) == sum(model.waiting for model in self._models.values())
+        for request in self.requests.values():
+            assert request.state is not RequestState.DONE
+            assert request.deaths <= 1
+            worker = self._residency.workers.get(request.worker_id or 0)
+            assert (request.state is RequestState.SUBMITTED) == (worker is None)
+            assert worker is None or worker.requests[request.request_id] is request
+        for worker in self._residency.workers.values():
+            states = [request.state for request in worker.requests.values()]
+            assert worker.preparing == states.count(RequestState.PREPARING)
+            assert worker.running == sum(state in HOLDING for state in states)
+            holding = [request.flow for request in worker.requests.values() if request.state in HOLDING]
+            assert worker.running_of == Counter(holding)
+            assert worker.paused == sum(request.paused for request in worker.requests.values())
+            assert not worker.alone or worker.at_work <= 1
+        for model in self._models.values():
+            mine = [request for request in self.requests.values() if request.model == model.name]
+            prepared = [request.flow for request in mine if request.state in PREPARED]
+            assert model.prepared == Counter(prepared)
+            assert model.demand.backlog.requests_waiting == sum(request.state in WAITING for request in mine)
+            assert model.demand.backlog.requests_running == sum(request.state in HOLDING for request in mine)
+            model.demand.check_invariants()
+        self._limits.check_invariants(
+            Counter(request.flow.key for request in waiting),
+            Counter(request.flow.key for request in self.requests.values() if request.state in HOLDING),
+        )

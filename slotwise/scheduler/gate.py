@@ -1,0 +1,125 @@
+"""Which requests are taken: the checks that need nothing but what is known at arrival. Pure.
+
+Nothing is promised that is not kept: a request that is taken waits no longer than it may, by the best forecast there is
+(`backlog`), and one that is not is told at once when there will be room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from slotwise.errors import (
+    ModelNotAllowed,
+    ModelNotFound,
+    ModelUnavailable,
+    ServerDraining,
+    ServerOverloaded,
+    SlotwiseError,
+)
+from slotwise.scheduler.admission import Comebacks, KeyLimits
+from slotwise.scheduler.backlog import Work
+from slotwise.scheduler.events import RequestSubmitted
+from slotwise.scheduler.policy import KeyPolicy
+from slotwise.scheduler.records import ModelRecord, SchedulerConfig
+from slotwise.scheduler.residency import Residency
+
+DRAIN_RETRY_AFTER_S = 10.0
+
+
+class Gate:
+    """Refuses, or lets in."""
+
+    def __init__(
+        self, config: SchedulerConfig, models: Mapping[str, ModelRecord], residency: Residency, limits: KeyLimits
+    ) -> None:
+        self._config = config
+        self._models = models
+        self._residency = residency
+        self._limits = limits
+        self._comebacks = {model: Comebacks() for model in models}
+
+    def max_wait(self, event: RequestSubmitted) -> float | None:
+        """Seconds that the request may wait; None: for ever."""
+        longest = self._config.max_wait_s if event.max_wait_s is None else event.max_wait_s
+        if event.patience_s is None:
+            return longest
+        return event.patience_s if longest is None else min(longest, event.patience_s)
+
+    def refusal(self, event: RequestSubmitted, now: float) -> SlotwiseError | None:
+        """Why a new request is not taken, or None."""
+        policy = self._limits.policy(event.flow.key)
+        model = self._models.get(event.model)
+        if model is None:
+            known = ", ".join(name for name in self._models if policy.allows(name))
+            message = f"The model '{event.model[:100]}' does not exist. Models here: {known}."
+            return ModelNotFound(message, param="model")
+        if not policy.allows(model.name):
+            allowed = ", ".join(sorted(policy.models or ()))
+            message = f"This key may not use the model '{model.name}'. It may use: {allowed}."
+            return ModelNotAllowed(message, param="model")
+        if model.failure is not None:
+            return unavailable(model)
+        if self._residency.too_large(model):
+            message = f"The model '{model.name}' can not be loaded: {self._residency.shortage(model)}."
+            return ModelUnavailable(message, code="model_too_large", param="model")
+        return self._not_now(event, model, policy, now)
+
+    def work(self, event: RequestSubmitted, model: ModelRecord) -> Work:
+        """What a request is expected to take, by the length of its text."""
+        return self.priced_work(event, model, model.demand.tokens_of(event.prompt_characters))
+
+    def priced_work(self, event: RequestSubmitted, model: ModelRecord, prompt_tokens: float) -> Work:
+        """What a request with a prompt of so many tokens is expected to take."""
+        room = max(1, int(self.limit(event, model) - prompt_tokens))
+        most = room if event.max_output_tokens is None else min(event.max_output_tokens, room)
+        return model.demand.expected(event.flow.key, prompt_tokens, most)
+
+    def limit(self, event: RequestSubmitted, model: ModelRecord) -> int:
+        """Most tokens of the request, prompt and answer."""
+        worker, cap = model.worker, self._limits.policy(event.flow.key).context_cap
+        limit = worker.limit if worker and worker.slots else model.spec.context_cap
+        return limit if cap is None else min(limit, cap)
+
+    def _not_now(
+        self, event: RequestSubmitted, model: ModelRecord, policy: KeyPolicy, now: float
+    ) -> SlotwiseError | None:
+        wait = model.predicted_wait(event.flow, policy, event.priority)
+        must_wait = model.running + model.waiting >= model.slots
+        refusal = self._limits.refusal(event.flow.key, now, must_wait=must_wait, turn=wait)
+        if refusal is not None:
+            return refusal
+        queued = sum(other.queued for other in self._models.values())
+        if must_wait and queued >= self._config.max_queue:
+            seconds = self._come_back(event, model, 0.0, now)
+            message = f"The queue is full ({queued} requests wait). Come back in {seconds:g} s."
+            return ServerOverloaded(message, retry_after_s=seconds)
+        longest = self.max_wait(event)
+        if longest is not None and model.demand.is_known and (at_most := model.demand.backlog.at_most(wait)) > longest:
+            seconds = self._come_back(event, model, at_most - longest, now)
+            message = (
+                f"All slots of '{model.name}' are busy, and a request may have to wait for {at_most:.0f} s, "
+                f"which is more than {longest:g} s. Come back in {seconds:g} s."
+            )
+            return ServerOverloaded(message, retry_after_s=seconds)
+        return None
+
+    def _come_back(self, event: RequestSubmitted, model: ModelRecord, excess: float, now: float) -> float:
+        work = model.demand.backlog.seconds(self.work(event, model), model.parallel)
+        # Room for it is there when as much work as its own is done, beyond what is too much already.
+        return self._comebacks[model.name].tell(excess + work, work, now)
+
+
+def draining() -> ServerDraining:
+    return ServerDraining("The server is shutting down.", retry_after_s=DRAIN_RETRY_AFTER_S)
+
+
+def unavailable(model: ModelRecord) -> ModelUnavailable:
+    return ModelUnavailable(f"The model '{model.name}' could not be loaded: {model.failure}", param="model")
+
+
+def waited_in_vain(model: ModelRecord, waited: float, seconds: float) -> ServerOverloaded:
+    """For a request that was let in and whose turn did not come in time: the forecast was wrong."""
+    message = (
+        f"The turn of this request on '{model.name}' did not come within {waited:.0f} s. Come back in {seconds:g} s."
+    )
+    return ServerOverloaded(message, retry_after_s=seconds)

@@ -1,0 +1,137 @@
+"""How much of a model each key has had: virtual time, the measure of fairness. Pure.
+
+A key's virtual time grows by the device seconds that its requests take, divided by its weight; whoever has the least is
+next. A key that comes back begins where the least of the others is: time in which it asked for nothing is not saved up.
+Within a key the same holds between its end users, who all weigh the same.
+
+References: Virtual Token Counter (arXiv 2401.00588), Start-time Fair Queueing. Those count tokens with fixed weights;
+here device seconds are counted, since what a prompt token costs beside an answer token differs between machines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+#: Nobody is further ahead of the others than this: who had the machine alone all night is not locked out all day.
+LEAD_S = 60.0
+#: Accounts of those who ask for nothing now are swept out when there are so many.
+_SWEEP = 64
+
+
+class Flow(NamedTuple):
+    """Whose request it is: an API key, and an end user behind it ("" where they are not told apart)."""
+
+    key: str
+    user: str = ""
+
+
+@dataclass(slots=True)
+class _Account:
+    weight: float
+    virtual: float
+    #: Requests that wait or run.
+    requests: int = 0
+
+
+class Accounts:
+    """Virtual times of those who share something, by name. It rises, and only corrections lower it."""
+
+    def __init__(self) -> None:
+        self._active: dict[str, _Account] = {}
+        self._idle: dict[str, _Account] = {}
+        #: The least of the active ones when there were any.
+        self._floor = 0.0
+
+    @property
+    def weight(self) -> float:
+        """Of all who are active."""
+        return sum(account.weight for account in self._active.values())
+
+    @property
+    def active(self) -> int:
+        return len(self._active)
+
+    def weight_of(self, name: str) -> float:
+        """0 if it has no requests."""
+        account = self._active.get(name)
+        return account.weight if account else 0.0
+
+    def virtual(self, name: str) -> float:
+        """Of an active one, or where it would begin."""
+        account = self._active.get(name)
+        return account.virtual if account else self._start(self._idle.get(name))
+
+    def ahead(self, name: str) -> float:
+        """Of the one with the least: so much the others get, per weight, before it is its turn."""
+        return max(0.0, self.virtual(name) - self._least())
+
+    def join(self, name: str, weight: float = 1.0) -> None:
+        """One more request of it waits or runs."""
+        account = self._active.get(name)
+        if account is None:
+            account = self._idle.pop(name, None) or _Account(weight, self._least())
+            account.virtual = self._start(account)
+            self._active[name] = account
+        account.weight = weight
+        account.requests += 1
+
+    def leave(self, name: str) -> None:
+        """A request of it ended."""
+        account = self._active[name]
+        account.requests -= 1
+        if account.requests:
+            return
+        self._floor = max(self._floor, self._least())
+        self._idle[name] = self._active.pop(name)
+        if len(self._idle) > _SWEEP + 2 * len(self._active):
+            least = self._least()
+            self._idle = {name: account for name, account in self._idle.items() if account.virtual > least}
+
+    def charge(self, name: str, seconds: float) -> None:
+        """It received so many device seconds; below 0: fewer than it was charged before."""
+        account = self._active.get(name) or self._idle.get(name)
+        if account is not None:
+            account.virtual = min(account.virtual + seconds / account.weight, self._least() + LEAD_S)
+
+    def check_invariants(self) -> None:
+        assert not self._active.keys() & self._idle.keys()
+        assert all(account.requests > 0 for account in self._active.values())
+        assert all(account.requests == 0 for account in self._idle.values())
+        assert all(account.weight > 0 for account in self._active.values())
+
+    def _least(self) -> float:
+        return min((account.virtual for account in self._active.values()), default=self._floor)
+
+    def _start(self, account: _Account | None) -> float:
+        least = self._least()
+        return least if account is None else min(max(account.virtual, least), least + LEAD_S)
+
+
+class Shares:
+    """The accounts of one model: of keys, and of each key's users."""
+
+    def __init__(self) -> None:
+        self.keys = Accounts()
+        self._users: dict[str, Accounts] = {}
+
+    def users(self, key: str) -> Accounts:
+        """The end users of a key that has requests, or had some not long ago."""
+        return self._users.setdefault(key, Accounts())
+
+    def join(self, flow: Flow, weight: float) -> None:
+        self.keys.join(flow.key, weight)
+        self.users(flow.key).join(flow.user)
+
+    def leave(self, flow: Flow) -> None:
+        self.keys.leave(flow.key)
+        self._users[flow.key].leave(flow.user)
+
+    def charge(self, flow: Flow, seconds: float) -> None:
+        self.keys.charge(flow.key, seconds)
+        self.users(flow.key).charge(flow.user, seconds)
+
+    def check_invariants(self) -> None:
+        self.keys.check_invariants()
+        for users in self._users.values():
+            users.check_invariants()

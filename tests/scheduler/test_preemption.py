@@ -1,0 +1,165 @@
+"""Slots change hands while requests run: who gets one, who gives one, and that nothing is lost by it."""
+
+from collections.abc import Callable
+
+import pytest
+
+from slotwise.errors import WorkerFailed
+from slotwise.scheduler import events as ev
+from slotwise.scheduler.fairline import Priority
+from slotwise.scheduler.policy import KeyPolicy
+from slotwise.scheduler.preemption import LEAST_RUN_S
+from slotwise.scheduler.records import ModelSpec
+from tests.scheduler.test_core import Driver
+
+SLOTS = 4
+
+
+def _driver(policies: dict[str, KeyPolicy] | None = None) -> Driver:
+    driver = Driver(
+        models={"m": ModelSpec(10, SLOTS, 400, 100), "n": ModelSpec(10, SLOTS, 400, 100)}, policies=policies
+    )
+    driver.do(ev.PreloadRequested("m"))
+    driver.do(ev.WorkerReady(1, SLOTS, 400, 100))
+    return driver
+
+
+@pytest.fixture
+def full() -> Driver:
+    """One key has all slots, and has had them for a while."""
+    driver = _driver()
+    for name in "abcd":
+        assert driver.run(name, key="heavy") == [ev.Grant(name, 1, 10)]
+    driver.now += 2 * LEAST_RUN_S
+    return driver
+
+
+def _changed(actions: list[ev.Action]) -> list[tuple[str, str]]:
+    return [(type(action).__name__, action.request_id) for action in actions if hasattr(action, "request_id")]
+
+
+def test_another_key_gets_the_slot_of_who_came_last_at_once(full: Driver) -> None:
+    assert full.run("x", key="light") == [ev.PauseSequence("d", 1), ev.Grant("x", 1, 10)]
+    assert full.core.model_status("m").busy_slots == SLOTS
+
+
+def test_it_goes_on_when_a_slot_is_free(full: Driver) -> None:
+    full.run("x", key="light")
+
+    assert full.do(ev.SequenceFinished("x")) == [ev.ResumeSequence("d", 1)]
+    assert full.do(ev.SequenceFinished("d", 10, 0, 10, complete=True)) == []
+    assert full.core.model_status("m").busy_slots == 3
+
+
+def test_slots_change_hands_until_the_parts_are_right_and_then_no_more(full: Driver) -> None:
+    changed = [_changed(full.run(name, key="light")) for name in "wxyz"]
+
+    assert changed == [
+        [("PauseSequence", "d"), ("Grant", "w")],
+        [("PauseSequence", "c"), ("Grant", "x")],
+        [],
+        [],
+    ]
+    full.now += 100
+    assert _changed(full.run("e", key="heavy")) == []
+
+
+def test_a_keys_part_is_by_its_weight() -> None:
+    driver = _driver({"light": KeyPolicy(weight=3.0)})
+    for name in "abcd":
+        driver.run(name, key="heavy")
+    driver.now += 2 * LEAST_RUN_S
+
+    changed = [_changed(driver.run(name, key="light"))[:1] for name in "wxyz"]
+
+    assert changed == [[("PauseSequence", "d")], [("PauseSequence", "c")], [("PauseSequence", "b")], []]
+
+
+def test_one_who_has_just_begun_is_let_run(full: Driver) -> None:
+    full.do(ev.SequenceFinished("d"))
+    full.run("e", key="heavy")
+
+    assert _changed(full.run("x", key="light")) == [("PauseSequence", "c"), ("Grant", "x")]
+
+
+def test_a_higher_class_takes_a_lower_ones_slot_whatever_the_parts() -> None:
+    driver = _driver({"boss": KeyPolicy(priority=Priority.HIGH)})
+    for name in "abcd":
+        driver.run(name, key=name)
+    driver.now += 2 * LEAST_RUN_S
+
+    assert _changed(driver.run("x", key="boss")) == [("PauseSequence", "d"), ("Grant", "x")]
+    assert _changed(driver.run("e", key="e")) == [], "each has its part"
+
+
+def test_a_large_request_takes_as_many_as_it_needs_or_none() -> None:
+    driver = _driver()
+    for name in "abcd":
+        driver.run(name, tokens=60, max_output=40, key="heavy")  # 100 of 400 cells each
+    driver.now += 2 * LEAST_RUN_S
+
+    assert _changed(driver.run("x", tokens=90, key="light")) == [("PauseSequence", "d"), ("Grant", "x")]
+    assert driver.core.model_status("m").reserved_cells == 400
+
+
+def test_a_request_that_may_not_wait_any_longer_is_not_ended_once_it_has_begun(full: Driver) -> None:
+    full.do(ev.SequenceFinished("d"))
+    full.run("e", key="heavy", max_wait=5.0)
+    full.now += 2 * LEAST_RUN_S
+    assert _changed(full.run("x", key="light"))[0] == ("PauseSequence", "e")
+
+    assert full.tick(100.0) == []
+    assert _changed(full.do(ev.SequenceFinished("x"))) == [("ResumeSequence", "e")]
+
+
+def test_a_sequence_that_ended_in_the_step_before_its_pause_is_over(full: Driver) -> None:
+    full.run("x", key="light")
+
+    full.do(ev.SequenceFinished("d", 10, 0, 10, complete=True))
+
+    assert full.do(ev.SequenceFinished("x")) == []
+    assert full.core.model_status("m").waiting == 0
+
+
+def test_a_paused_request_that_is_cancelled_is_forgotten_by_the_worker(full: Driver) -> None:
+    full.run("x", key="light")
+
+    assert full.do(ev.RequestCancelled("d")) == [ev.CancelSequence("d", 1)]
+    assert full.do(ev.SequenceFinished("x")) == []
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_was_paused_on_a_worker_that_died_is_as_what_ran_there(full: Driver, begun: bool) -> None:
+    if begun:
+        full.do(ev.OutputStarted("d"))
+    full.run("x", key="light")
+
+    actions = full.lose()
+
+    failed = [a.request_id for a in actions if isinstance(a, ev.EndRequest) and isinstance(a.error, WorkerFailed)]
+    assert failed == (["d"] if begun else [])
+    assert full.core.model_status("m").waiting == (4 if begun else 5)
+
+
+@pytest.mark.parametrize("end", [lambda d: d.do(ev.DrainRequested()), lambda d: d.submit("other", "n")])
+def test_what_was_paused_is_ended_before_the_worker_stops(end: Callable[[Driver], object]) -> None:
+    """At a drain, and where the model has to make room for another."""
+    from slotwise.scheduler.records import SchedulerConfig
+
+    models = {name: ModelSpec(10, SLOTS, 400, 100) for name in "mn"}
+    driver = Driver(SchedulerConfig(memory_budget_bytes=10, memory_patience_s=1.0), models)
+    driver.do(ev.PreloadRequested("m"))
+    driver.do(ev.WorkerReady(1, SLOTS, 400, 100))
+    for name in "abcd":
+        driver.run(name, key="heavy")
+    driver.now += 2 * LEAST_RUN_S
+    driver.run("x", key="light")
+
+    end(driver)
+    driver.tick(2.0)
+    actions = [action for name in "abcx" for action in driver.do(ev.SequenceFinished(name))]
+
+    assert ev.ResumeSequence("d", 1) in actions
+    assert ev.StopWorker(1) not in actions
+    last = driver.do(ev.SequenceFinished("d"))
+    assert (ev.StopWorker(1) in last) or driver.core.idle
