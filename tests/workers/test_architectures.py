@@ -165,3 +165,26 @@ def test_a_named_prefix_is_restored_for_everybody(load: LoadModel, model: LlamaM
 
         assert all(loop.cached[name] > len(SYSTEM) for name in prompts)
         assert all(_furthest(alone, prompts[name], answers[name]) < NEAR_TIE for name in prompts)
+
+
+@pytest.mark.parametrize("host_bytes", [0, 64 * 2**20])
+def test_who_is_paused_goes_on_where_it_was(model: LlamaModel, alone: LlamaModel, host_bytes: int) -> None:
+    """Others have all rows meanwhile; what it had is in main memory, or computed again."""
+    loop = Recording(model, host_bytes=host_bytes)
+    paused = _prompts(model, asked=5)
+    name, prompt = next(iter(paused.items()))
+    loop.prepared(name, list(prompt))
+    loop.start(StartSequence(name, OUTPUT, SamplingParams(temperature=0), ignore_eos=True))
+    for _ in range(OUTPUT // 2):
+        loop.step()
+    loop.pause(name)
+    loop.answer(_prompts(model, 1))
+    loop.answer(_prompts(model, 2))
+    loop.resume(name)
+    while not loop.idle:
+        loop.step()
+
+    answer = loop._all[name][len(prompt) :]
+    assert len(answer) == OUTPUT
+    assert _furthest(alone, prompt, answer) < NEAR_TIE
+    assert loop.cached[name] < len(prompt), "told is what it took over at its start"
