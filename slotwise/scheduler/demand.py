@@ -16,6 +16,8 @@ from slotwise.scheduler.shares import Flow, Shares
 
 #: Of a new request, in what is known of its like.
 _WEIGHT = 0.1
+#: Keys whose habits are remembered.
+_MOST_HABITS = 1024
 #: Before anything was tokenised.
 _CHARACTERS_PER_TOKEN = 3.5
 #: After so many answers their lengths are known well enough to refuse somebody for it.
@@ -54,6 +56,7 @@ class Demand:
         self.backlog = Backlog(self.rates)
         self._lengths = OutputLengths()
         self._answers = 0
+        #: By key; those not heard of for longest first.
         self._habits: dict[str, _Habits] = {}
         self._characters_per_token = _CHARACTERS_PER_TOKEN
 
@@ -153,7 +156,8 @@ class Demand:
         assert self.backlog.requests_running >= 0
 
     def _of(self, key: str) -> _Habits:
-        habits = self._habits.get(key)
-        if habits is None:
-            habits = self._habits[key] = _Habits(OutputLengths(self._lengths))
+        habits = self._habits.pop(key, None) or _Habits(OutputLengths(self._lengths))
+        self._habits[key] = habits
+        if len(self._habits) > _MOST_HABITS:  # anybody can make up keys where none are asked for
+            del self._habits[next(iter(self._habits))]
         return habits

@@ -126,6 +126,8 @@ class Shares:
     def leave(self, flow: Flow) -> None:
         self.keys.leave(flow.key)
         self._users[flow.key].leave(flow.user)
+        if len(self._users) > _SWEEP + 2 * self.keys.active:
+            self._users = {key: users for key, users in self._users.items() if users.active}
 
     def charge(self, flow: Flow, seconds: float) -> None:
         self.keys.charge(flow.key, seconds)

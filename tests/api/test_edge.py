@@ -105,11 +105,15 @@ async def test_anything_else_is_not(headers: dict[str, str]) -> None:
     assert service.leases == []
 
 
-async def test_without_keys_everybody_is_nobody() -> None:
+async def test_without_keys_all_are_let_in_and_those_who_send_one_are_told_apart() -> None:
     app, service = _app()
-    await Client(app, "/v1/completions", COMPLETION, headers={"authorization": "Bearer any"}).run()
+    for headers in ({}, {"authorization": "Bearer a"}, {"x-api-key": "b"}, {"x-api-key": "a"}):
+        await Client(app, "/v1/completions", COMPLETION, headers=headers).run()
+    names = [lease.request.key for lease in service.leases]
 
-    assert service.leases[0].request.key == ""
+    assert names[0] == ""
+    assert names[1] == names[3]
+    assert len({*names}) == 3
 
 
 async def test_who_asks_is_a_digest_and_not_the_key() -> None:

@@ -93,6 +93,19 @@ def test_names_that_are_gone_take_no_memory() -> None:
     assert len(accounts._idle) < 200
 
 
+def test_keys_that_are_gone_take_no_memory() -> None:
+    shares = Shares()
+    shares.join(Flow("stays"), 1.0)
+    for number in range(5000):
+        flow = Flow(f"{number}", "somebody")
+        shares.join(flow, 1.0)
+        shares.charge(flow, 1e-9)
+        shares.leave(flow)
+        shares.charge(Flow("stays"), 1.0)
+
+    assert len(shares._users) + len(shares.keys._idle) < 400
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("jlc"), st.sampled_from("abc"), st.floats(0.5, 4), st.floats(-5, 50)), max_size=80
