@@ -6,9 +6,11 @@ Rules:
    behind a long one, and in every fourth step to the oldest, which therefore ends, whoever comes. What one prompt does
    not need goes to the next. Turns and not parts, because small chunks cost more: flash attention computes 64 rows of a
    sequence at a time (ggml-cpu/ops.cpp), and split cells a pass for each length of chunk (llama-batch.cpp).
-3. A prompt that others wait for (they have its beginning too) is as urgent as the part that they wait for.
-4. Only rows that will be sampled ask for logits: each decode row, the last row of a completed prompt, drafted rows.
-5. Chunks are in order of rows: llama.cpp cuts a batch of split cells into runs of consecutive rows.
+3. A step that ends a prompt takes no part of a longer one along, so that its answer begins sooner (what a step takes
+   beyond the decode rows is not lost, it is in the next); but not twice in a row, so that long prompts get on.
+4. A prompt that others wait for (they have its beginning too) is as urgent as the part that they wait for.
+5. Only rows that will be sampled ask for logits: each decode row, the last row of a completed prompt, drafted rows.
+6. Chunks are in order of rows: llama.cpp cuts a batch of split cells into runs of consecutive rows.
 """
 
 from __future__ import annotations
@@ -84,6 +86,8 @@ class StepPlan:
     decode_rows: int = 0
     prefill_tokens: int = 0
     drafted_rows: int = 0
+    #: Parts of prompts were left for the next step, so that this one is short.
+    brief: bool = False
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:
@@ -106,15 +110,16 @@ def plan_step(
     drafts: Mapping[int, Sequence[int]] | None = None,
     *,
     turn: int = 0,
+    may_be_brief: bool = False,
 ) -> StepPlan:
     """The next step for `sequences` (in order of arrival): at most `n_batch` rows, prompts as `budget` allows.
 
     `drafts`: tokens to check after a decoding sequence's own, by its index, as far as there is room. `turn` counts
-    steps.
+    steps; `may_be_brief`: the last one was not.
     """
     decoding = [index for index, sequence in enumerate(sequences) if is_decoding(sequence)][:n_batch]
     room = n_batch - len(decoding)
-    prefill = share_room(sequences, room, budget, turn)
+    prefill, brief = share_room(sequences, room, budget, turn, may_be_brief=may_be_brief)
     room -= sum(prefill.values())
     shares: list[Share] = []
     rows = drafted_rows = 0
@@ -129,24 +134,31 @@ def plan_step(
             drafted_rows += len(draft)
         rows += len(tokens)
         shares.append(Share(index, Chunk(sequence.row, start, tokens, outputs), range(rows - outputs, rows)))
-    return StepPlan(tuple(shares), len(decoding), sum(prefill.values()), drafted_rows)
+    return StepPlan(tuple(shares), len(decoding), sum(prefill.values()), drafted_rows, brief)
 
 
-def share_room(sequences: Sequence[Batchable], room: int, budget: Budget | None, turn: int) -> dict[int, int]:
-    """How many tokens of which prompt (by index) are computed next, `room` at most."""
+def share_room(
+    sequences: Sequence[Batchable], room: int, budget: Budget | None, turn: int, *, may_be_brief: bool = False
+) -> tuple[dict[int, int], bool]:
+    """How many tokens of which prompt (by index) are computed next, `room` at most; and whether parts of others were
+    left out because a prompt ends."""
     counts: dict[int, int] = {}
+    ends_one = False
     for index in prompt_order(sequences, turn):
         if not room or (budget and budget.spent):
             break
         start = sequences[index].stored
         left = len(sequences[index].tokens) - start
         count = min(left, room, budget.tokens(start) if budget else room)
+        if may_be_brief and ends_one and 0 < count < left:
+            return counts, True
         if count and (not counts or count == left or count >= LEAST_CHUNK):
+            ends_one = ends_one or count == left
             counts[index] = count
             room -= count
             if budget:
                 budget.spend(count, start)
-    return counts
+    return counts, False
 
 
 def prompt_order(sequences: Sequence[Batchable], turn: int) -> list[int]:

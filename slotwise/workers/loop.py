@@ -58,6 +58,8 @@ class StepLoop:
         self._failures = 0
         #: Counts steps: whose prompt is served first.
         self._turn = 0
+        #: The last step left parts of prompts out, so as to be short.
+        self._was_brief = False
 
     @property
     def idle(self) -> bool:
@@ -145,7 +147,15 @@ class StepLoop:
         copied = self._attach()
         active = [sequence for sequence in self._running if sequence.attached]
         self._turn += 1
-        plan = plan_step(active, self._model.n_batch, self._budget(active), self._drafts(active), turn=self._turn)
+        plan = plan_step(
+            active,
+            self._model.n_batch,
+            self._budget(active),
+            self._drafts(active),
+            turn=self._turn,
+            may_be_brief=not self._was_brief,
+        )
+        self._was_brief = plan.brief
         if plan.rows:
             self._kv.make_room(plan.rows)
             began = self._timer()

@@ -85,7 +85,7 @@ def test_room_and_budget_are_used_but_for_crumbs(running: list[Running], n: int,
 def test_of_several_chunks_each_is_a_whole_one_or_a_prompts_rest(
     running: list[Running], budget: int, turn: int
 ) -> None:
-    counts = share_room(running, budget, None, turn)
+    counts, _ = share_room(running, budget, None, turn)
     for index in list(counts)[1:]:
         assert counts[index] in (len(running[index].tokens) - running[index].stored, *range(LEAST_CHUNK, budget))
 
@@ -109,23 +109,33 @@ def test_the_oldest_prompt_has_its_turn_whoever_came_after_it(running: list[Runn
     oldest = next((i for i, s in enumerate(running) if not is_decoding(s)), None)
     if oldest is not None:
         left = len(running[oldest].tokens) - running[oldest].stored
-        turns = [share_room(running, budget, None, turn).get(oldest, 0) for turn in range(OLDEST_TURN)]
+        turns = [share_room(running, budget, None, turn)[0].get(oldest, 0) for turn in range(OLDEST_TURN)]
         assert max(turns) == min(left, budget)
 
 
 def test_a_short_prompt_overtakes_a_long_one_which_gets_on_all_the_same() -> None:
     running = [Running(0, list(range(1000)), 0, 1000), Running(1, list(range(30)), 0, 30)]
 
-    assert share_room(running, 128, None, 1) == {1: 30, 0: 98}
-    assert share_room(running, 64, None, 1) == {1: 30}  # 34 tokens of the long one would cost as much as 64
-    assert share_room(running, 64, None, OLDEST_TURN) == {0: 64}
+    assert share_room(running, 128, None, 1)[0] == {1: 30, 0: 98}
+    assert share_room(running, 64, None, 1)[0] == {1: 30}  # 34 tokens of the long one would cost as much as 64
+    assert share_room(running, 64, None, OLDEST_TURN)[0] == {0: 64}
+
+
+def test_a_step_that_ends_a_prompt_may_be_brief() -> None:
+    """The short prompts' answers begin without waiting for a part of the long one, which has the next step."""
+    long, *short = [Running(row, list(range(size)), 0, size) for row, size in enumerate((1000, 30, 20))]
+
+    assert share_room([long, *short], 300, None, 1, may_be_brief=True) == ({2: 20, 1: 30}, True)
+    assert share_room([long, *short], 300, None, 1) == ({2: 20, 1: 30, 0: 250}, False)
+    assert share_room([long], 300, None, 1, may_be_brief=True) == ({0: 300}, False)
+    assert share_room(short, 300, None, 1, may_be_brief=True) == ({1: 20, 0: 30}, False)
 
 
 def test_a_prompt_that_others_wait_for_is_as_urgent_as_what_they_wait_for() -> None:
     oldest, short = Running(0, list(range(500)), 0, 500), Running(1, list(range(50)), 0, 50)
     leader = Running(2, list(range(900)), 0, 900, awaited=40)
 
-    assert share_room([oldest, short, leader], 40, None, 1) == {2: 40}
+    assert share_room([oldest, short, leader], 40, None, 1)[0] == {2: 40}
 
 
 def test_no_budget_takes_no_prompts() -> None:
