@@ -144,7 +144,14 @@ def share_room(
     left out because a prompt ends."""
     counts: dict[int, int] = {}
     ends_one = False
-    for index in prompt_order(sequences, turn):
+    order = sorted(_prompts(sequences), key=lambda index: _urgency(sequences[index]))
+    # The oldest's turn is not a brief step: it comes after it.
+    brief = may_be_brief and bool(order) and _fits(sequences[order[0]], room, budget)
+    if turn % OLDEST_TURN == 0 and order and not brief:
+        oldest = min(order)
+        order.remove(oldest)
+        order.insert(0, oldest)
+    for index in order:
         if not room or (budget and budget.spent):
             break
         start = sequences[index].stored
@@ -161,14 +168,15 @@ def share_room(
     return counts, False
 
 
-def prompt_order(sequences: Sequence[Batchable], turn: int) -> list[int]:
-    """The indices of sequences that have to be computed first: who is served first in this step."""
-    prompts = [index for index, sequence in enumerate(sequences) if not is_decoding(sequence)]
-    order = sorted(prompts, key=lambda index: _urgency(sequences[index]))
-    if turn % OLDEST_TURN == 0 and prompts:
-        order.remove(prompts[0])
-        order.insert(0, prompts[0])
-    return order
+def _prompts(sequences: Sequence[Batchable]) -> list[int]:
+    """The indices of sequences that have to be computed first, in order of arrival."""
+    return [index for index, sequence in enumerate(sequences) if not is_decoding(sequence)]
+
+
+def _fits(sequence: Batchable, room: int, budget: Budget | None) -> bool:
+    """All that is left of it is within a step."""
+    most = room if budget is None else min(room, budget.tokens(sequence.stored))
+    return len(sequence.tokens) - sequence.stored <= most
 
 
 def _urgency(sequence: Batchable) -> int:

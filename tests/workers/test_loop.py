@@ -407,14 +407,14 @@ def test_a_sequence_that_can_not_go_back_is_not_drafted_for() -> None:
 
 def test_steps_are_brief_every_other_time_at_most() -> None:
     """A long prompt gets on however many short ones come."""
-    loop = StepLoop(FakeModel(LoadModel("fake", "fake:", 4, 200, 800, n_batch=128, kv_layout="split")))
+    loop = StepLoop(FakeModel(LoadModel("fake", "fake:", 4, 200, 800, n_batch=100, kv_layout="split")))
     _start(loop, "long", "x" * 190, 1)
     sizes = []
     for number in range(6):
         _start(loop, f"{number}", f"{number} short", 1)
         sizes.append(loop.step().prefill_tokens)
 
-    assert sizes[:4] == [7, 128, 7, 76]
+    assert sizes[:4] == [7, 100, 7, 97]
 
 
 class LoopMachine(RuleBasedStateMachine):
