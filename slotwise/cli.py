@@ -14,6 +14,7 @@ from rich.table import Table
 from slotwise import __version__
 from slotwise.benchmarks.cli import app as bench
 from slotwise.config import DEFAULT_PORT, ConfigError, Settings, load_settings
+from slotwise.keys.cli import app as keys
 
 EXIT_CONFIG = 2
 #: Settings in bytes, which help shows in MiB.
@@ -51,6 +52,7 @@ def serve(
     host: str | None = _flag("host", _LISTEN),
     port: int | None = _flag("port", _LISTEN),
     api_key: list[str] | None = _flag("api_key", _LISTEN),  # noqa: B008 - typer reads the default, nothing keeps it
+    data: str | None = _flag("data", _LISTEN),
     insecure_no_key: bool | None = _flag("insecure_no_key", _LISTEN),
     max_body: str | None = _flag("max_body", _LISTEN),
     num_parallel: int | None = _flag("num_parallel", _CAPACITY),
@@ -172,6 +174,7 @@ def _table(first: dict[str, Any], second: dict[str, Any]) -> Table:
 
 
 app.add_typer(bench, name="bench")
+app.add_typer(keys, name="keys")
 
 
 @app.command()

@@ -11,12 +11,15 @@ import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from slotwise.keys.store import KeyStore, KeyStoreError
 from slotwise.memory.probe import read_memory
+from slotwise.paths import data_folder
 
 ENV_PREFIX = "SLOTWISE_"
 DEFAULT_PORT = 11435
@@ -137,7 +140,12 @@ class Settings(BaseSettings):
     )
     preload: bool = Field(False, description="Load all models at the start, not on first use.")
     memory_budget: Bytes | None = Field(None, description="Most memory for all models; default: 90% of what is free.")
-    api_key: tuple[SecretStr, ...] = Field((), description="Keys that clients must present; none = no key asked for.")
+    api_key: tuple[SecretStr, ...] = Field(
+        (), description="Keys that clients must present, besides those of `slotwise keys`; none = no key asked for."
+    )
+    data: str | None = Field(
+        None, min_length=1, description="Folder of keys; default: ~/.local/share/slotwise. The server's own."
+    )
     insecure_no_key: bool = Field(False, description="Allow other machines to use a server that asks for no key.")
     max_body: Bytes = Field(10 * 2**20, description="Largest request body.")
     drain_timeout: float = Field(30.0, ge=0, le=86_400, description="Seconds for running requests at shutdown.")
@@ -200,12 +208,25 @@ def memory_budget(settings: Settings) -> int:
 
 def _check(settings: Settings) -> None:
     _check_reproducible(settings)
-    if settings.api_key or settings.insecure_no_key or _is_loopback(settings.host):
+    if settings.api_key or settings.insecure_no_key or _is_loopback(settings.host) or _has_keys(settings):
         return
     raise ConfigError(
         f"host {settings.host!r} lets other machines in, and no key is asked for. "
-        "Give --api-key (or SLOTWISE_API_KEY), or say --insecure-no-key."
+        "Make one with `slotwise keys add NAME`, give --api-key (or SLOTWISE_API_KEY), or say --insecure-no-key."
     )
+
+
+def key_store(settings: Settings) -> KeyStore:
+    """Where the server's keys are."""
+    return KeyStore(Path(settings.data) if settings.data else data_folder())
+
+
+def _has_keys(settings: Settings) -> bool:
+    try:
+        keys, _ = key_store(settings).read()
+    except KeyStoreError as error:
+        raise ConfigError(str(error)) from error
+    return bool(keys)
 
 
 def _check_reproducible(settings: Settings) -> None:

@@ -29,12 +29,12 @@ def set_up_logging(settings: Settings) -> None:
         logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
 
 
-def announce(settings: Settings, models: tuple[str, ...]) -> None:
+def announce(settings: Settings, models: tuple[str, ...], *, asks_for_keys: bool) -> None:
     """The base URL and how to point a client at it."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{settings.port}/v1"
     console.print(f"\n[bold]slotwise[/bold] serves {', '.join(models)} on [bold]{url}[/bold]")
-    console.print(f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY={'YOUR_KEY' if settings.api_key else 'none'}")
+    console.print(f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY={'YOUR_KEY' if asks_for_keys else 'none'}")
     console.print("  slotwise ps shows slots, queue and cells; Ctrl-C drains and stops\n")
 
 

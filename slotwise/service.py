@@ -16,8 +16,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from slotwise.api.app import create_app
-from slotwise.config import Settings, memory_budget
+from slotwise.config import ConfigError, Settings, key_store, memory_budget
 from slotwise.console import announce, watch_loads
+from slotwise.keys.keyring import Keyring
+from slotwise.keys.store import KeyStoreError
 from slotwise.loads import model_loads
 from slotwise.memory.estimate import model_memory_bytes
 from slotwise.scheduler.core import Scheduler
@@ -45,11 +47,13 @@ class Service:
         settings: Settings,
         loads: Mapping[str, LoadModel],
         specs: Mapping[str, ModelSpec],
+        keyring: Keyring,
         tasks: TaskGroup,
     ) -> None:
         self._settings = settings
         self._tasks = tasks
-        core = Scheduler(_scheduler_config(settings), specs)
+        self._keyring = keyring
+        core = Scheduler(_scheduler_config(settings), specs, keyring.policies)
         deadlines = Deadlines(load_s=settings.load_timeout, stall_s=settings.stall_timeout)
         self.supervisor = Supervisor(tasks, deadlines)
         self.dispatcher = Dispatcher(core, self.supervisor, loads, isolate_keys=settings.isolate_keys)
@@ -57,9 +61,9 @@ class Service:
         self.server: Server = http_server(
             create_app(
                 self.dispatcher,
-                api_keys=[key.get_secret_value() for key in settings.api_key],
+                keyring=keyring,
                 max_body_bytes=settings.max_body,
-                allowed_hosts=_allowed_hosts(settings),
+                allowed_hosts=_allowed_hosts(settings, keyring),
                 user_header=settings.user_header,
             )
         )
@@ -71,6 +75,7 @@ class Service:
         self._tasks.start_soon(self.dispatcher.run)
         self._tasks.start_soon(self._serve_http, sock)
         self._tasks.start_soon(watch_loads, self.dispatcher)
+        self._tasks.start_soon(self._keyring.watch)
         if self._settings.preload:
             for model in self.dispatcher.models:
                 self.dispatcher.preload(model)
@@ -112,23 +117,32 @@ async def serve(settings: Settings) -> int:
     """Run the server; returns the process's exit code (0 clean, 1 something was cut, 3 cannot bind)."""
     loads = model_loads(settings)
     specs = _model_specs(loads)
+    keyring = _keyring(settings)
     try:
         sock = bind(settings.host, settings.port)
     except AddressInUse as error:
         logger.error("%s", error)
         return EXIT_CANNOT_BIND
     with sock:
-        announce(settings, tuple(loads))
+        announce(settings, tuple(loads), asks_for_keys=keyring.asks)
         async with anyio.create_task_group() as tasks:
-            service = Service(settings, loads, specs, tasks)
+            service = Service(settings, loads, specs, keyring, tasks)
             await service.run(sock)
     return service.exit_code
 
 
-def _allowed_hosts(settings: Settings) -> frozenset[str] | None:
+def _keyring(settings: Settings) -> Keyring:
+    """Raises ConfigError: the keys can not be read."""
+    try:
+        return Keyring([key.get_secret_value() for key in settings.api_key], key_store(settings))
+    except KeyStoreError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _allowed_hosts(settings: Settings, keyring: Keyring) -> frozenset[str] | None:
     """Without keys, only who asks for this machine by its own name: a web page can give a foreign name our address
     (DNS rebinding), and its visitors' browsers would then let it use their models."""
-    if settings.api_key or settings.insecure_no_key:
+    if keyring.asks or settings.insecure_no_key:
         return None
     return LOOPBACK_NAMES | {settings.host}
 

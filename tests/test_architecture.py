@@ -16,8 +16,12 @@ PURE = [
     "slotwise.request",
     *(
         f"slotwise.scheduler.{name}"
-        for name in ("admission", "core", "events", "lifecycle", "queue", "records", "residency")
+        for name in (
+            *("admission", "backlog", "books", "core", "demand", "events", "fairline", "gate", "lengths", "lifecycle"),
+            *("placement", "policy", "preemption", "queue", "rates", "records", "residency", "shares"),
+        )
     ),
+    "slotwise.keys.secret",
     *(f"slotwise.workers.{name}" for name in ("batch", "cells", "cost", "frames", "hostcache", "lookup", "model")),
     *(f"slotwise.workers.{name}" for name in ("prefixes", "protocol", "sequences", "speculation", "split", "text")),
     "slotwise.workers.unified",
@@ -38,6 +42,7 @@ OWNERS = {
     "matplotlib": {"slotwise.benchmarks.report.drawing"},
     "llama_cpp": {f"slotwise.workers.llama.{name}" for name in ("batch", "library", "model", "samplers", "vocabulary")},
     "psutil": {"slotwise.memory.probe"},
+    "sqlite3": {"slotwise.keys.store"},
     "pynvml": {"slotwise.memory.probe"},
     "uvicorn": {"slotwise.server"},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +27,7 @@ from slotwise.api.schema import MAX_USER_LENGTH, Asker, ParsedRequest, parse_cha
 from slotwise.api.seam import Generation
 from slotwise.api.streaming import GenerationResponse
 from slotwise.errors import ModelNotFound, SlotwiseError
+from slotwise.keys.keyring import Keyring
 from slotwise.scheduler.dispatcher import ServedModel
 
 DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
@@ -52,7 +53,7 @@ class MethodNotAllowed(SlotwiseError):
 def create_app(
     service: Generation,
     *,
-    api_keys: Sequence[str] = (),
+    keyring: Keyring | None = None,
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     clock: Callable[[], float] = time.monotonic,
     allowed_hosts: Collection[str] | None = None,
@@ -77,7 +78,7 @@ def create_app(
     )
     # An exact path or a 404: a redirect to another spelling would turn a POST into a GET.
     app.router.redirect_slashes = False
-    return Edge(app, api_keys, allowed_hosts, on_refusal=routes.count_refusal)
+    return Edge(app, keyring or Keyring(), allowed_hosts, on_refusal=routes.count_refusal)
 
 
 class Routes:

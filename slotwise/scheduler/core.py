@@ -46,7 +46,7 @@ class Scheduler:
         self.config = config
         self._models = {name: ModelRecord(name, spec) for name, spec in models.items()}
         self._residency = Residency(config, self._models)
-        self._limits = KeyLimits(policies or {})
+        self._limits = KeyLimits({} if policies is None else policies)
         self._gate = Gate(config, self._models, self._residency, self._limits)
         #: What remains to be done after this event; the parts below add to it.
         self._actions: list[ev.Action] = []

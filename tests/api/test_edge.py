@@ -7,6 +7,7 @@ import pytest
 
 from slotwise.api.app import create_app
 from slotwise.api.edge import PUBLIC_PATHS
+from slotwise.keys.keyring import Keyring
 from tests.api.fakes import Client, FakeGeneration
 
 KEYS = ("sw-first", "sw-second")
@@ -16,7 +17,7 @@ COMPLETION = {"model": "m", "prompt": "hi"}
 def _app(*keys: str) -> tuple[Any, FakeGeneration]:
     service = FakeGeneration()
     service.answer = ["ok"]
-    return create_app(service, api_keys=keys), service
+    return create_app(service, keyring=Keyring(keys)), service
 
 
 def _paths() -> list[tuple[str, str]]:

@@ -473,3 +473,13 @@ def test_while_nothing_is_known_nobody_is_refused_for_a_guess() -> None:
 
 def _is_end(action: ev.Action) -> bool:
     return isinstance(action, ev.EndRequest)
+
+
+def test_policies_may_change_while_the_server_runs() -> None:
+    policies: dict[str, KeyPolicy] = {}
+    driver = Driver(policies=policies)
+    driver.do(ev.PreloadRequested("m"))
+    driver.ready()
+    policies["k"] = KeyPolicy(models=frozenset({"other"}))
+
+    assert _error(driver.submit("a", key="k"), "a").code == "model_not_allowed"
