@@ -89,7 +89,8 @@ class Placement:
         if worker.alone is not None:
             request_id = worker.alone if worker.alone in model.priced else None
         elif model.retiring:
-            request_id = next((waiting for waiting in model.priced if self._books.requests[waiting].paused), None)
+            begun = (self._books.requests[waiting] for waiting in model.priced)
+            return next((one for one in begun if one.paused and self._limits.may_run(one.flow.key)), None)
         else:
             request_id = model.priced.head(now, lambda flow: self._limits.may_run(flow.key))
         return None if request_id is None else self._books.requests[request_id]
