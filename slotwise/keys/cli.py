@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from slotwise.keys.store import Key, KeyStore, KeyStoreError
@@ -181,5 +182,5 @@ def _as_json(key: Key, shown: dict[str, str], now: float) -> dict[str, object]:
 
 
 def _refused(message: str) -> typer.Exit:
-    err.print(f"[red]slotwise:[/red] {message}", highlight=False, soft_wrap=True, markup=True)
+    err.print(f"[red]slotwise:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     return typer.Exit(EXIT_REFUSED)

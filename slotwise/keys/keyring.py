@@ -79,8 +79,9 @@ class Keyring:
                 logger.error("the keys stay as they were: %s", error)
             else:
                 self._take(keys, secrets)
+                # Only now: what could not be read is tried again.
+                self._version = version
                 logger.info("%d keys are valid now", sum(key.is_valid(self._clock()) for key in keys))
-            self._version = version
 
     def _take(self, keys: list[Key], secrets: list[Secret]) -> None:
         self._keys = {key.name: key for key in keys}

@@ -141,15 +141,17 @@ class KeyStore:
         if not self.exists:
             return [], []
         with self._open() as database:
+            database.execute("BEGIN")  # both as of the same moment
             keys = [_key(row) for row in database.execute("SELECT * FROM keys ORDER BY name")]
             secrets = [Secret(*row) for row in database.execute("SELECT * FROM secrets ORDER BY created")]
+            database.execute("COMMIT")
         return keys, secrets
 
     def version(self) -> tuple[int, int, int]:
         """Differs after every change."""
         try:
             status = os.stat(self.path)
-        except FileNotFoundError:
+        except OSError:
             return 0, 0, 0
         return status.st_ino, status.st_mtime_ns, status.st_size
 

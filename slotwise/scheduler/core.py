@@ -29,6 +29,7 @@ from slotwise.scheduler.gate import Gate, draining, unavailable, waited_in_vain
 from slotwise.scheduler.lifecycle import HOLDING, WAITING, RequestState, WorkerState
 from slotwise.scheduler.placement import Placement
 from slotwise.scheduler.policy import Policies
+from slotwise.scheduler.preemption import LEAST_RUN_S
 from slotwise.scheduler.records import ModelRecord, ModelSpec, ModelStatus, RequestRecord, SchedulerConfig
 from slotwise.scheduler.residency import Residency
 
@@ -198,6 +199,11 @@ class Scheduler:
             demand = self._models[worker.model].demand
             demand.rates.observe(event.decode_rows, event.prompt_tokens, event.output_tokens, event.seconds)
             demand.backlog.step(event.prompt_tokens, event.output_tokens)
+            model = self._models[worker.model]
+            if len(model.priced) and now >= model.look_again:
+                # Who had just begun when somebody else was owed a slot may be paused by now.
+                model.look_again = now + LEAST_RUN_S / 2
+                self._pump(model, now)
 
     def _cancelled(self, event: ev.RequestCancelled, now: float) -> None:
         request = self._books.requests.get(event.request_id)
@@ -307,7 +313,9 @@ class Scheduler:
         if request is None or request.state not in WAITING or request.paused:
             return
         model = self._models[request.model]
-        worker, longest = model.worker, self._gate.max_wait(request.submitted) or 0.0
+        worker = model.worker
+        # Not less than it takes to be tokenised.
+        longest = max(self._gate.max_wait(request.submitted) or 0.0, _DEADLINE_LOOK_S)
         if worker is None or worker.state is not WorkerState.READY:
             heapq.heappush(self._deadlines, (now + _DEADLINE_LOOK_S, request_id))
             return

@@ -6,6 +6,7 @@ the core says when.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from slotwise.scheduler.backlog import Backlog, Work
@@ -32,8 +33,8 @@ class Claim:
 
     place: Place
     work: Work
-    #: What its flow was charged when it was granted, in device seconds.
-    charged: float = 0.0
+    #: What its key and its user were charged when it was granted, in device seconds.
+    charged: tuple[float, float] | None = None
     #: How long it was told to wait.
     predicted_wait: float = 0.0
 
@@ -102,15 +103,17 @@ class Demand:
         self.backlog.grant(claim.work, slots)
         self.backlog.waited(claim.predicted_wait, now - claim.place.since)
         claim.predicted_wait = 0.0
-        if not claim.charged:
-            claim.charged = self.backlog.seconds(claim.work, slots)
-            self.shares.charge(flow, claim.charged)
+        if claim.charged is None:
+            seconds = self.backlog.seconds(claim.work, slots)
+            claim.charged = self.shares.charge(flow, seconds, seconds)
 
     def ended(self, claim: Claim, done: Work, slots: int) -> None:
         """A running request ended, having taken `done`."""
         flow = claim.place.flow
         self.backlog.end(claim.work, done)
-        self.shares.charge(flow, self.backlog.seconds(done, slots) - claim.charged)
+        seconds = self.backlog.seconds(done, slots)
+        of_key, of_user = claim.charged or (0.0, 0.0)
+        self.shares.charge(flow, seconds - of_key, seconds - of_user)
         self.shares.leave(flow)
 
     def pause(self, claim: Claim) -> None:
@@ -126,8 +129,9 @@ class Demand:
 
     def uncharge(self, claim: Claim) -> None:
         """What a flow was charged for is lost, and will be charged again."""
-        self.shares.charge(claim.place.flow, -claim.charged)
-        claim.charged = 0.0
+        if claim.charged is not None:
+            self.shares.charge(claim.place.flow, -claim.charged[0], -claim.charged[1])
+            claim.charged = None
 
     def gone(self, claim: Claim, waited: float | None = None) -> None:
         """A waiting request will not have its turn. `waited`: it waited so long, and no longer may."""
@@ -149,6 +153,13 @@ class Demand:
         """Slots that are a flow's part, beside all who have requests now."""
         keys, users = self.shares.keys, self.shares.users(flow.key)
         return slots * keys.weight_of(flow.key) / max(keys.weight, keys.weight_of(flow.key)) / max(users.active, 1)
+
+    def would_be_owed(self, flow: Flow, weight: float, has: int, slots: int) -> bool:
+        """A request of the flow that comes now would be given a slot of others at once: it has fewer than its part."""
+        keys, users = self.shares.keys, self.shares.users(flow.key)
+        joined = keys.weight_of(flow.key) or weight
+        all_weights = keys.weight + (0.0 if keys.weight_of(flow.key) else weight)
+        return has < math.ceil(slots * joined / all_weights / max(users.active, 1))
 
     def check_invariants(self) -> None:
         self.shares.check_invariants()

@@ -6,6 +6,7 @@ Nothing is promised that is not kept: a request that is taken waits no longer th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from slotwise.errors import (
@@ -19,9 +20,11 @@ from slotwise.errors import (
 from slotwise.scheduler.admission import Comebacks, KeyLimits
 from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.events import RequestSubmitted
+from slotwise.scheduler.lifecycle import RequestState
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.records import ModelRecord, SchedulerConfig
 from slotwise.scheduler.residency import Residency
+from slotwise.scheduler.shares import Flow
 
 DRAIN_RETRY_AFTER_S = 10.0
 
@@ -94,7 +97,15 @@ class Gate:
             message = f"The queue is full ({queued} requests wait). Come back in {seconds:g} s."
             return ServerOverloaded(message, retry_after_s=seconds)
         longest = self.max_wait(event)
-        if longest is not None and model.demand.is_known and (at_most := model.demand.backlog.at_most(wait)) > longest:
+        at_most = model.demand.backlog.at_most(wait)
+        if (
+            longest is None
+            or not must_wait
+            or not model.demand.is_known
+            or self._is_let_in_before(event, model, policy)
+        ):
+            return None
+        if at_most > longest:
             seconds = self._come_back(event, model, at_most - longest, now)
             message = (
                 f"All slots of '{model.name}' are busy, and a request may have to wait for {at_most:.0f} s, "
@@ -102,6 +113,28 @@ class Gate:
             )
             return ServerOverloaded(message, retry_after_s=seconds)
         return None
+
+    def _is_let_in_before(self, event: RequestSubmitted, model: ModelRecord, policy: KeyPolicy) -> bool:
+        """Somebody who runs would be paused for it: it does not wait for what they take (`preemption`)."""
+        worker, flow = model.worker, event.flow
+        if worker is None or flow in model.prepared:
+            return False
+        demand, running_of = model.demand, worker.running_of
+        if demand.would_be_owed(flow, policy.weight, running_of[flow], worker.slots):
+            # Beside one more: as if it had come already.
+            keys = demand.shares.keys
+            joined = keys.weight / (keys.weight + (0.0 if keys.weight_of(flow.key) else policy.weight))
+
+            def part(other: Flow) -> int:
+                return math.ceil(joined * demand.part(other, worker.slots))
+
+            to_give = sum(max(count - part(other), 0) for other, count in running_of.items() if other != flow)
+            rivals = sum(running_of[other] < part(other) for other in model.prepared)
+            if to_give > rivals:
+                return True
+        priority = policy.class_of(event.priority)
+        running = (one for one in worker.requests.values() if one.state is RequestState.RUNNING)
+        return any(one.claim.place.priority < priority and one.flow != flow for one in running)
 
     def _come_back(self, event: RequestSubmitted, model: ModelRecord, excess: float, now: float) -> float:
         work = model.demand.backlog.seconds(self.work(event, model), model.parallel)

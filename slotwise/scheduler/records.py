@@ -168,6 +168,8 @@ class ModelRecord:
     #: Takes no new grants, so that a model waiting for memory gets its turn.
     retiring: bool = False
     last_used: float = 0.0
+    #: When those who wait are looked at again, though nobody came or went.
+    look_again: float = 0.0
 
     def __post_init__(self) -> None:
         self.unpriced, self.priced = FairLine(self.demand.shares), FairLine(self.demand.shares)
@@ -208,7 +210,11 @@ class ModelRecord:
     @property
     def parallel(self) -> int:
         """Requests that run at the same time when there are enough: fewer than slots where cells are short."""
-        return self.running if self.running and len(self.priced) else max(self.slots, 1)
+        worker = self.worker
+        if worker is None or not worker.running or not len(self.priced) or worker.running >= worker.slots:
+            return max(self.slots, 1)
+        short_of_cells = worker.cells.free * worker.running < worker.cells.reserved
+        return worker.running if short_of_cells else max(self.slots, 1)
 
     def predicted_wait(self, flow: Flow, policy: KeyPolicy, tier: Priority | None = None) -> float:
         """Seconds until a request that comes now has its turn."""

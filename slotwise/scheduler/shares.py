@@ -88,11 +88,15 @@ class Accounts:
             least = self._least()
             self._idle = {name: account for name, account in self._idle.items() if account.virtual > least}
 
-    def charge(self, name: str, seconds: float) -> None:
-        """It received so many device seconds; below 0: fewer than it was charged before."""
+    def charge(self, name: str, seconds: float) -> float:
+        """It received so many device seconds; below 0: fewer than it was charged before. Returns how many were charged:
+        nobody is charged beyond LEAD_S."""
         account = self._active.get(name) or self._idle.get(name)
-        if account is not None:
-            account.virtual = min(account.virtual + seconds / account.weight, self._least() + LEAD_S)
+        if account is None:
+            return 0.0
+        before = account.virtual
+        account.virtual = max(min(before + seconds / account.weight, self._least() + LEAD_S), min(before, 0.0))
+        return (account.virtual - before) * account.weight
 
     def check_invariants(self) -> None:
         assert not self._active.keys() & self._idle.keys()
@@ -129,9 +133,9 @@ class Shares:
         if len(self._users) > _SWEEP + 2 * self.keys.active:
             self._users = {key: users for key, users in self._users.items() if users.active}
 
-    def charge(self, flow: Flow, seconds: float) -> None:
-        self.keys.charge(flow.key, seconds)
-        self.users(flow.key).charge(flow.user, seconds)
+    def charge(self, flow: Flow, of_key: float, of_user: float) -> tuple[float, float]:
+        """Charge both; returns what was charged."""
+        return self.keys.charge(flow.key, of_key), self.users(flow.key).charge(flow.user, of_user)
 
     def check_invariants(self) -> None:
         self.keys.check_invariants()

@@ -27,7 +27,7 @@ class Waiting:
         """In the order in which they are served, each with the same cost."""
         names = ""
         while (name := self.line.head(now)) is not None:
-            self.shares.charge(self.line._places[name].flow, cost)
+            self.shares.charge(self.line._places[name].flow, cost, cost)
             self.line.remove(name)
             names += name
         return names
@@ -81,7 +81,7 @@ def test_age_is_no_way_round_the_shares_of_ones_own_class() -> None:
     waiting = Waiting()
     waiting.add("old", "heavy", since=0.0)
     waiting.add("new", "light", since=5 * AGE_S)
-    waiting.shares.charge(Flow("heavy"), 30.0)
+    waiting.shares.charge(Flow("heavy"), 30.0, 30.0)
 
     assert waiting.line.head(6 * AGE_S) == "new"
 
@@ -119,7 +119,7 @@ def test_the_head_is_what_looking_at_everybody_finds(steps: list[tuple[str, str,
             chosen = waiting.line.head(now) if what == "serve" else sorted(places)[pick % len(places)]
             assert chosen is not None
             waiting.line.remove(chosen)
-            waiting.shares.charge(places.pop(chosen).flow, float(pick))
+            waiting.shares.charge(places.pop(chosen).flow, float(pick), float(pick))
         assert waiting.line.head(now) == _expected(waiting.shares, places, now)
         assert list(waiting.line) == sorted(places, key=lambda name: places[name].arrival)
 

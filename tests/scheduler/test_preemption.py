@@ -163,3 +163,41 @@ def test_what_was_paused_is_ended_before_the_worker_stops(end: Callable[[Driver]
     assert ev.StopWorker(1) not in actions
     last = driver.do(ev.SequenceFinished("d"))
     assert (ev.StopWorker(1) in last) or driver.core.idle
+
+
+def test_who_comes_in_the_first_second_of_all_others_is_served_after_it() -> None:
+    driver = _driver()
+    driver.now = 10.0
+    for name in "abcd":
+        driver.run(name, key="heavy")
+    driver.now += 0.5
+    assert _changed(driver.run("x", key="light")) == []
+
+    driver.now += LEAST_RUN_S
+    assert _changed(driver.do(ev.StepDone(1, 4, 0, 4, 0.1))) == [("PauseSequence", "d"), ("Grant", "x")]
+
+
+def test_who_is_owed_a_slot_is_not_refused_for_how_long_others_take() -> None:
+    driver = _driver()
+    for number in range(20):
+        driver.run(f"before {number}", key="heavy")
+        driver.do(ev.StepDone(1, 4, 0, 4, 40.0))  # ten seconds a token
+        driver.do(ev.SequenceFinished(f"before {number}", 10, 0, 10, complete=True))
+    for name in "abcd":
+        driver.run(name, key="heavy")
+    driver.now += 2 * LEAST_RUN_S
+
+    assert _changed(driver.run("x", key="light", max_wait=5.0)) == [("PauseSequence", "d"), ("Grant", "x")]
+    assert _changed(driver.submit("e", key="heavy", max_wait=5.0)) == [("EndRequest", "e")]
+
+
+def test_a_free_slot_is_not_refused_because_another_key_has_its_most() -> None:
+    driver = _driver({"one": KeyPolicy(max_parallel=1)})
+    for number in range(20):
+        driver.run(f"before {number}", key="one")
+        driver.do(ev.StepDone(1, 1, 0, 1, 10.0))
+        driver.do(ev.SequenceFinished(f"before {number}", 10, 0, 10, complete=True))
+    driver.run("a", key="one")
+    driver.run("b", key="one")
+
+    assert _changed(driver.run("x", key="other", max_wait=5.0)) == [("Grant", "x")]

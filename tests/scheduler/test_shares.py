@@ -73,7 +73,7 @@ def test_users_of_a_key_share_what_is_the_keys() -> None:
     shares = Shares()
     for flow in (Flow("team", "ann"), Flow("team", "bob"), Flow("other")):
         shares.join(flow, 1.0)
-    shares.charge(Flow("team", "ann"), 4.0)
+    shares.charge(Flow("team", "ann"), 4.0, 4.0)
 
     assert shares.keys.virtual("team") == 4.0
     assert shares.users("team").ahead("ann") == 4.0
@@ -99,9 +99,9 @@ def test_keys_that_are_gone_take_no_memory() -> None:
     for number in range(5000):
         flow = Flow(f"{number}", "somebody")
         shares.join(flow, 1.0)
-        shares.charge(flow, 1e-9)
+        shares.charge(flow, 1e-9, 1e-9)
         shares.leave(flow)
-        shares.charge(Flow("stays"), 1.0)
+        shares.charge(Flow("stays"), 1.0, 1.0)
 
     assert len(shares._users) + len(shares.keys._idle) < 400
 
