@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from slotwise.errors import RateLimitExceeded, SlotwiseError
 from slotwise.scheduler.policy import OPEN, KeyPolicy, Policies, TokenBucket
+from slotwise.scheduler.tally import tally
 
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1.0, 60.0
 
@@ -72,15 +73,11 @@ class KeyLimits:
 
     def waits(self, key: str, count: int = 1) -> None:
         """One more request of the key waits; -1: one less."""
-        self._waiting[key] += count
-        if not self._waiting[key]:
-            del self._waiting[key]
+        tally(self._waiting, key, count)
 
     def runs(self, key: str, count: int = 1) -> None:
         """One more request of the key runs; -1: one less."""
-        self._running[key] += count
-        if not self._running[key]:
-            del self._running[key]
+        tally(self._running, key, count)
 
     def may_run(self, key: str) -> bool:
         """It has not its most in parallel."""

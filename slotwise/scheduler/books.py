@@ -16,6 +16,7 @@ from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.lifecycle import HOLDING, PREPARED, WAITING, RequestState
 from slotwise.scheduler.records import ModelRecord, RequestRecord, WorkerRecord
 from slotwise.scheduler.residency import Residency
+from slotwise.scheduler.tally import tally
 
 
 class Books:
@@ -57,10 +58,7 @@ class Books:
         if request.state in HOLDING:
             self._limits.runs(request.flow.key, by)
         if request.state in PREPARED:
-            prepared = self._models[request.model].prepared
-            prepared[request.flow] += by
-            if not prepared[request.flow]:
-                del prepared[request.flow]
+            tally(self._models[request.model].prepared, request.flow, by)
 
     def withdraw(
         self, request: RequestRecord, error: SlotwiseError | None, now: float, waited: float | None = None
@@ -79,9 +77,7 @@ class Books:
         """Its slot and its cells are free again."""
         worker = self.worker_of(request)
         worker.cells.release(request.request_id)
-        worker.running_of[request.flow] -= 1
-        if not worker.running_of[request.flow]:
-            del worker.running_of[request.flow]
+        tally(worker.running_of, request.flow, -1)
 
     def end(
         self,

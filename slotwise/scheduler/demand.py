@@ -6,7 +6,6 @@ the core says when.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from slotwise.scheduler.backlog import Backlog, Work
@@ -149,17 +148,12 @@ class Demand:
         if prompt_tokens:
             habits.cached += _WEIGHT * (cached_tokens / prompt_tokens - habits.cached)
 
-    def part(self, flow: Flow, slots: int) -> float:
-        """Slots that are a flow's part, beside all who have requests now."""
+    def part(self, flow: Flow, slots: int, *, comes: Flow | None = None, weight: float = 0.0) -> float:
+        """Slots that are a flow's part, beside all who have requests now; and beside `comes`, as if it had one too."""
         keys, users = self.shares.keys, self.shares.users(flow.key)
-        return slots * keys.weight_of(flow.key) / max(keys.weight, keys.weight_of(flow.key)) / max(users.active, 1)
-
-    def would_be_owed(self, flow: Flow, weight: float, has: int, slots: int) -> bool:
-        """A request of the flow that comes now would be given a slot of others at once: it has fewer than its part."""
-        keys, users = self.shares.keys, self.shares.users(flow.key)
-        joined = keys.weight_of(flow.key) or weight
-        all_weights = keys.weight + (0.0 if keys.weight_of(flow.key) else weight)
-        return has < math.ceil(slots * joined / all_weights / max(users.active, 1))
+        more = 0.0 if comes is None or keys.weight_of(comes.key) else weight
+        mine = keys.weight_of(flow.key) or more
+        return slots * mine / max(keys.weight + more, mine) / max(users.active, 1)
 
     def check_invariants(self) -> None:
         self.shares.check_invariants()

@@ -22,6 +22,7 @@ from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.events import RequestSubmitted
 from slotwise.scheduler.lifecycle import RequestState
 from slotwise.scheduler.policy import KeyPolicy
+from slotwise.scheduler.preemption import is_owed
 from slotwise.scheduler.records import ModelRecord, SchedulerConfig
 from slotwise.scheduler.residency import Residency
 from slotwise.scheduler.shares import Flow
@@ -97,39 +98,32 @@ class Gate:
             message = f"The queue is full ({queued} requests wait). Come back in {seconds:g} s."
             return ServerOverloaded(message, retry_after_s=seconds)
         longest = self.max_wait(event)
-        at_most = model.demand.backlog.at_most(wait)
-        if (
-            longest is None
-            or not must_wait
-            or not model.demand.is_known
-            or self._is_let_in_before(event, model, policy)
-        ):
+        if longest is None or not must_wait or not model.demand.is_known:
             return None
-        if at_most > longest:
-            seconds = self._come_back(event, model, at_most - longest, now)
-            message = (
-                f"All slots of '{model.name}' are busy, and a request may have to wait for {at_most:.0f} s, "
-                f"which is more than {longest:g} s. Come back in {seconds:g} s."
-            )
-            return ServerOverloaded(message, retry_after_s=seconds)
-        return None
+        at_most = model.demand.backlog.at_most(wait)
+        if at_most <= longest or self._is_let_in_before(event, model, policy):
+            return None
+        seconds = self._come_back(event, model, at_most - longest, now)
+        message = (
+            f"All slots of '{model.name}' are busy, and a request may have to wait for {at_most:.0f} s, "
+            f"which is more than {longest:g} s. Come back in {seconds:g} s."
+        )
+        return ServerOverloaded(message, retry_after_s=seconds)
 
     def _is_let_in_before(self, event: RequestSubmitted, model: ModelRecord, policy: KeyPolicy) -> bool:
         """Somebody who runs would be paused for it: it does not wait for what they take (`preemption`)."""
         worker, flow = model.worker, event.flow
         if worker is None or flow in model.prepared:
             return False
-        demand, running_of = model.demand, worker.running_of
-        if demand.would_be_owed(flow, policy.weight, running_of[flow], worker.slots):
-            # Beside one more: as if it had come already.
-            keys = demand.shares.keys
-            joined = keys.weight / (keys.weight + (0.0 if keys.weight_of(flow.key) else policy.weight))
+        running_of = worker.running_of
 
-            def part(other: Flow) -> int:
-                return math.ceil(joined * demand.part(other, worker.slots))
+        def part(other: Flow) -> float:
+            return model.demand.part(other, worker.slots, comes=flow, weight=policy.weight)
 
-            to_give = sum(max(count - part(other), 0) for other, count in running_of.items() if other != flow)
-            rivals = sum(running_of[other] < part(other) for other in model.prepared)
+        if is_owed(running_of[flow], part(flow)):
+            others = ((other, count) for other, count in running_of.items() if other != flow)
+            to_give = sum(max(count - math.ceil(part(other)), 0) for other, count in others)
+            rivals = sum(is_owed(running_of[other], part(other)) for other in model.prepared)
             if to_give > rivals:
                 return True
         priority = policy.class_of(event.priority)
