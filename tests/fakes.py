@@ -61,10 +61,10 @@ class FakePool:
         self.hears().worker_report(worker_id, Prepared(request_id, tokens))
 
     def delta(self, request_id: str, text: str, worker_id: int = 1) -> None:
-        self.hears().worker_report(worker_id, StepReport((Delta(request_id, text, 1),), decode_rows=1))
+        self.hears().worker_report(worker_id, StepReport((Delta(request_id, text, (120,)),), decode_rows=1))
 
     def end(self, request_id: str, reason: FinishReason = FinishReason.STOP, worker_id: int = 1) -> None:
-        delta = Delta(request_id, "", 1, reason, Usage(5, 3))
+        delta = Delta(request_id, "", (121,), reason, Usage(5, 3))
         self.hears().worker_report(worker_id, StepReport((delta,), decode_rows=1))
 
     def commands(self, kind: type[Command]) -> list[str]:

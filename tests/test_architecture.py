@@ -18,7 +18,7 @@ PURE = [
         f"slotwise.scheduler.{name}"
         for name in (
             *("admission", "backlog", "books", "core", "demand", "events", "fairline", "gate", "lengths", "lifecycle"),
-            *("placement", "policy", "preemption", "queue", "rates", "records", "residency", "shares", "tally"),
+            *("placement", "policy", "preemption", "ranking", "rates", "records", "residency", "shares", "tally"),
         )
     ),
     "slotwise.keys.secret",

@@ -66,7 +66,9 @@ class _NoCompute(FakeModel):
         self._buffers.fill(chunks)
         return 0
 
-    def new_sampler(self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool) -> _Sampler:  # type: ignore[override]
+    def new_sampler(  # type: ignore[override]
+        self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool, generated: Sequence[int] = ()
+    ) -> _Sampler:
         return _Sampler()
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from slotwise.scheduler.fairline import Priority
@@ -46,17 +47,33 @@ class Work(NamedTuple):
         return Work(self.prompt + sign * other.prompt, self.output + sign * other.output)
 
 
+_NOTHING = Work()
+
+
+@dataclass(slots=True)
+class Run:
+    """What a running request is still expected to take."""
+
+    work: Work
+    #: Output tokens that are left of it.
+    output_left: float
+    #: Its prompt is being computed: it has not said anything yet.
+    prefilling: bool = True
+
+
 class _Waiting:
-    """The work that waits in one class, by key and by user."""
+    """The work that waits in one class, in all, by key and by user."""
 
     def __init__(self) -> None:
+        self.all = Work()
         self.of_key: dict[str, Work] = {}
         self.of_user: dict[str, dict[str, Work]] = {}
 
     def add(self, flow: Flow, work: Work, sign: int) -> None:
         users = self.of_user.setdefault(flow.key, {})
-        users[flow.user] = users.get(flow.user, Work()).plus(work, sign)
-        self.of_key[flow.key] = self.of_key.get(flow.key, Work()).plus(work, sign)
+        users[flow.user] = users.get(flow.user, _NOTHING).plus(work, sign)
+        self.of_key[flow.key] = self.of_key.get(flow.key, _NOTHING).plus(work, sign)
+        self.all = self.all.plus(work, sign)
 
     def forget(self, flow: Flow) -> None:
         """Nobody of this flow waits: what is left is what rounding left."""
@@ -65,6 +82,8 @@ class _Waiting:
         if not users:
             self.of_user.pop(flow.key, None)
             self.of_key.pop(flow.key, None)
+        if not self.of_key:
+            self.all = _NOTHING
 
 
 class Backlog:
@@ -79,9 +98,12 @@ class Backlog:
         self.mean_s = 0.0
         self._waiting: dict[Priority, _Waiting] = {}
         self._count: Counter[tuple[Priority, Flow]] = Counter()
-        #: What running requests were expected to take in all, and what of it is left.
+        #: What running requests were expected to take when they began.
         self._running = Work()
-        self._left = Work()
+        #: Of those that run: prompt tokens of the ones whose prompt is computed, how many of these tokens were, and
+        #: output tokens that are left of all.
+        self._prompts = self._computed = self._output_left = 0.0
+        self._prefilling = 0
         self.requests_running = 0
         self.requests_waiting = 0
 
@@ -100,25 +122,55 @@ class Backlog:
             del self._count[priority, flow]
             self._waiting[priority].forget(flow)
 
-    def grant(self, work: Work, slots: int) -> None:
-        """A request begins, on a worker with so many slots."""
-        seconds = self.seconds(work, slots)
+    def took(self, seconds: float) -> None:
+        """A request is expected to take so many device seconds in all."""
         self.mean_s += _WEIGHT * (seconds - self.mean_s) if self.mean_s else seconds
+
+    def begin(self, work: Work) -> Run:
+        """A request begins, or goes on."""
         self.requests_running += 1
+        self._prefilling += 1
         self._running = self._running.plus(work)
-        self._left = self._left.plus(work)
+        self._prompts += work.prompt
+        self._output_left += work.output
+        return Run(work, work.output)
 
-    def step(self, prompt_tokens: int, output_tokens: int) -> None:
-        """A step computed so many prompt tokens and gave so many output tokens."""
-        self._left = self._left.plus(Work(prompt_tokens, output_tokens), -1)
+    def computed(self, prompt_tokens: int) -> None:
+        """A step computed so many prompt tokens, of whichever requests."""
+        if self._prefilling:
+            self._computed += prompt_tokens
 
-    def end(self, work: Work, done: Work) -> None:
-        """A request that was granted with this work ended, and `done` is what it took."""
+    def said(self, run: Run, left: float) -> None:
+        """A running request gave output tokens, and so many are expected to follow."""
+        self._prompt_is_through(run)
+        self._output_left += left - run.output_left
+        run.output_left = left
+
+    def end(self, run: Run) -> Work:
+        """A request runs no longer; returns what was left of it."""
+        left = Work(run.work.prompt if run.prefilling else 0.0, run.output_left)
+        self._prompt_is_through(run)
         self.requests_running -= 1
-        self._running = self._running.plus(work, -1)
-        self._left = self._left.plus(done.plus(work, -1))
+        self._running = self._running.plus(run.work, -1)
+        self._output_left -= run.output_left
         if not self.requests_running:
-            self._running = self._left = Work()
+            self._running, self._output_left = _NOTHING, 0.0
+        return left
+
+    def _prompt_is_through(self, run: Run) -> None:
+        if not run.prefilling:
+            return
+        run.prefilling = False
+        self._prefilling -= 1
+        self._prompts -= run.work.prompt
+        self._computed = max(self._computed - run.work.prompt, 0.0)
+        if not self._prefilling:
+            self._prompts = self._computed = 0.0
+
+    @property
+    def left(self) -> Work:
+        """What those that run are still expected to take."""
+        return Work(max(self._prompts - self._computed, 0.0), max(self._output_left, 0.0))
 
     def seconds(self, work: Work, rows: int) -> float:
         """Device seconds of some work while `rows` sequences are decoded together."""
@@ -131,37 +183,53 @@ class Backlog:
         before = 0.0
         for other, waiting in self._waiting.items():
             if other > priority:
-                before += sum(self.seconds(work, slots) for work in waiting.of_key.values())
+                before += self.seconds(waiting.all, slots)
         if mine := self._waiting.get(priority):
+            costs = self._rates.prompt_s, self._rates.output_s(slots)
             users, keys = mine.of_user.get(flow.key, {}), mine.of_key
-            own = self._served_before(flow.user, 1.0, None, users, shares.users(flow.key), slots)
-            before += self._served_before(flow.key, weight, own, keys, shares.keys, slots)
+            own = self._served_before(flow.user, 1.0, None, users, shares.users(flow.key), costs)
+            before += self._served_before(flow.key, weight, own, keys, shares.keys, costs)
         mean = self.seconds(self._running, slots) / max(self.requests_running, 1)
-        running = self.seconds(self._left, slots) - (slots - 1) / 2 * mean
+        running = self.seconds(self.left, slots) - (slots - 1) / 2 * mean
         # The next slot comes free, on average, when the request that is furthest is through.
         running = max(running, mean / 2 if self.requests_running >= slots else 0.0)
         return self.bias * (before + running)
 
-    def at_most(self, wait: float) -> float:
-        """What a wait that was predicted will hardly exceed."""
-        return wait + _SURE * math.sqrt(self._variance * (wait + self.mean_s) * self.mean_s) if wait else 0.0
-
     def _served_before(
-        self, name: str, weight: float, own: float | None, waiting: Mapping[str, Work], accounts: Accounts, slots: int
+        self,
+        name: str,
+        weight: float,
+        own: float | None,
+        waiting: Mapping[str, Work],
+        accounts: Accounts,
+        costs: tuple[float, float],
     ) -> float:
         """Device seconds that those who share something get before the next request of `name` has its turn.
 
         `own`: of its own; None = all that waits. The others get what waits of them, until their virtual time is past
-        the one at which it is `name`'s turn; a request that was begun is ended.
+        the one at which it is `name`'s turn; a request that was begun is ended. This is the one thing at an arrival
+        that looks at every key that waits: about 0.2 us for each.
         """
+        prompt_s, output_s = costs
         if own is None:
-            own = self.seconds(waiting.get(name, Work()), slots)
-        turn = accounts.virtual(name) + own / weight
+            work = waiting.get(name, _NOTHING)
+            own = work.prompt * prompt_s + work.output * output_s
+        if len(waiting) == 1 and name in waiting:
+            return own
+        turn, mean_s, of = accounts.virtual(name) + own / weight, self.mean_s, accounts.of
         before = own
-        for other, work in waiting.items():
-            if other != name and (lead := turn - accounts.virtual(other)) >= 0:
-                before += min(self.seconds(work, slots), lead * accounts.weight_of(other) + self.mean_s)
+        for other, (prompt, output) in waiting.items():
+            account = of[other]
+            lead = turn - account.virtual
+            if lead >= 0 and other != name:
+                most = lead * account.weight + mean_s
+                seconds = prompt * prompt_s + output * output_s
+                before += seconds if seconds < most else most
         return before
+
+    def at_most(self, wait: float) -> float:
+        """What a wait that was predicted will hardly exceed."""
+        return wait + _SURE * math.sqrt(self._variance * (wait + self.mean_s) * self.mean_s) if wait else 0.0
 
     def waited(self, predicted: float, actual: float) -> None:
         """A request waited so long, for which `predicted` was told."""

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from slotwise.errors import SlotwiseError
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.admission import KeyLimits
-from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.lifecycle import HOLDING, PREPARED, WAITING, RequestState
 from slotwise.scheduler.records import ModelRecord, RequestRecord, WorkerRecord
 from slotwise.scheduler.residency import Residency
@@ -41,7 +40,13 @@ class Books:
         self.requests[request.request_id] = request
         self._count(request, 1)
         model.demand.wait(request.claim, self._limits.policy(request.flow.key).weight)
+        self.line_up(request)
+
+    def line_up(self, request: RequestRecord) -> None:
+        """It waits for the tokenizer."""
+        model = self._models[request.model]
         model.unpriced.add(request.request_id, request.claim.place)
+        model.unprepared[request.flow] = None
 
     def worker_of(self, request: RequestRecord) -> WorkerRecord:
         return self._residency.workers[request.worker_id or 0]
@@ -58,44 +63,36 @@ class Books:
         if request.state in HOLDING:
             self._limits.runs(request.flow.key, by)
         if request.state in PREPARED:
-            tally(self._models[request.model].prepared, request.flow, by)
-
-    def withdraw(
-        self, request: RequestRecord, error: SlotwiseError | None, now: float, waited: float | None = None
-    ) -> None:
-        """A waiting request is over, wherever it waits."""
-        self.tell_worker_to_forget(request)
-        if request.state is RequestState.PREPARING:
-            self.worker_of(request).abandoned[request.request_id] = request.flow
-        self.end(request, error, now, waited=waited)
+            model = self._models[request.model]
+            tally(model.prepared, request.flow, by)
+            if by < 0 and not model.prepared[request.flow]:
+                model.unprepared[request.flow] = None
 
     def tell_worker_to_forget(self, request: RequestRecord) -> None:
         if request.worker_id is not None:
             self._actions.append(ev.CancelSequence(request.request_id, request.worker_id))
 
-    def release(self, request: RequestRecord) -> None:
+    def release(self, request: RequestRecord, now: float) -> None:
         """Its slot and its cells are free again."""
+        request.run_s += now - request.granted_at
         worker = self.worker_of(request)
+        del worker.holding[request.request_id]
         worker.cells.release(request.request_id)
         tally(worker.running_of, request.flow, -1)
+        tally(worker.running_at, request.level, -1)
 
     def end(
-        self,
-        request: RequestRecord,
-        error: SlotwiseError | None,
-        now: float,
-        *,
-        done: Work | None = None,
-        waited: float | None = None,
+        self, request: RequestRecord, error: SlotwiseError | None, now: float, *, waited: float | None = None
     ) -> None:
-        """The request is over; its slot and cells, if it had any, have been released by the caller. `done`: what it
-        took, if it ran; `waited`: seconds that it waited, if it may not wait for longer."""
+        """The request is over; its slot and cells, if it had any, have been released by the caller. `waited`: seconds
+        that it waited, if it may not wait for longer."""
         model = self._models[request.model]
         if request.state in WAITING:
-            model.demand.gone(request.claim, waited)
+            model.demand.gone(request.claim, request.done, model.slots, waited)
         else:
-            # What it had taken when its worker died is not known: as much as was expected.
-            model.demand.ended(request.claim, done or request.claim.work, model.slots)
+            model.demand.ended(request.claim, request.done, model.slots)
+        if request.begun:
+            self._limits.used(request.flow.key, request.prompt_tokens + request.output_tokens, now)
         for line in (model.unpriced, model.priced, model.suspects):
             line.discard(request.request_id)
         if (worker := self._residency.workers.get(request.worker_id or 0)) is not None:
@@ -108,6 +105,24 @@ class Books:
         del self.requests[request.request_id]
         if error is not None:
             self._actions.append(ev.EndRequest(request.request_id, error))
+        self._book(request, error, now)
+
+    def _book(self, request: RequestRecord, error: SlotwiseError | None, now: float) -> None:
+        ended = "completed" if request.complete else "cancelled"
+        failed = "failed" if request.begun else "refused"
+        self._actions.append(
+            ev.BookUsage(
+                request.request_id,
+                request.flow,
+                request.model,
+                ended if error is None else failed,
+                request.prompt_tokens if request.begun else 0,
+                request.cached_tokens,
+                request.output_tokens,
+                queue_s=max(0.0, now - request.claim.place.since - request.run_s),
+                run_s=request.run_s,
+            )
+        )
 
     def check_invariants(self) -> None:
         waiting = [request for request in self.requests.values() if request.state in WAITING]
@@ -122,8 +137,10 @@ class Books:
             states = [request.state for request in worker.requests.values()]
             assert worker.preparing == states.count(RequestState.PREPARING)
             assert worker.running == sum(state in HOLDING for state in states)
-            holding = [request.flow for request in worker.requests.values() if request.state in HOLDING]
-            assert worker.running_of == Counter(holding)
+            holding = {name: request for name, request in worker.requests.items() if request.state in HOLDING}
+            assert worker.holding == holding
+            assert worker.running_of == Counter(request.flow for request in holding.values())
+            assert worker.running_at == Counter(request.level for request in holding.values())
             assert worker.paused == sum(request.paused for request in worker.requests.values())
             assert not worker.alone or worker.at_work <= 1
         for model in self._models.values():

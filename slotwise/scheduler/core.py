@@ -5,19 +5,19 @@ What stays true, after every event (`check_invariants`):
 2. Slots and cells are reserved by the requests that run, and come back when their worker says so or dies.
 3. Work conserving: whoever is next and fits a free slot of a ready worker is granted in the call that made it fit
    (`placement`).
-4. A request is present at no more than two deaths of a worker: after the first it runs alone, after the second it is
-   refused as poison. A stream that has begun is not replayed.
+4. A request is present at no more than two deaths of a worker for which it may be to blame: after the first it runs
+   alone, after the second it is refused as poison. A kill from outside is nobody's fault, as long as requests come
+   further between one and the next.
 5. Equal events at equal times give equal actions.
 6. A request waits no longer for its turn than it may; the time that a worker takes to be ready does not count.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from slotwise.errors import ContextLengthExceeded, PoisonRequest, WorkerFailed
+from slotwise.errors import ContextLengthExceeded, PoisonRequest, SlotwiseError
 from slotwise.memory.ledger import Ledger
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.admission import KeyLimits, retry_after
@@ -25,16 +25,19 @@ from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.books import Books
 from slotwise.scheduler.demand import Claim
 from slotwise.scheduler.fairline import Place
-from slotwise.scheduler.gate import Gate, draining, unavailable, waited_in_vain
+from slotwise.scheduler.gate import Gate, Verdict, draining, unavailable, waited_in_vain
 from slotwise.scheduler.lifecycle import HOLDING, WAITING, RequestState, WorkerState
 from slotwise.scheduler.placement import Placement
 from slotwise.scheduler.policy import Policies
 from slotwise.scheduler.preemption import LEAST_RUN_S
+from slotwise.scheduler.ranking import Ranking
 from slotwise.scheduler.records import ModelRecord, ModelSpec, ModelStatus, RequestRecord, SchedulerConfig
 from slotwise.scheduler.residency import Residency
 
 #: How soon a deadline is looked at again that does not run, because the worker is not ready.
 _DEADLINE_LOOK_S = 1.0
+#: So many kills from outside in a row without coming further are held against a request after all.
+_MOST_FRUITLESS = 3
 
 
 class Scheduler:
@@ -54,14 +57,13 @@ class Scheduler:
         self._books = Books(self._models, self._residency, self._limits, self._actions)
         self._placement = Placement(self._models, self._books, self._limits, self._gate, self._actions)
         self._arrivals = 0
-        #: When a waiting request is to be looked at, and which; those that are through stay until then.
-        self._deadlines: list[tuple[float, str]] = []
+        #: When waiting requests are to be looked at.
+        self._deadlines: Ranking[float] = Ranking()
         self.draining = False
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             ev.RequestSubmitted: self._submitted,
             ev.RequestPriced: self._priced,
             ev.PrepareRefused: self._prepare_refused,
-            ev.OutputStarted: self._output_started,
             ev.SequenceFinished: self._finished,
             ev.StepDone: self._step_done,
             ev.RequestCancelled: self._cancelled,
@@ -85,9 +87,7 @@ class Scheduler:
         """When a Tick is due, if nothing else happens before."""
         if self.draining:
             return None
-        while self._deadlines and self._deadlines[0][1] not in self._books.requests:
-            heapq.heappop(self._deadlines)
-        due = [self._deadlines[0][0]] if self._deadlines else []
+        due = [self._deadlines.first()[0]] if len(self._deadlines) else []
         if (load := self._residency.next_deadline()) is not None:
             due.append(load)
         return min(due, default=None)
@@ -118,20 +118,23 @@ class Scheduler:
     def _submitted(self, event: ev.RequestSubmitted, now: float) -> None:
         if event.request_id in self._books.requests:
             raise ValueError(f"request id {event.request_id!r} is in use")
-        refusal = draining() if self.draining else self._gate.refusal(event, now)
-        if refusal is not None:
-            self._actions.append(ev.EndRequest(event.request_id, refusal))
+        verdict = Verdict(draining()) if self.draining else self._gate.judge(event, now)
+        if verdict.refusal is not None:
+            self._refuse(event, verdict.refusal)
             return
         self._arrivals += 1
         model, policy = self._models[event.model], self._limits.policy(event.flow.key)
         place = Place(self._arrivals, now, event.flow, policy.class_of(event.priority))
-        claim = Claim(place, self._gate.work(event, model))
-        claim.predicted_wait = model.predicted_wait(event.flow, policy, event.priority)
-        request = RequestRecord(event, claim)
+        request = RequestRecord(event, Claim(place, verdict.work, predicted_wait=verdict.wait))
         self._books.open(request)
         if (longest := self._gate.max_wait(event)) is not None:
-            heapq.heappush(self._deadlines, (now + longest, request.request_id))
+            self._deadlines.add(request.request_id, now + longest)
         self._pump(model, now)
+
+    def _refuse(self, event: ev.RequestSubmitted, error: SlotwiseError) -> None:
+        self._actions.append(ev.EndRequest(event.request_id, error))
+        if event.model in self._models:
+            self._actions.append(ev.BookUsage(event.request_id, event.flow, event.model, "refused", 0, 0, 0, 0.0, 0.0))
 
     def _priced(self, event: ev.RequestPriced, now: float) -> None:
         request = self._tokenized(event.request_id, now)
@@ -144,12 +147,13 @@ class Scheduler:
         if self._placement.price(request) is None:
             self._actions.append(ev.CancelSequence(request.request_id, worker.worker_id))
             limit = self._gate.limit(request.submitted, model)
-            self._books.end(request, ContextLengthExceeded(event.prompt_tokens, limit), now)
+            self._end(request, ContextLengthExceeded(event.prompt_tokens, limit), now)
         else:
             worker.preparing -= 1
             self._books.advance(request, RequestState.QUEUED)
-            work = self._gate.priced_work(request.submitted, model, event.prompt_tokens)
-            model.demand.reprice(request.claim, work)
+            most = self._gate.most_output(request.submitted, model, event.prompt_tokens)
+            work = model.demand.expected(request.flow.key, event.prompt_tokens, most, request.output_tokens)
+            model.demand.reprice(request.claim, work, most)
             model.priced.add(request.request_id, request.claim.place)
         self._pump(model, now)
 
@@ -157,36 +161,32 @@ class Scheduler:
         request = self._tokenized(event.request_id, now)
         if request is None:
             return
-        self._books.end(request, event.error, now)
+        self._end(request, event.error, now)
         self._pump(self._models[request.model], now)
 
     def _tokenized(self, request_id: str, now: float) -> RequestRecord | None:
         """The request that the tokenizer is through with, unless it was cancelled meanwhile."""
         holders = [w for w in self._residency.workers.values() if request_id in w.abandoned]
         for worker in holders:
-            del worker.abandoned[request_id]
+            self._models[worker.model].unprepared[worker.abandoned.pop(request_id)] = None
             if worker.alone == request_id:
                 worker.alone = None
             self._pump(self._models[worker.model], now)
         request = self._books.requests.get(request_id)
         return request if request is not None and request.state is RequestState.PREPARING else None
 
-    def _output_started(self, event: ev.OutputStarted, now: float) -> None:
-        if request := self._books.requests.get(event.request_id):
-            request.output_started = True
-
     def _finished(self, event: ev.SequenceFinished, now: float) -> None:
         request = self._books.requests.get(event.request_id)
         if request is None or not (request.state in HOLDING or request.paused):
             return
         model = self._models[request.model]
-        self._limits.used(request.flow.key, event.prompt_tokens + event.output_tokens, now)
+        request.prompt_tokens, request.cached_tokens = event.prompt_tokens, event.cached_tokens
+        request.claim.generated, request.complete = event.output_tokens, event.complete
         if event.complete:
             model.demand.answered(request.flow.key, event.prompt_tokens, event.cached_tokens, event.output_tokens)
         if request.state in HOLDING:
-            self._books.release(request)
-        done = Work(event.prompt_tokens - event.cached_tokens, event.output_tokens)
-        self._books.end(request, None, now, done=done)
+            self._books.release(request, now)
+        self._end(request, None, now)
         model.last_used = now
         if self._limits.policy(request.flow.key).max_parallel is None:
             self._pump(model, now)
@@ -195,15 +195,20 @@ class Scheduler:
 
     def _step_done(self, event: ev.StepDone, now: float) -> None:
         worker = self._residency.workers.get(event.worker_id)
-        if worker is not None:
-            demand = self._models[worker.model].demand
-            demand.rates.observe(event.decode_rows, event.prompt_tokens, event.output_tokens, event.seconds)
-            demand.backlog.step(event.prompt_tokens, event.output_tokens)
-            model = self._models[worker.model]
-            if len(model.priced) and now >= model.look_again:
-                # Who had just begun when somebody else was owed a slot may be paused by now.
-                model.look_again = now + LEAST_RUN_S / 2
-                self._pump(model, now)
+        if worker is None:
+            return
+        model = self._models[worker.model]
+        output_tokens = 0
+        for request_id, tokens in event.outputs:
+            output_tokens += tokens
+            if (request := self._books.requests.get(request_id)) is not None:
+                model.demand.said(request.claim, tokens)
+        model.demand.rates.observe(event.decode_rows, event.prompt_tokens, output_tokens, event.seconds)
+        model.demand.backlog.computed(event.prompt_tokens)
+        if len(model.priced) and now >= model.look_again:
+            # Who had just begun when somebody else was owed a slot may be paused by now.
+            model.look_again = now + LEAST_RUN_S / 2
+            self._pump(model, now)
 
     def _cancelled(self, event: ev.RequestCancelled, now: float) -> None:
         request = self._books.requests.get(event.request_id)
@@ -213,8 +218,23 @@ class Scheduler:
             self._books.tell_worker_to_forget(request)
             self._books.advance(request, RequestState.CANCELLING)
             return
-        self._books.withdraw(request, None, now)
+        self._withdraw(request, None, now)
         self._pump(self._models[request.model], now)
+
+    def _withdraw(
+        self, request: RequestRecord, error: SlotwiseError | None, now: float, waited: float | None = None
+    ) -> None:
+        """A waiting request is over, wherever it waits."""
+        self._books.tell_worker_to_forget(request)
+        if request.state is RequestState.PREPARING:
+            self._books.worker_of(request).abandoned[request.request_id] = request.flow
+        self._end(request, error, now, waited)
+
+    def _end(
+        self, request: RequestRecord, error: SlotwiseError | None, now: float, waited: float | None = None
+    ) -> None:
+        self._deadlines.discard(request.request_id)
+        self._books.end(request, error, now, waited=waited)
 
     # ---- workers
 
@@ -242,50 +262,54 @@ class Scheduler:
         if worker is None:
             return
         model = self._models[worker.model]
-        crashed = worker.state is not WorkerState.DRAINING
-        # A death under a suspect that ran alone is the suspect's, not the model's.
-        self._residency.lost(worker, now, blame=crashed and worker.alone is None)
+        asked_for, loading = worker.state is WorkerState.DRAINING, worker.state is WorkerState.STARTING
+        # A death under a suspect that ran alone is the suspect's, not the model's; a kill from outside is nobody's, but
+        # whoever kills each try to load it (a machine without memory) is not given more and more of them.
+        blame = not asked_for and worker.alone is None and (loading or not event.from_outside)
+        self._residency.lost(worker, now, blame=blame)
         for request in sorted(worker.requests.values(), key=lambda request: request.arrival):
-            self._survive(request, model, event.reason, now, crashed=crashed)
+            if not asked_for and request.state in (RequestState.PREPARING, RequestState.RUNNING):
+                request.deaths += _is_to_blame(request, event)
+            self._survive(request, model, event.reason, now)
         if model.start_deaths >= self.config.start_deaths_limit:
             said = f"it died {model.start_deaths} times while starting; the last time: {event.reason}"
             self._fail_model(model, said, now)
         self._pump_all(now)
 
-    def _survive(self, request: RequestRecord, model: ModelRecord, reason: str, now: float, *, crashed: bool) -> None:
-        """What becomes of a request whose worker is gone: 1. it had been cancelled, 2. its stream had begun, 3. it was
-        at work at a second crash, 4. nothing new is begun, 5. it begins again, as a suspect if it was at work."""
-        suspect = crashed and request.state is not RequestState.QUEUED
+    def _survive(self, request: RequestRecord, model: ModelRecord, reason: str, now: float) -> None:
+        """What becomes of a request whose worker is gone: 1. it had been cancelled, 2. it may be to blame for a second
+        death, 3. nothing new is begun, 4. it goes on from where it is, as a suspect if it may be to blame for one."""
         request.worker_id = None
+        if request.state in HOLDING:
+            request.run_s += now - request.granted_at
         if request.state is RequestState.CANCELLING:
-            self._books.end(request, None, now)
-        elif request.output_started and (request.paused or request.state is RequestState.RUNNING):
-            self._books.end(request, WorkerFailed(f"The model's process died during the answer: {reason}."), now)
-        elif suspect and request.deaths >= 1:
+            self._end(request, None, now)
+        elif request.deaths > 1:
             message = "This request was tried twice, the second time alone, and the model's process died both times"
-            self._books.end(request, PoisonRequest(f"{message}: {reason}."), now)
+            self._end(request, PoisonRequest(f"{message}: {reason}."), now)
         elif self.draining:
-            self._books.end(request, draining(), now)
+            self._end(request, draining(), now)
         else:
-            request.deaths += suspect
+            stored = request.prompt_tokens + request.output_tokens
             if request.state is RequestState.RUNNING:
-                model.demand.interrupted(request.claim)
+                model.demand.interrupted(request.claim, stored)
             elif request.paused:
-                model.demand.uncharge(request.claim)
+                work = Work(stored, request.claim.work.output)
+                model.demand.reprice(request.claim, work, request.claim.most_output)
             request.paused = False
             self._books.advance(request, RequestState.SUBMITTED)
             model.priced.discard(request.request_id)
             if request.deaths:
                 model.suspects.add(request.request_id, request.arrival)
             else:
-                model.unpriced.add(request.request_id, request.claim.place)
+                self._books.line_up(request)
 
     def _fail_model(self, model: ModelRecord, reason: str, now: float) -> None:
         model.failure = reason
         model.preload = False
         for line in (model.suspects, model.unpriced, model.priced):
             for request_id in list(line):
-                self._books.end(self._books.requests[request_id], unavailable(model), now)
+                self._end(self._books.requests[request_id], unavailable(model), now)
 
     def _preload(self, event: ev.PreloadRequested, now: float) -> None:
         model = self._models[event.model]
@@ -300,32 +324,33 @@ class Scheduler:
         for request in list(self._books.requests.values()):
             if request.state in WAITING and not request.paused:
                 self._books.tell_worker_to_forget(request)
-                self._books.end(request, draining(), now)
+                self._end(request, draining(), now)
 
     def _tick(self, event: ev.Tick, now: float) -> None:
-        while self._deadlines and self._deadlines[0][0] <= now:
-            self._look_at(heapq.heappop(self._deadlines)[1], now)
+        while len(self._deadlines) and self._deadlines.first()[0] <= now:
+            self._look_at(self._books.requests[self._deadlines.first()[1]], now)
         self._pump_all(now)
 
-    def _look_at(self, request_id: str, now: float) -> None:
-        """End a request that has waited for as long as it may while its worker was ready."""
-        request = self._books.requests.get(request_id)
-        if request is None or request.state not in WAITING or request.paused:
+    def _look_at(self, request: RequestRecord, now: float) -> None:
+        """End a request that has waited for as long as it may while its worker was ready. One that had its turn, and
+        waits to go on, may wait for ever."""
+        if request.state not in WAITING or request.begun:
+            self._deadlines.remove(request.request_id)
             return
         model = self._models[request.model]
         worker = model.worker
         # Not less than it takes to be tokenised.
         longest = max(self._gate.max_wait(request.submitted) or 0.0, _DEADLINE_LOOK_S)
         if worker is None or worker.state is not WorkerState.READY:
-            heapq.heappush(self._deadlines, (now + _DEADLINE_LOOK_S, request_id))
+            self._deadlines.put(request.request_id, now + _DEADLINE_LOOK_S)
             return
         due = max(request.claim.place.since, worker.ready_at) + longest
         if due > now:
-            heapq.heappush(self._deadlines, (due, request_id))
+            self._deadlines.put(request.request_id, due)
             return
         seconds = retry_after(model.predicted_wait(request.flow, self._limits.policy(request.flow.key)))
         waited = now - request.claim.place.since
-        self._books.withdraw(request, waited_in_vain(model, waited, seconds), now, waited)
+        self._withdraw(request, waited_in_vain(model, waited, seconds), now, waited)
 
     # ---- making progress
 
@@ -350,3 +375,16 @@ class Scheduler:
             for other in self._models.values():
                 if other.memory_wait_since is not None:
                     self._actions += self._residency.ensure(other, now)
+
+
+def _is_to_blame(request: RequestRecord, event: ev.WorkerLost) -> bool:
+    """A request that was at work when its worker died may be the cause. One that meets kill after kill from outside
+    counts as one too, once it no longer comes further between them: nothing goes in a circle for ever."""
+    if not event.from_outside:
+        return True
+    came_further = request.state is RequestState.RUNNING and request.output_tokens > request.came_with
+    request.fruitless = 0 if came_further else request.fruitless + 1
+    if request.fruitless < _MOST_FRUITLESS:
+        return False
+    request.fruitless = 0
+    return True

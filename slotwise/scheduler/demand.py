@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slotwise.scheduler.backlog import Backlog, Work
+from slotwise.scheduler.backlog import Backlog, Run, Work
 from slotwise.scheduler.fairline import Place
 from slotwise.scheduler.lengths import OutputLengths
 from slotwise.scheduler.rates import ServiceRates
@@ -31,7 +31,13 @@ class Claim:
     """One request's part in the demand."""
 
     place: Place
+    #: What it is expected to take from its next grant on.
     work: Work
+    #: Output tokens at which it ends at the latest, and those that it has.
+    most_output: int = 0
+    generated: int = 0
+    #: While it runs.
+    run: Run | None = None
     #: What its key and its user were charged when it was granted, in device seconds.
     charged: tuple[float, float] | None = None
     #: How long it was told to wait.
@@ -67,11 +73,12 @@ class Demand:
         """So much was seen that a forecast is more than a guess."""
         return self._answers >= _ENOUGH_ANSWERS
 
-    def expected(self, key: str, prompt_tokens: float, most_output: int) -> Work:
-        """Work of a prompt whose answer ends after `most_output` tokens at the latest."""
+    def expected(self, key: str, prompt_tokens: float, most_output: int, generated: int = 0) -> Work:
+        """Work of a prompt whose answer ends after `most_output` tokens at the latest; so many of them are there, and
+        have to be computed again with the prompt."""
         habits = self._of(key)
         cost = 1 - habits.cached * (1 - CACHED_COST)
-        return Work(prompt_tokens * cost, habits.lengths.expected(most_output))
+        return Work(prompt_tokens * cost + generated, habits.lengths.expected(most_output, generated) - generated)
 
     def tokens_of(self, characters: int) -> float:
         """About how many tokens a prompt of so many characters has."""
@@ -88,8 +95,9 @@ class Demand:
         self.shares.join(claim.place.flow, weight)
         self.backlog.enqueue(claim.place.flow, claim.place.priority, claim.work)
 
-    def reprice(self, claim: Claim, work: Work) -> None:
+    def reprice(self, claim: Claim, work: Work, most_output: int) -> None:
         """What a waiting request takes is better known."""
+        claim.most_output = most_output
         flow, priority = claim.place.flow, claim.place.priority
         self.backlog.dequeue(flow, priority, claim.work)
         claim.work = work
@@ -99,45 +107,65 @@ class Demand:
         """A waiting request has its turn, and its flow is charged what it is expected to take."""
         flow = claim.place.flow
         self.backlog.dequeue(flow, claim.place.priority, claim.work)
-        self.backlog.grant(claim.work, slots)
+        claim.run = self.backlog.begin(claim.work)
         self.backlog.waited(claim.predicted_wait, now - claim.place.since)
         claim.predicted_wait = 0.0
         if claim.charged is None:
             seconds = self.backlog.seconds(claim.work, slots)
+            self.backlog.took(seconds)
             claim.charged = self.shares.charge(flow, seconds, seconds)
 
-    def ended(self, claim: Claim, done: Work, slots: int) -> None:
-        """A running request ended, having taken `done`."""
-        flow = claim.place.flow
-        self.backlog.end(claim.work, done)
-        seconds = self.backlog.seconds(done, slots)
-        of_key, of_user = claim.charged or (0.0, 0.0)
-        self.shares.charge(flow, seconds - of_key, seconds - of_user)
-        self.shares.leave(flow)
+    def said(self, claim: Claim, tokens: int) -> None:
+        """A request gave so many output tokens."""
+        claim.generated += tokens
+        if claim.run is None:
+            return
+        left = claim.run.output_left - tokens
+        # One that is longer than was expected is of those that are long.
+        self.backlog.said(claim.run, left if left >= 1 else self._to_come(claim))
 
     def pause(self, claim: Claim) -> None:
-        """A running request waits again. What it had is not known here: all of it counts as waiting, and what was done
-        of it as done of the others, until it ends."""
-        self.backlog.end(claim.work, Work())
+        """A running request waits for its turn to go on."""
+        left = self._stop(claim)
+        claim.work = Work(left.prompt, self._to_come(claim))
         self.backlog.enqueue(claim.place.flow, claim.place.priority, claim.work)
 
-    def interrupted(self, claim: Claim) -> None:
-        """A running request's worker died: it waits again, and its flow had nothing of it."""
-        self.pause(claim)
-        self.uncharge(claim)
+    def interrupted(self, claim: Claim, stored_tokens: int) -> None:
+        """A running request's worker died: it waits for its turn to go on, with so many tokens to be computed again."""
+        self._stop(claim)
+        claim.work = Work(float(stored_tokens), self._to_come(claim))
+        self.backlog.enqueue(claim.place.flow, claim.place.priority, claim.work)
 
-    def uncharge(self, claim: Claim) -> None:
-        """What a flow was charged for is lost, and will be charged again."""
-        if claim.charged is not None:
-            self.shares.charge(claim.place.flow, -claim.charged[0], -claim.charged[1])
-            claim.charged = None
+    def ended(self, claim: Claim, done: Work, slots: int) -> None:
+        """A running request ended, having taken `done` in all."""
+        self._stop(claim)
+        self._settle(claim, done, slots)
 
-    def gone(self, claim: Claim, waited: float | None = None) -> None:
-        """A waiting request will not have its turn. `waited`: it waited so long, and no longer may."""
+    def gone(self, claim: Claim, done: Work, slots: int, waited: float | None = None) -> None:
+        """A waiting request will not have its turn; what it took before it was paused is `done`. `waited`: it waited
+        so long, and no longer may."""
         if waited is not None:
             self.backlog.waited(claim.predicted_wait, waited)
         self.backlog.dequeue(claim.place.flow, claim.place.priority, claim.work)
-        self.shares.leave(claim.place.flow)
+        self._settle(claim, done, slots)
+
+    def _to_come(self, claim: Claim) -> float:
+        """Output tokens that are expected of it after those that it has."""
+        lengths = self._of(claim.place.flow.key).lengths
+        return lengths.expected(max(claim.most_output, claim.generated + 1), claim.generated) - claim.generated
+
+    def _stop(self, claim: Claim) -> Work:
+        run, claim.run = claim.run, None
+        assert run is not None, "it does not run"
+        return self.backlog.end(run)
+
+    def _settle(self, claim: Claim, done: Work, slots: int) -> None:
+        """Its flow has had `done`, and no longer has this request."""
+        flow = claim.place.flow
+        if claim.charged is not None:
+            seconds = self.backlog.seconds(done, slots)
+            self.shares.charge(flow, seconds - claim.charged[0], seconds - claim.charged[1])
+        self.shares.leave(flow)
 
     def answered(self, key: str, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> None:
         """An answer came to its end: what is to be learned from it."""

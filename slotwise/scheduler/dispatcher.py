@@ -81,13 +81,16 @@ class Dispatcher:
         loads: Mapping[str, LoadModel],
         *,
         isolate_keys: bool = False,
+        on_usage: Callable[[ev.BookUsage], None] = lambda usage: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """With `isolate_keys`, what one key's requests have computed is not taken over by another's."""
+        """With `isolate_keys`, what one key's requests have computed is not taken over by another's. `on_usage` hears
+        what each request took, once it is over."""
         self._core = core
         self._pool = pool
         self._loads = loads
         self._isolate_keys = isolate_keys
+        self._on_usage = on_usage
         self._clock = clock
         self._leases: dict[str, Lease] = {}
         self._workers: dict[int, str] = {}
@@ -207,7 +210,7 @@ class Dispatcher:
             case _:
                 assert_never(report)
 
-    def worker_lost(self, worker_id: int, reason: str) -> None:
+    def worker_lost(self, worker_id: int, reason: str, *, from_outside: bool = False) -> None:
         model = self._workers.pop(worker_id, None)
         if model is None:
             return
@@ -220,11 +223,11 @@ class Dispatcher:
         counters = self._counters[model]
         counters.info, counters.load_progress = None, None
         counters.cells_used = counters.cells_retained = counters.host_bytes = 0
-        self._post(ev.WorkerLost(worker_id, reason))
+        self._post(ev.WorkerLost(worker_id, reason, from_outside))
 
     def _step(self, worker_id: int, report: StepReport, counters: ModelCounters) -> None:
-        tokens = sum(delta.tokens for delta in report.deltas)
-        self._post(ev.StepDone(worker_id, report.decode_rows, report.prefill_tokens, tokens, report.seconds))
+        outputs = tuple([(delta.request_id, len(delta.tokens)) for delta in report.deltas if delta.tokens])
+        self._post(ev.StepDone(worker_id, report.decode_rows, report.prefill_tokens, outputs, report.seconds))
         counters.steps_total += 1
         counters.step_seconds_total += report.seconds
         counters.decode_rows_total += report.decode_rows
@@ -239,10 +242,11 @@ class Dispatcher:
 
     def _deliver(self, delta: Delta, counters: ModelCounters) -> None:
         lease = self._leases.get(delta.request_id)
-        counters.output_tokens_total += delta.tokens
+        counters.output_tokens_total += len(delta.tokens)
         if delta.finish_reason is None:
             if lease is not None:
-                self._push(lease, TokenChunk(text=delta.text, tokens=delta.tokens))
+                lease.generated += delta.tokens
+                self._push(lease, TokenChunk(text=delta.text, tokens=len(delta.tokens)))
             return
         usage = delta.usage
         if usage is not None:
@@ -250,7 +254,8 @@ class Dispatcher:
             counters.cached_tokens_total += usage.cached_tokens
         if delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
             if lease is not None:
-                chunk = TokenChunk(text=delta.text, tokens=delta.tokens, finish_reason=delta.finish_reason, usage=usage)
+                tokens = len(delta.tokens)
+                chunk = TokenChunk(text=delta.text, tokens=tokens, finish_reason=delta.finish_reason, usage=usage)
                 self._push(lease, chunk)
         else:
             self._fail(delta.request_id, WorkerFailed(f"The model failed during the answer: {delta.error}."))
@@ -264,8 +269,6 @@ class Dispatcher:
         )
 
     def _push(self, lease: Lease, chunk: TokenChunk) -> None:
-        if lease.first_chunk_at is None and lease.request.stream:
-            self._post(ev.OutputStarted(lease.request.request_id))
         if not lease.push(chunk):
             logger.warning("%s: the client does not read; its request is cancelled", lease.request.request_id)
             self._leave(lease)
@@ -292,9 +295,7 @@ class Dispatcher:
     def _perform(self, action: ev.Action) -> None:
         match action:
             case ev.PreparePrompt(request_id, worker_id):
-                lease = self._leases[request_id]
-                lease.begin_again()
-                self._pool.send(worker_id, protocol.Prepare(request_id, lease.request.prompt))
+                self._pool.send(worker_id, protocol.Prepare(request_id, self._leases[request_id].request.prompt))
             case ev.Grant(request_id, worker_id, max_output_tokens):
                 self._start_sequence(request_id, worker_id, max_output_tokens)
             case ev.PauseSequence(request_id, worker_id):
@@ -303,6 +304,8 @@ class Dispatcher:
                 self._pool.send(worker_id, protocol.ResumeSequence(request_id))
             case ev.EndRequest(request_id, error):
                 self._fail(request_id, error)
+            case ev.BookUsage():
+                self._on_usage(action)
             case ev.CancelSequence(request_id, worker_id):
                 self._pool.send(worker_id, protocol.CancelSequence(request_id))
             case ev.StartWorker(worker_id, model):
@@ -318,7 +321,7 @@ class Dispatcher:
 
     def _start_sequence(self, request_id: str, worker_id: int, max_output_tokens: int) -> None:
         lease = self._leases[request_id]
-        lease.granted_at = self._clock()
+        lease.granted_at = lease.granted_at or self._clock()
         request = lease.request
         command = protocol.StartSequence(
             request_id,
@@ -327,5 +330,6 @@ class Dispatcher:
             request.stop,
             request.ignore_eos,
             scope=request.key if self._isolate_keys else "",
+            generated=tuple(lease.generated),
         )
         self._pool.send(worker_id, command)

@@ -49,13 +49,6 @@ class PrepareRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class OutputStarted:
-    """A part of the answer was handed to the client; from now on the request can not be replayed."""
-
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class SequenceFinished:
     """The worker's terminal report: slot and cells are free again. What it took feeds the forecasts."""
 
@@ -75,7 +68,8 @@ class StepDone:
     worker_id: int
     decode_rows: int
     prompt_tokens: int
-    output_tokens: int
+    #: Output tokens that requests got.
+    outputs: tuple[tuple[str, int], ...]
     seconds: float
 
 
@@ -104,10 +98,14 @@ class WorkerStartFailed:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """The process is gone, whatever the reason: crash, kill, or the end of a stop we asked for."""
+    """The process is gone, whatever the reason: crash, kill, or the end of a stop we asked for.
+
+    `from_outside`: somebody killed it who is neither it nor we: no request is to blame.
+    """
 
     worker_id: int
     reason: str
+    from_outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,6 @@ Event = (
     RequestSubmitted
     | RequestPriced
     | PrepareRefused
-    | OutputStarted
     | SequenceFinished
     | StepDone
     | RequestCancelled
@@ -188,6 +185,22 @@ class EndRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class BookUsage:
+    """What one request took, once it is over, however it ended."""
+
+    request_id: str
+    flow: Flow
+    model: str
+    outcome: str  # completed | cancelled | failed | refused (it had nothing)
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    #: Seconds in which it had no slot, and in which it had one.
+    queue_s: float
+    run_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class CancelSequence:
     """Tell the worker to stop (or forget) it. A running one still holds its slot until SequenceFinished."""
 
@@ -206,4 +219,14 @@ class StopWorker:
     worker_id: int
 
 
-Action = PreparePrompt | Grant | PauseSequence | ResumeSequence | EndRequest | CancelSequence | StartWorker | StopWorker
+Action = (
+    PreparePrompt
+    | Grant
+    | PauseSequence
+    | ResumeSequence
+    | EndRequest
+    | BookUsage
+    | CancelSequence
+    | StartWorker
+    | StopWorker
+)

@@ -6,8 +6,9 @@ Nothing is promised that is not kept: a request that is taken waits no longer th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
 
 from slotwise.errors import (
     ModelNotAllowed,
@@ -22,12 +23,21 @@ from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.events import RequestSubmitted
 from slotwise.scheduler.lifecycle import RequestState
 from slotwise.scheduler.policy import KeyPolicy
-from slotwise.scheduler.preemption import is_owed
+from slotwise.scheduler.preemption import is_owed, whole
 from slotwise.scheduler.records import ModelRecord, SchedulerConfig
 from slotwise.scheduler.residency import Residency
 from slotwise.scheduler.shares import Flow
 
 DRAIN_RETRY_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of a new request. `refusal`: why it is not taken; the rest is what is expected of one that is."""
+
+    refusal: SlotwiseError | None = None
+    work: Work = Work()
+    wait: float = 0.0
 
 
 class Gate:
@@ -49,8 +59,17 @@ class Gate:
             return longest
         return event.patience_s if longest is None else min(longest, event.patience_s)
 
-    def refusal(self, event: RequestSubmitted, now: float) -> SlotwiseError | None:
-        """Why a new request is not taken, or None."""
+    def judge(self, event: RequestSubmitted, now: float) -> Verdict:
+        """Whether a new request is taken, and what is expected of it."""
+        if (refusal := self._never(event)) is not None:
+            return Verdict(refusal)
+        policy, model = self._limits.policy(event.flow.key), self._models[event.model]
+        work = self._work(event, model)
+        wait = model.predicted_wait(event.flow, policy, event.priority)
+        return Verdict(self._not_now(event, model, policy, Verdict(None, work, wait), now), work, wait)
+
+    def _never(self, event: RequestSubmitted) -> SlotwiseError | None:
+        """Why it can not be served, now or later."""
         policy = self._limits.policy(event.flow.key)
         model = self._models.get(event.model)
         if model is None:
@@ -66,17 +85,17 @@ class Gate:
         if self._residency.too_large(model):
             message = f"The model '{model.name}' can not be loaded: {self._residency.shortage(model)}."
             return ModelUnavailable(message, code="model_too_large", param="model")
-        return self._not_now(event, model, policy, now)
+        return None
 
-    def work(self, event: RequestSubmitted, model: ModelRecord) -> Work:
+    def _work(self, event: RequestSubmitted, model: ModelRecord) -> Work:
         """What a request is expected to take, by the length of its text."""
-        return self.priced_work(event, model, model.demand.tokens_of(event.prompt_characters))
+        tokens = model.demand.tokens_of(event.prompt_characters)
+        return model.demand.expected(event.flow.key, tokens, self.most_output(event, model, tokens))
 
-    def priced_work(self, event: RequestSubmitted, model: ModelRecord, prompt_tokens: float) -> Work:
-        """What a request with a prompt of so many tokens is expected to take."""
+    def most_output(self, event: RequestSubmitted, model: ModelRecord, prompt_tokens: float) -> int:
+        """Output tokens at which a request ends at the latest."""
         room = max(1, int(self.limit(event, model) - prompt_tokens))
-        most = room if event.max_output_tokens is None else min(event.max_output_tokens, room)
-        return model.demand.expected(event.flow.key, prompt_tokens, most)
+        return room if event.max_output_tokens is None else min(event.max_output_tokens, room)
 
     def limit(self, event: RequestSubmitted, model: ModelRecord) -> int:
         """Most tokens of the request, prompt and answer."""
@@ -85,25 +104,25 @@ class Gate:
         return limit if cap is None else min(limit, cap)
 
     def _not_now(
-        self, event: RequestSubmitted, model: ModelRecord, policy: KeyPolicy, now: float
+        self, event: RequestSubmitted, model: ModelRecord, policy: KeyPolicy, expected: Verdict, now: float
     ) -> SlotwiseError | None:
-        wait = model.predicted_wait(event.flow, policy, event.priority)
+        """Why there is no room for it now."""
         must_wait = model.running + model.waiting >= model.slots
-        refusal = self._limits.refusal(event.flow.key, now, must_wait=must_wait, turn=wait)
+        refusal = self._limits.refusal(event.flow.key, now, must_wait=must_wait, turn=expected.wait)
         if refusal is not None:
             return refusal
         queued = sum(other.queued for other in self._models.values())
         if must_wait and queued >= self._config.max_queue:
-            seconds = self._come_back(event, model, 0.0, now)
+            seconds = self._come_back(model, expected.work, 0.0, now)
             message = f"The queue is full ({queued} requests wait). Come back in {seconds:g} s."
             return ServerOverloaded(message, retry_after_s=seconds)
         longest = self.max_wait(event)
         if longest is None or not must_wait or not model.demand.is_known:
             return None
-        at_most = model.demand.backlog.at_most(wait)
+        at_most = model.demand.backlog.at_most(expected.wait)
         if at_most <= longest or self._is_let_in_before(event, model, policy):
             return None
-        seconds = self._come_back(event, model, at_most - longest, now)
+        seconds = self._come_back(model, expected.work, at_most - longest, now)
         message = (
             f"All slots of '{model.name}' are busy, and a request may have to wait for {at_most:.0f} s, "
             f"which is more than {longest:g} s. Come back in {seconds:g} s."
@@ -121,19 +140,21 @@ class Gate:
             return model.demand.part(other, worker.slots, comes=flow, weight=policy.weight)
 
         if is_owed(running_of[flow], part(flow)):
-            others = ((other, count) for other, count in running_of.items() if other != flow)
-            to_give = sum(max(count - math.ceil(part(other)), 0) for other, count in others)
-            rivals = sum(is_owed(running_of[other], part(other)) for other in model.prepared)
-            if to_give > rivals:
-                return True
+            others = ((other, count) for other, count in running_of.items() if other != flow and count > 1)
+            to_give = sum(max(count - whole(part(other)), 0) for other, count in others)
+            if to_give:
+                # As many as can be given something are looked at, however many wait.
+                rivals = (other for other in model.prepared if is_owed(running_of[other], part(other)))
+                if len(list(islice(rivals, to_give))) < to_give:
+                    return True
         priority = policy.class_of(event.priority)
-        running = (one for one in worker.requests.values() if one.state is RequestState.RUNNING)
-        return any(one.claim.place.priority < priority and one.flow != flow for one in running)
+        running = (one for one in worker.holding.values() if one.state is RequestState.RUNNING)
+        return any(one.level < priority and one.flow != flow for one in running)
 
-    def _come_back(self, event: RequestSubmitted, model: ModelRecord, excess: float, now: float) -> float:
-        work = model.demand.backlog.seconds(self.work(event, model), model.parallel)
+    def _come_back(self, model: ModelRecord, work: Work, excess: float, now: float) -> float:
+        seconds = model.demand.backlog.seconds(work, model.parallel)
         # Room for it is there when as much work as its own is done, beyond what is too much already.
-        return self._comebacks[model.name].tell(excess + work, work, now)
+        return self._comebacks[model.name].tell(excess + seconds, seconds, now)
 
 
 def draining() -> ServerDraining:

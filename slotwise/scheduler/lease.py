@@ -45,8 +45,10 @@ class Lease:
         self._leave = leave
         self._clock = clock
         self._unread: list[TokenChunk] = []
-        #: Parts of an answer that is handed over whole; forgotten when the request begins again.
+        #: Parts of an answer that is handed over whole.
         self._held: list[TokenChunk] = []
+        #: Output tokens so far: from here the answer goes on if its worker dies.
+        self.generated: list[int] = []
         self._unread_bytes = 0
         self._error: SlotwiseError | None = None
         self._wake = anyio.Event()
@@ -117,11 +119,6 @@ class Lease:
         self._finished = chunk.finish_reason is not None
         self._wake.set()
         return True
-
-    def begin_again(self) -> None:
-        """The worker died before anything was handed over: what it had said does not count."""
-        self._held.clear()
-        self.granted_at = self.first_chunk_at = None
 
     def fail(self, error: SlotwiseError) -> None:
         if not self.over:

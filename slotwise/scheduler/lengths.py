@@ -42,9 +42,12 @@ class OutputLengths:
 
     def expected(self, limit: int, generated: int = 0) -> float:
         """Mean length of an answer that ends at `limit` at the latest and has `generated` tokens already."""
-        longer = [(share, length) for share, length in self._distribution() if length > generated]
-        weight = sum(share for share, _ in longer)
-        mean = sum(share * min(length, limit) for share, length in longer) / weight if weight else 2.0 * generated
+        weight = total = 0.0
+        for share, length in self._distribution():
+            if length > generated:
+                weight += share
+                total += share * (length if length < limit else limit)
+        mean = total / weight if weight else 2.0 * generated
         return min(max(mean, generated + 1.0), float(limit))
 
     def quantile(self, q: float, limit: int, generated: int = 0) -> int:

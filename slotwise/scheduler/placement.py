@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.admission import KeyLimits, Price, price
 from slotwise.scheduler.books import Books
-from slotwise.scheduler.fairline import FairLine
+from slotwise.scheduler.fairline import FairLine, Priority
 from slotwise.scheduler.gate import Gate
 from slotwise.scheduler.lifecycle import RequestState
 from slotwise.scheduler.preemption import is_owed, victims_for
-from slotwise.scheduler.queue import WaitingLine
+from slotwise.scheduler.ranking import Ranking
 from slotwise.scheduler.records import ModelRecord, RequestRecord, WorkerRecord
 from slotwise.scheduler.shares import Flow
 
@@ -54,13 +54,18 @@ class Placement:
             if (request_id := model.unpriced.head(now)) is None:
                 return
             self._prepare(model.unpriced, request_id, worker)
-        # Whoever has none there is not kept waiting behind others' prompts.
-        has_some = {*model.prepared, *worker.abandoned.values()}
-        while (request_id := model.unpriced.head(now, lambda flow: flow not in has_some)) is not None:
-            has_some.add(self._books.requests[request_id].flow)
-            self._prepare(model.unpriced, request_id, worker)
+        self._prepare_first_ones(model, worker)
 
-    def _prepare(self, line: FairLine | WaitingLine, request_id: str, worker: WorkerRecord) -> str:
+    def _prepare_first_ones(self, model: ModelRecord, worker: WorkerRecord) -> None:
+        """Whoever has none at the tokenizer, or through with it, is not kept waiting behind others' prompts."""
+        for flow in model.unprepared:
+            if model.prepared[flow] or flow in worker.abandoned.values():
+                continue
+            if (request_id := model.unpriced.first_of(flow)) is not None:
+                self._prepare(model.unpriced, request_id, worker)
+        model.unprepared.clear()
+
+    def _prepare(self, line: FairLine | Ranking[int], request_id: str, worker: WorkerRecord) -> str:
         """Send a request of a line to the tokenizer; returns its id."""
         line.remove(request_id)
         request = self._books.requests[request_id]
@@ -78,11 +83,23 @@ class Placement:
                 if not placed:
                     return
                 continue
-            if not placed:
-                # Nobody overtakes the head; but a flow that is owed a slot gets one from a flow that has too many.
-                owed = model.priced.head(now, lambda flow: self._is_owed(model, worker, flow))
-                if owed is None or not self._place(model, worker, self._books.requests[owed], now, 0, 0):
-                    return
+            if not placed and not self._place_owed(model, worker, now):
+                return
+
+    def _place_owed(self, model: ModelRecord, worker: WorkerRecord, now: float) -> bool:
+        """Nobody overtakes the head; but a flow that is owed a slot gets one from a flow that has too many.
+
+        Whoever waits and has no slot is owed one: so no more flows are passed over than have slots.
+        """
+
+        if not worker.may_give_to(Priority.HIGH):
+            return False
+
+        def may(flow: Flow) -> bool:
+            return is_owed(worker.running_of[flow], model.demand.part(flow, worker.slots))
+
+        owed = model.priced.head(now, may, self._limits.may_run)
+        return owed is not None and self._place(model, worker, self._books.requests[owed], now, 0, 0)
 
     def _next(self, model: ModelRecord, worker: WorkerRecord, now: float) -> RequestRecord | None:
         """Who is to have the next slot."""
@@ -92,13 +109,8 @@ class Placement:
             begun = (self._books.requests[waiting] for waiting in model.priced)
             return next((one for one in begun if one.paused and self._limits.may_run(one.flow.key)), None)
         else:
-            request_id = model.priced.head(now, lambda flow: self._limits.may_run(flow.key))
+            request_id = model.priced.head(now, key_may=self._limits.may_run)
         return None if request_id is None else self._books.requests[request_id]
-
-    def _is_owed(self, model: ModelRecord, worker: WorkerRecord, flow: Flow) -> bool:
-        return is_owed(worker.running_of[flow], model.demand.part(flow, worker.slots)) and self._limits.may_run(
-            flow.key
-        )
 
     def _place(
         self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, now: float, slots: int, cells: int
@@ -118,7 +130,7 @@ class Placement:
         if not slots or cells < cost.cells:
             return False
         for victim in chosen:
-            self._pause(model, worker, victim)
+            self._pause(model, worker, victim, now)
         self._grant(model, worker, request, cost, now)
         return True
 
@@ -126,18 +138,22 @@ class Placement:
         self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, now: float
     ) -> list[RequestRecord]:
         """Running requests that may be paused for this one, in order."""
-        if worker.alone is not None or model.retiring:
+        if worker.alone is not None or model.retiring or not worker.may_give_to(request.claim.place.priority):
             return []
-        holders = [held for held in worker.requests.values() if held.state is RequestState.RUNNING]
-        return victims_for(request, holders, worker.running_of, lambda flow: model.demand.part(flow, worker.slots), now)
+        running = (held for held in worker.holding.values() if held.state is RequestState.RUNNING)
+        return victims_for(request, running, worker.running_of, lambda flow: model.demand.part(flow, worker.slots), now)
 
     def _grant(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, cost: Price, now: float) -> None:
+        request.level = model.priced.level(request.request_id, now)
         model.priced.remove(request.request_id)
         worker.cells.reserve(request.request_id, cost.cells)
+        worker.holding[request.request_id] = request
         worker.running_of[request.flow] += 1
+        worker.running_at[request.level] += 1
         model.demand.run(request.claim, model.slots, now)
         self._books.advance(request, RequestState.RUNNING)
         request.granted_at = model.last_used = now
+        request.begun, request.came_with = True, request.output_tokens
         if request.paused:
             request.paused = False
             worker.paused -= 1
@@ -145,10 +161,11 @@ class Placement:
         else:
             self._actions.append(ev.Grant(request.request_id, worker.worker_id, cost.max_output_tokens))
 
-    def _pause(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord) -> None:
-        self._books.release(request)
+    def _pause(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, now: float) -> None:
+        self._books.release(request, now)
         self._books.advance(request, RequestState.QUEUED)
         request.paused = True
+        request.pauses += 1
         worker.paused += 1
         model.demand.pause(request.claim)
         model.priced.add(request.request_id, request.claim.place)

@@ -5,9 +5,11 @@ and however heavy they are. A paused sequence keeps what it has computed and goe
 costs its owner time, and nobody an answer.
 
 A request may take the slot of one that is
-1. of a lower class, or
+1. of a lower class, whatever the parts, or
 2. of its own class, if its flow has fewer slots than its part (rounded up), and the other's flow more than its own:
    neither can take it back.
+
+One that had its turn before a higher class, for its age, counts as of the higher one (`RequestRecord.level`).
 """
 
 from __future__ import annotations
@@ -18,13 +20,19 @@ from collections.abc import Callable, Iterable, Mapping
 from slotwise.scheduler.records import RequestRecord
 from slotwise.scheduler.shares import Flow
 
-#: Whoever has just begun is let run for so long: moving a sequence has a cost.
+#: Whoever has just begun is let run for so long, and as much longer for each time that it was paused: moving a sequence
+#: has a cost.
 LEAST_RUN_S = 1.0
+
+
+def whole(part: float) -> int:
+    """Slots of a part, rounded up; what is too much by a rounding error is no slot."""
+    return math.ceil(part - 1e-9)
 
 
 def is_owed(slots: int, part: float) -> bool:
     """A flow that has so many slots has fewer than its part."""
-    return slots < math.ceil(part)
+    return slots < whole(part)
 
 
 def victims_for(
@@ -40,24 +48,28 @@ def victims_for(
     `slots_of`: slots that each flow has; `part`: those that would be its share.
     """
     flow, priority = request.flow, request.claim.place.priority
-    left = dict(slots_of)
+    # A flow that has one slot has no more than its part of them.
     candidates = [
         held
         for held in running
-        if held.flow != flow and now - held.granted_at >= LEAST_RUN_S and held.claim.place.priority <= priority
+        if held.flow != flow
+        and (held.level < priority or (held.level == priority and slots_of[held.flow] > 1))
+        and now - held.granted_at >= LEAST_RUN_S * (1 + held.pauses)
     ]
+    if not candidates:
+        return []
+    left = dict(slots_of)
     candidates.sort(key=lambda held: held.arrival, reverse=True)
-    chosen = [held for held in candidates if held.claim.place.priority < priority]
+    chosen = [held for held in candidates if held.level < priority]
     for held in chosen:
         left[held.flow] -= 1
-    equals = (
-        [held for held in candidates if held.claim.place.priority == priority]
-        if is_owed(slots_of.get(flow, 0), part(flow))
-        else []
-    )
+    equals = [held for held in candidates if held.level == priority]
+    if not equals or not is_owed(slots_of.get(flow, 0), part(flow)):
+        return chosen
+    parts = {held.flow: part(held.flow) for held in equals}
     while equals:
-        held = max(equals, key=lambda held: left[held.flow] - part(held.flow))
-        if left[held.flow] <= math.ceil(part(held.flow)):
+        held = max(equals, key=lambda held: left[held.flow] - parts[held.flow])
+        if left[held.flow] <= whole(parts[held.flow]):
             break
         equals.remove(held)
         left[held.flow] -= 1

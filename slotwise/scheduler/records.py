@@ -6,12 +6,13 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from slotwise.memory.ledger import Ledger
+from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.demand import Claim, Demand
 from slotwise.scheduler.events import RequestSubmitted
 from slotwise.scheduler.fairline import FairLine, Priority
 from slotwise.scheduler.lifecycle import RequestState, WorkerState, next_request_state, next_worker_state
 from slotwise.scheduler.policy import OPEN, KeyPolicy
-from slotwise.scheduler.queue import WaitingLine
+from slotwise.scheduler.ranking import Ranking
 from slotwise.scheduler.shares import Flow
 
 
@@ -72,13 +73,24 @@ class RequestRecord:
     state: RequestState = RequestState.SUBMITTED
     worker_id: int | None = None
     prompt_tokens: int = 0
-    #: When it was given its slot, the last time.
+    cached_tokens: int = 0
+    #: When it was given its slot, the last time; and the class that it then counted as.
     granted_at: float = 0.0
-    output_started: bool = False
-    #: It has begun, and waits to go on.
+    level: Priority = Priority.NORMAL
+    #: Seconds that it had a slot, before this time.
+    run_s: float = 0.0
+    #: It has had a slot.
+    begun: bool = False
+    #: Its answer came to its own end.
+    complete: bool = False
+    #: It has begun, and its worker keeps what it has until it goes on.
     paused: bool = False
-    #: At how many deaths of a worker it was being prepared or running.
+    pauses: int = 0
+    #: For how many deaths of a worker it may be to blame: it was being prepared, or running.
     deaths: int = 0
+    #: Kills from outside in a row that it met without having come further, and how far it was at its last start.
+    fruitless: int = 0
+    came_with: int = 0
 
     @property
     def request_id(self) -> str:
@@ -95,6 +107,16 @@ class RequestRecord:
     @property
     def model(self) -> str:
         return self.submitted.model
+
+    @property
+    def output_tokens(self) -> int:
+        """As far as it was told."""
+        return self.claim.generated
+
+    @property
+    def done(self) -> Work:
+        """What it took by now."""
+        return Work(self.prompt_tokens - self.cached_tokens, self.output_tokens) if self.begun else Work()
 
     def advance(self, to: RequestState) -> None:
         self.state = next_request_state(self.state, to)
@@ -114,8 +136,12 @@ class WorkerRecord:
     #: Requests it holds in any state, in order of their arrival there.
     requests: dict[str, RequestRecord] = field(default_factory=dict)
     preparing: int = 0
+    #: Of them, those that hold a slot.
+    holding: dict[str, RequestRecord] = field(default_factory=dict)
     #: How many of each flow's requests hold a slot.
     running_of: Counter[Flow] = field(default_factory=Counter)
+    #: How many of them count as of each class.
+    running_at: Counter[Priority] = field(default_factory=Counter)
     #: Requests that were begun and wait to go on.
     paused: int = 0
     #: Cancelled while the tokenizer had them; it may be at work on them until it says so.
@@ -126,6 +152,10 @@ class WorkerRecord:
     @property
     def running(self) -> int:
         return self.cells.owners
+
+    def may_give_to(self, priority: Priority) -> bool:
+        """There is a flow with more than one slot, or a lower class: somebody may have to give a slot up."""
+        return len(self.running_of) < len(self.holding) or any(level < priority for level in self.running_at)
 
     @property
     def at_work(self) -> int:
@@ -156,7 +186,9 @@ class ModelRecord:
     #: How many of each flow's requests are tokenised, or are being.
     prepared: Counter[Flow] = field(default_factory=Counter)
     #: Present at a death: each is run alone before anybody else.
-    suspects: WaitingLine = field(default_factory=WaitingLine)
+    suspects: Ranking[int] = field(default_factory=Ranking)
+    #: Flows that may have a request to be tokenised and none that is; looked at when there is a worker.
+    unprepared: dict[Flow, None] = field(default_factory=dict)
     preload: bool = False
     failure: str | None = None
     deaths: deque[float] = field(default_factory=deque)

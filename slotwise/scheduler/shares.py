@@ -10,8 +10,11 @@ here device seconds are counted, since what a prompt token costs beside an answe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from slotwise.scheduler.ranking import Ranking
 
 #: Nobody is further ahead of the others than this: who had the machine alone all night is not locked out all day.
 LEAD_S = 60.0
@@ -27,7 +30,9 @@ class Flow(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Account:
+class Account:
+    """Of one name."""
+
     weight: float
     virtual: float
     #: Requests that wait or run.
@@ -38,15 +43,19 @@ class Accounts:
     """Virtual times of those who share something, by name. It rises, and only corrections lower it."""
 
     def __init__(self) -> None:
-        self._active: dict[str, _Account] = {}
-        self._idle: dict[str, _Account] = {}
+        self._active: dict[str, Account] = {}
+        self._idle: dict[str, Account] = {}
+        #: Active ones by virtual time.
+        self._order: Ranking[float] = Ranking()
         #: The least of the active ones when there were any.
         self._floor = 0.0
+        #: Of all who are active.
+        self.weight = 0.0
 
     @property
-    def weight(self) -> float:
-        """Of all who are active."""
-        return sum(account.weight for account in self._active.values())
+    def of(self) -> Mapping[str, Account]:
+        """Those that have requests."""
+        return self._active
 
     @property
     def active(self) -> int:
@@ -70,9 +79,13 @@ class Accounts:
         """One more request of it waits or runs."""
         account = self._active.get(name)
         if account is None:
-            account = self._idle.pop(name, None) or _Account(weight, self._least())
+            account = self._idle.pop(name, None) or Account(weight, self._least())
             account.virtual = self._start(account)
             self._active[name] = account
+            self._order.put(name, account.virtual)
+        else:
+            self.weight -= account.weight
+        self.weight += weight
         account.weight = weight
         account.requests += 1
 
@@ -84,6 +97,8 @@ class Accounts:
             return
         self._floor = max(self._floor, self._least())
         self._idle[name] = self._active.pop(name)
+        self._order.remove(name)
+        self.weight = self.weight - account.weight if self._active else 0.0
         if len(self._idle) > _SWEEP + 2 * len(self._active):
             least = self._least()
             self._idle = {name: account for name, account in self._idle.items() if account.virtual > least}
@@ -96,6 +111,8 @@ class Accounts:
             return 0.0
         before = account.virtual
         account.virtual = max(min(before + seconds / account.weight, self._least() + LEAD_S), min(before, 0.0))
+        if account.requests:
+            self._order.put(name, account.virtual)
         return (account.virtual - before) * account.weight
 
     def check_invariants(self) -> None:
@@ -103,11 +120,13 @@ class Accounts:
         assert all(account.requests > 0 for account in self._active.values())
         assert all(account.requests == 0 for account in self._idle.values())
         assert all(account.weight > 0 for account in self._active.values())
+        assert abs(self.weight - sum(account.weight for account in self._active.values())) < 1e-6
+        assert {name: self._order[name] for name in self._order} == {n: a.virtual for n, a in self._active.items()}
 
     def _least(self) -> float:
-        return min((account.virtual for account in self._active.values()), default=self._floor)
+        return self._order.first()[0] if self._active else self._floor
 
-    def _start(self, account: _Account | None) -> float:
+    def _start(self, account: Account | None) -> float:
         least = self._least()
         return least if account is None else min(max(account.virtual, least), least + LEAD_S)
 
@@ -118,10 +137,18 @@ class Shares:
     def __init__(self) -> None:
         self.keys = Accounts()
         self._users: dict[str, Accounts] = {}
+        self._listeners: list[Callable[[Flow], None]] = []
+
+    def listen(self, listener: Callable[[Flow], None]) -> None:
+        """Tell it of each flow whose virtual times changed."""
+        self._listeners.append(listener)
 
     def users(self, key: str) -> Accounts:
         """The end users of a key that has requests, or had some not long ago."""
-        return self._users.setdefault(key, Accounts())
+        users = self._users.get(key)
+        if users is None:
+            users = self._users[key] = Accounts()
+        return users
 
     def join(self, flow: Flow, weight: float) -> None:
         self.keys.join(flow.key, weight)
@@ -135,7 +162,10 @@ class Shares:
 
     def charge(self, flow: Flow, of_key: float, of_user: float) -> tuple[float, float]:
         """Charge both; returns what was charged."""
-        return self.keys.charge(flow.key, of_key), self.users(flow.key).charge(flow.user, of_user)
+        charged = self.keys.charge(flow.key, of_key), self.users(flow.key).charge(flow.user, of_user)
+        for listener in self._listeners:
+            listener(flow)
+        return charged
 
     def check_invariants(self) -> None:
         self.keys.check_invariants()

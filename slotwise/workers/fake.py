@@ -182,7 +182,9 @@ class FakeModel:
             raise ValueError(f"batch row {row} has no logits")
         return self._outputs[row]
 
-    def new_sampler(self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool) -> FakeSampler:
+    def new_sampler(
+        self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool, generated: Sequence[int] = ()
+    ) -> FakeSampler:
         return FakeSampler(self, len(prompt), 0 if ignore_eos else self._eos_after, self._period)
 
     def copy(self, source: int, target: int, length: int) -> None:

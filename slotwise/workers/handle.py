@@ -32,6 +32,8 @@ TERMINATE_GRACE_S = 2.0
 LAST_WORDS_S = 0.5
 _LAST_LOG_LINES = 8
 _READ_BYTES = 1 << 16
+#: `kill`, `kill -9`, the OOM killer, a closed terminal; a crash is none of these.
+_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class WorkerHandle:
         self._log_ended = anyio.Event()
         self._fault: str | None = None
         self._process: anyio.abc.Process | None = None
+        self._signalled = False
         self.stopping = False
         self.ready = False
         self.start_failed = False
@@ -67,6 +70,12 @@ class WorkerHandle:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    @property
+    def killed_from_outside(self) -> bool:
+        """It was ended by a signal that processes do not send themselves, and that we did not send."""
+        code = self._process.returncode if self._process else None
+        return not self._signalled and code is not None and -code in _FROM_OUTSIDE
 
     def send(self, command: Command) -> None:
         """Queue a command; dropped if the process is gone."""
@@ -224,6 +233,7 @@ class WorkerHandle:
         if self._process is not None and self._process.returncode is None:
             try:
                 os.killpg(self._process.pid, number)
+                self._signalled = True
             except ProcessLookupError:
                 logger.debug("worker group %s is already gone", self.pid)
 

@@ -82,21 +82,23 @@ class StepLoop:
         except CellsExhausted as error:
             self._ended.append(_failure(command.request_id, str(error)))
             return
-        sampler = self._model.new_sampler(command.sampling, prompt=tokens, ignore_eos=command.ignore_eos)
-        self._running.append(
-            Sequence(
-                request_id=command.request_id,
-                tokens=list(tokens),
-                prompt_tokens=len(tokens),
-                max_output_tokens=command.max_output_tokens,
-                sampler=sampler,
-                text=TextStream(command.stop),
-                end_tokens=frozenset() if command.ignore_eos else self._model.vocabulary.end_tokens,
-                scope=command.scope,
-                # A seed promises the same text again, and rounding may differ with the number of rows.
-                drafted_for=command.sampling.seed is None,
-            )
+        sampler = self._model.new_sampler(
+            command.sampling, prompt=tokens, ignore_eos=command.ignore_eos, generated=command.generated
         )
+        sequence = Sequence(
+            request_id=command.request_id,
+            tokens=list(tokens),
+            prompt_tokens=len(tokens),
+            max_output_tokens=command.max_output_tokens,
+            sampler=sampler,
+            text=TextStream(command.stop),
+            end_tokens=frozenset() if command.ignore_eos else self._model.vocabulary.end_tokens,
+            scope=command.scope,
+            # A seed promises the same text again, and rounding may differ with the number of rows.
+            drafted_for=command.sampling.seed is None,
+        )
+        sequence.go_on_after(command.generated, self._model.vocabulary.piece)
+        self._running.append(sequence)
 
     def pause(self, request_id: str) -> None:
         """Take a running sequence out, as it is; what it stored is retained until others want the room.
@@ -262,7 +264,13 @@ class StepLoop:
         return Delta(sequence.request_id, text=accepted.text, tokens=accepted.tokens)
 
     def _end(
-        self, sequence: Sequence, reason: FinishReason, *, text: str = "", tokens: int = 0, error: str | None = None
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        *,
+        text: str = "",
+        tokens: tuple[int, ...] = (),
+        error: str | None = None,
     ) -> Delta:
         self._running.remove(sequence)
         # What an error left behind is not trusted.
@@ -334,7 +342,12 @@ def _prompt_chunks(active: list[Sequence], plan: StepPlan) -> list[PromptChunk]:
 
 
 def _terminal(
-    sequence: Sequence, reason: FinishReason, *, text: str = "", tokens: int = 0, error: str | None = None
+    sequence: Sequence,
+    reason: FinishReason,
+    *,
+    text: str = "",
+    tokens: tuple[int, ...] = (),
+    error: str | None = None,
 ) -> Delta:
     usage = Usage(
         prompt_tokens=sequence.prompt_tokens,

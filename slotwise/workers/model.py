@@ -72,7 +72,10 @@ class Model(Protocol):
         < -1 a part of the rows may be stored: ask `positions`.
         """
 
-    def new_sampler(self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool) -> Sampler: ...
+    def new_sampler(
+        self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool, generated: Sequence[int] = ()
+    ) -> Sampler:
+        """`generated`: output tokens that there are already; it is as if it had sampled them."""
 
     def copy(self, source: int, target: int, length: int) -> None:
         """The first `length` tokens of `source` become all that `target` has stored."""

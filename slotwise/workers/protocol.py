@@ -85,6 +85,9 @@ class StartSequence(Message, frozen=True, tag="start"):
     ignore_eos: bool = False
     #: Only sequences of the same scope share what they have computed.
     scope: str = ""
+    #: Output tokens that a worker before this one has reported: the answer goes on after them. They count in
+    #: `max_output_tokens` and in the usage, and their text is not said again.
+    generated: tuple[int, ...] = ()
 
 
 class PauseSequence(Message, frozen=True, tag="pause"):
@@ -174,7 +177,9 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
 
     request_id: str
     text: str = ""
-    tokens: int = 0
+    #: Output tokens, one that ends the answer included. Text that may become a stop string is held back, so it may be
+    #: of fewer.
+    tokens: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None  # with FinishReason.ERROR
@@ -210,8 +215,11 @@ class PoolListener(Protocol):
 
     def worker_report(self, worker_id: int, report: Report) -> None: ...
 
-    def worker_lost(self, worker_id: int, reason: str) -> None:
-        """The process is gone (after `Ready`, or before it without a `StartFailed`). Nothing follows for this id."""
+    def worker_lost(self, worker_id: int, reason: str, *, from_outside: bool = False) -> None:
+        """The process is gone (after `Ready`, or before it without a `StartFailed`). Nothing follows for this id.
+
+        `from_outside`: it was killed by a signal that neither it nor this server sent (`kill -9`, the OOM killer).
+        """
 
 
 class WorkerPool(Protocol):

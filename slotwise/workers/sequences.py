@@ -60,35 +60,42 @@ class Sequence:
         """So many of its first tokens are in its cells: others' when it begins, its own when it goes on."""
         self.stored = tokens
         if not self.begun:
-            self.shared, self.begun = tokens, True
+            self.shared, self.begun = min(tokens, self.prompt_tokens - 1), True
 
     def lay_aside(self) -> None:
         """It has no row, and what it had in cells is not its own any more."""
         self.row, self.stored = -1, 0
         self.waits = self.draft = None
 
-    def accept(self, sampled: Iterable[int], piece: Callable[[int], bytes]) -> Accepted:
+    def accept(self, sampled: list[int], piece: Callable[[int], bytes]) -> Accepted:
         """Take in what a step sampled, as far as the answer goes; `piece`: a token's bytes."""
         text = ""
         for count, token in enumerate(sampled, start=1):
             self.tokens.append(token)
             self.output_tokens += 1
             if token in self.end_tokens:
-                return Accepted(text + self.text.finish(), count, FinishReason.STOP)
+                return Accepted(text + self.text.finish(), tuple(sampled[:count]), FinishReason.STOP)
             text += self.text.push(piece(token))
             if self.text.stopped:
-                return Accepted(text, count, FinishReason.STOP)
+                return Accepted(text, tuple(sampled[:count]), FinishReason.STOP)
             if not self.output_left:
-                return Accepted(text + self.text.finish(), count, FinishReason.LENGTH)
-        return Accepted(text, count)
+                return Accepted(text + self.text.finish(), tuple(sampled[:count]), FinishReason.LENGTH)
+        return Accepted(text, tuple(sampled))
+
+    def go_on_after(self, generated: Iterable[int], piece: Callable[[int], bytes]) -> None:
+        """Another worker has said so much of the answer. What it held back is held back here."""
+        for token in generated:
+            self.tokens.append(token)
+            self.output_tokens += 1
+            self.text.push(piece(token))
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What a step added to an answer: text that may be sent, how many tokens it took, and why it ends, if it does."""
+    """What a step added to an answer: text that may be sent, the tokens it took, and why it ends, if it does."""
 
     text: str
-    tokens: int
+    tokens: tuple[int, ...]
     ended: FinishReason | None = None
 
 

@@ -84,7 +84,7 @@ class Supervisor:
             self._reaped.set()
             self._reaped = anyio.Event()
         assert self._listener is not None
-        self._listener.worker_lost(worker_id, reason)
+        self._listener.worker_lost(worker_id, reason, from_outside=handle.killed_from_outside)
 
     def _new_handle(self, worker_id: int, load: LoadModel) -> WorkerHandle:
         return WorkerHandle(load, self._reporter(worker_id), self._deadlines)
@@ -98,4 +98,5 @@ class Supervisor:
 
 
 def _died_in_first_decode(handle: WorkerHandle) -> bool:
-    return handle.stage == WARM_UP_STAGE and not (handle.ready or handle.start_failed or handle.stopping)
+    ended_otherwise = handle.ready or handle.start_failed or handle.stopping or handle.killed_from_outside
+    return handle.stage == WARM_UP_STAGE and not ended_otherwise

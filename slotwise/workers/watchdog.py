@@ -7,7 +7,17 @@ on threads of their own and are watched apart, so that a stuck tokenizer is not 
 
 from __future__ import annotations
 
-from slotwise.workers.protocol import Command, Prepare, Prepared, PrepareFailed, Report, StartSequence, StepReport
+from slotwise.workers.protocol import (
+    Command,
+    PauseSequence,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    Report,
+    ResumeSequence,
+    StartSequence,
+    StepReport,
+)
 
 
 class Watchdog:
@@ -19,8 +29,10 @@ class Watchdog:
     def command(self, command: Command) -> None:
         if isinstance(command, Prepare):
             self._preparing.owed.add(command.request_id)
-        elif isinstance(command, StartSequence):
+        elif isinstance(command, StartSequence | ResumeSequence):
             self._running.owed.add(command.request_id)
+        elif isinstance(command, PauseSequence):
+            self._running.owed.discard(command.request_id)
 
     def report(self, report: Report) -> None:
         if isinstance(report, Prepared | PrepareFailed):

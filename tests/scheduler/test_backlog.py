@@ -2,7 +2,7 @@
 
 import pytest
 
-from slotwise.scheduler.backlog import Backlog, Work
+from slotwise.scheduler.backlog import Backlog, Run, Work
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.rates import ServiceRates
 from slotwise.scheduler.shares import Flow, Shares
@@ -19,6 +19,12 @@ class Line:
         rates.observe(4, 0, 4, 0.04)  # 10 ms a token
         self.shares = Shares()
         self.backlog = Backlog(rates)
+        self.runs_now: list[Run] = []
+
+    def said(self, tokens: int) -> None:
+        """Each that runs gave so many."""
+        for run in self.runs_now:
+            self.backlog.said(run, run.output_left - tokens)
 
     def waits(self, flow: Flow, times: int = 1, priority: Priority = Priority.NORMAL) -> None:
         for _ in range(times):
@@ -28,7 +34,8 @@ class Line:
     def runs(self, flow: Flow, times: int = 1) -> None:
         for _ in range(times):
             self.shares.join(flow, 1.0)
-            self.backlog.grant(REQUEST, SLOTS)
+            self.backlog.took(self.backlog.seconds(REQUEST, SLOTS))
+            self.runs_now.append(self.backlog.begin(REQUEST))
 
     def wait(self, flow: Flow, weight: float = 1.0, priority: Priority = Priority.NORMAL) -> float:
         return self.backlog.wait(flow, weight, priority, self.shares, SLOTS)
@@ -45,7 +52,7 @@ def test_the_wait_is_for_what_runs_and_for_what_waits_before() -> None:
     """Four of one second each, half done, and three that wait."""
     line = Line()
     line.runs(OTHER, SLOTS)
-    line.backlog.step(0, 200)
+    line.said(50)
     assert line.wait(ME) == pytest.approx(0.5), "one of four ends each second, the next in half of one"
 
     line.waits(ME, 3)
@@ -55,7 +62,7 @@ def test_the_wait_is_for_what_runs_and_for_what_waits_before() -> None:
 def test_what_others_ask_for_counts_as_far_as_it_is_served_before() -> None:
     line = Line()
     line.runs(OTHER, SLOTS)
-    line.backlog.step(0, 200)
+    line.said(50)
     line.waits(OTHER, 10)
 
     assert line.wait(ME) == pytest.approx(1.5), "one of theirs, and not ten"
@@ -69,7 +76,7 @@ def test_users_of_one_key_are_told_apart() -> None:
     line = Line()
     ann, bob = Flow("team", "ann"), Flow("team", "bob")
     line.runs(ann, SLOTS)
-    line.backlog.step(0, 200)
+    line.said(50)
     line.waits(ann, 10)
 
     assert line.wait(bob) == pytest.approx(1.5)
@@ -79,7 +86,7 @@ def test_users_of_one_key_are_told_apart() -> None:
 def test_a_higher_class_is_served_before_and_a_lower_one_after() -> None:
     line = Line()
     line.runs(OTHER, SLOTS)
-    line.backlog.step(0, 200)
+    line.said(50)
     line.waits(OTHER, 10, Priority.HIGH)
     line.waits(OTHER, 10, Priority.LOW)
 
@@ -91,12 +98,12 @@ def test_everything_that_was_added_goes_again() -> None:
     line = Line()
     line.waits(ME, 2)
     line.runs(ME)
-    line.backlog.step(0, 40)
-    line.backlog.end(REQUEST, Work(0, 40))
+    line.said(40)
+    assert line.backlog.end(line.runs_now.pop()) == Work(0, 60)
     for _ in range(2):
         line.backlog.dequeue(ME, Priority.NORMAL, REQUEST)
 
-    assert line.backlog._left == line.backlog._running == Work()
+    assert line.backlog.left == line.backlog._running == Work()
     assert line.wait(ME) == 0.0
 
 

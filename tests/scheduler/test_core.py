@@ -10,7 +10,6 @@ from slotwise.errors import (
     ServerDraining,
     ServerOverloaded,
     SlotwiseError,
-    WorkerFailed,
 )
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
@@ -33,11 +32,17 @@ class Driver:
     ) -> None:
         self.core = Scheduler(config or SchedulerConfig(), models or {"m": SPEC}, policies)
         self.now = 0.0
+        #: What requests took that are over, by name.
+        self.usage: dict[str, ev.BookUsage] = {}
 
     def do(self, event: ev.Event) -> list[ev.Action]:
+        """Returns what is to be done, but for the books."""
         actions = self.core.handle(event, self.now)
         self.core.check_invariants()
-        return actions
+        for usage in (action for action in actions if isinstance(action, ev.BookUsage)):
+            assert usage.request_id not in self.usage, "booked twice"
+            self.usage[usage.request_id] = usage
+        return [action for action in actions if not isinstance(action, ev.BookUsage)]
 
     def submit(
         self,
@@ -70,8 +75,12 @@ class Driver:
         self.submit(name, model, max_output, key, priority, max_wait)
         return self.price(name, tokens)
 
-    def lose(self, worker_id: int = 1) -> list[ev.Action]:
-        return self.do(ev.WorkerLost(worker_id, "killed"))
+    def lose(self, worker_id: int = 1, *, from_outside: bool = False) -> list[ev.Action]:
+        return self.do(ev.WorkerLost(worker_id, "killed", from_outside))
+
+    def said(self, *names: str, worker_id: int = 1, tokens: int = 1, seconds: float = 0.1) -> list[ev.Action]:
+        """A step gave each of them so many tokens."""
+        return self.do(ev.StepDone(worker_id, len(names), 0, tuple((name, tokens) for name in names), seconds))
 
     def tick(self, seconds: float) -> list[ev.Action]:
         self.now += seconds
@@ -178,17 +187,64 @@ def test_leaving_the_line_is_silent_and_leaving_a_slot_waits_for_the_worker(load
     assert loaded.core.model_status("m").busy_slots == 1
 
 
-def test_a_death_replays_what_was_not_sent_and_fails_what_was(loaded: Driver) -> None:
-    loaded.run("sent")
+def test_a_death_ends_nobody_and_each_goes_on_alone(loaded: Driver) -> None:
+    loaded.run("said something")
     loaded.run("silent")
-    loaded.do(ev.OutputStarted("sent"))
+    loaded.said("said something", tokens=3)
 
-    actions = loaded.lose()
+    assert loaded.lose() == [ev.StartWorker(2, "m")]
 
-    assert isinstance(_error(actions, "sent"), WorkerFailed)
-    assert ev.StartWorker(2, "m") in actions
-    assert loaded.ready(2) == [ev.PreparePrompt("silent", 2)]
-    assert loaded.price("silent") == [ev.Grant("silent", 2, 10)]
+    assert loaded.ready(2) == [ev.PreparePrompt("said something", 2)]
+    assert loaded.price("said something") == [ev.Grant("said something", 2, 10)]
+    assert loaded.do(ev.SequenceFinished("said something", 10, 0, 10, complete=True)) == [ev.PreparePrompt("silent", 2)]
+    assert loaded.usage["said something"].output_tokens == 10
+
+
+def test_a_kill_from_outside_is_nobodys_fault_and_all_go_on_together(loaded: Driver) -> None:
+    loaded.run("a")
+    loaded.run("b")
+    worker_id = 1
+    for _ in range(10):
+        loaded.said("a", "b", worker_id=worker_id)
+        assert loaded.lose(worker_id, from_outside=True) == [ev.StartWorker(worker_id + 1, "m")], "and no back-off"
+        worker_id += 1
+        assert loaded.ready(worker_id) == [ev.PreparePrompt("a", worker_id), ev.PreparePrompt("b", worker_id)]
+        assert loaded.price("a") == [ev.Grant("a", worker_id, 10)]
+        assert loaded.price("b") == [ev.Grant("b", worker_id, 10)]
+
+
+def test_whoever_meets_kill_after_kill_and_comes_no_further_is_refused_in_the_end(loaded: Driver) -> None:
+    loaded.run("good")
+    loaded.run("bad")
+    ended: list[ev.EndRequest] = []
+    worker_id = 1
+    while not ended and worker_id < 20:
+        if worker_id < 4:
+            loaded.said("good", worker_id=worker_id)
+        ended = [a for a in loaded.lose(worker_id, from_outside=True) if isinstance(a, ev.EndRequest)]
+        worker_id += 1
+        for action in loaded.ready(worker_id):
+            if isinstance(action, ev.PreparePrompt):
+                for granted in loaded.price(action.request_id):
+                    if granted == ev.Grant("good", worker_id, 10) and worker_id > 4:
+                        loaded.do(ev.SequenceFinished("good", 10, 0, 10, complete=True))
+
+    assert [end.request_id for end in ended] == ["bad"]
+    assert isinstance(ended[0].error, PoisonRequest)
+    assert worker_id == 7, "three kills beside others, three alone"
+    assert loaded.usage["good"].outcome == "completed"
+
+
+def test_a_worker_that_is_killed_each_time_it_loads_makes_the_model_failed(loaded: Driver) -> None:
+    """A machine that has no memory for it: the OOM killer is from outside too."""
+    loaded.run("a")
+    loaded.lose(from_outside=True)
+    actions: list[ev.Action] = []
+    for worker_id in (2, 3, 4):
+        actions = loaded.lose(worker_id, from_outside=True)
+        loaded.tick(60.0)
+
+    assert isinstance(_error(actions, "a"), ModelUnavailable)
 
 
 def test_suspects_run_alone_and_the_one_that_kills_twice_is_poison(loaded: Driver) -> None:
@@ -364,7 +420,7 @@ def _rated(driver: Driver, seconds: float = 1.0) -> None:
     """The worker has shown that a token of output takes so long."""
     for number in range(20):
         driver.run(f"before {number}")
-        driver.do(ev.StepDone(1, 2, 0, 2, 2 * seconds))
+        driver.do(ev.StepDone(1, 2, 0, ((f"before {number}", 2),), 2 * seconds))
         driver.do(ev.SequenceFinished(f"before {number}", 10, 0, 10, complete=True))
 
 

@@ -36,6 +36,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.counter = 0
         self.open: dict[str, str] = {}  # request -> model
         self.ended: set[str] = set()
+        self.booked: set[str] = set()
         self.preparing: dict[str, int] = {}  # request -> worker
         self.abandoned: dict[str, int] = {}  # cancelled while the tokenizer had them -> worker
         self.running: dict[str, int] = {}
@@ -84,6 +85,9 @@ class CoreMachine(RuleBasedStateMachine):
                 self.grant(request_id, worker_id, self.cells[request_id] - self.prompt[request_id])
             case ev.EndRequest(request_id):
                 self.end(request_id)
+            case ev.BookUsage(request_id):
+                assert request_id not in self.booked, "booked twice"
+                self.booked.add(request_id)
             case ev.CancelSequence(request_id, worker_id):
                 assert worker_id in self.workers
 
@@ -156,7 +160,8 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), rows=st.integers(0, 3), prompt=st.integers(0, 50), seconds=st.floats(0, 2))
     def stepped(self, data: st.DataObject, rows: int, prompt: int, seconds: float) -> None:
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
-        self.do(ev.StepDone(worker_id, rows, prompt, rows, seconds))
+        mine = sorted(request_id for request_id, worker in self.running.items() if worker == worker_id)[:rows]
+        self.do(ev.StepDone(worker_id, rows, prompt, tuple((request_id, 1) for request_id in mine), seconds))
 
     @precondition(lambda self: self.preparing)
     @rule(data=st.data(), tokens=st.integers(1, 35))
@@ -182,11 +187,6 @@ class CoreMachine(RuleBasedStateMachine):
         self.end(request_id)
         self.do(ev.SequenceFinished(request_id, tokens, 0, tokens, complete))
 
-    @precondition(lambda self: self.running)
-    @rule(data=st.data())
-    def output_started(self, data: st.DataObject) -> None:
-        self.do(ev.OutputStarted(data.draw(st.sampled_from(sorted(self.running)))))
-
     @precondition(lambda self: self.open or self.ended)
     @rule(data=st.data())
     def cancelled(self, data: st.DataObject) -> None:
@@ -210,8 +210,8 @@ class CoreMachine(RuleBasedStateMachine):
         self.do(ev.WorkerReady(worker_id, spec.slots, spec.kv_cells, spec.context_cap))
 
     @precondition(lambda self: self.workers)
-    @rule(data=st.data(), really=st.integers(0, 3))
-    def lost(self, data: st.DataObject, really: int) -> None:
+    @rule(data=st.data(), really=st.integers(0, 3), from_outside=st.booleans())
+    def lost(self, data: st.DataObject, really: int, from_outside: bool) -> None:
         if really:
             return  # it is no use to lose them all the time
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
@@ -225,10 +225,10 @@ class CoreMachine(RuleBasedStateMachine):
             self.running.pop(request_id, None)
             if request_id in cancelled:
                 self.end(request_id)
-            elif crashed:
+            elif crashed and not from_outside:
                 self.deaths[request_id] = self.deaths.get(request_id, 0) + 1
                 assert self.deaths[request_id] <= 2
-        self.do(ev.WorkerLost(worker_id, "killed"))
+        self.do(ev.WorkerLost(worker_id, "killed", from_outside))
         for request_id in at_work:
             assert self.deaths.get(request_id, 0) < 2 or request_id in self.ended, "not refused as poison"
 
@@ -277,6 +277,8 @@ class CoreMachine(RuleBasedStateMachine):
                 break
             self.world_goes_on()
         assert not self.open, f"never ended: {self.open} {self.core!r}"
+        known = {e.request_id for e, _, _ in self.history if isinstance(e, ev.RequestSubmitted) and e.model in MODELS}
+        assert self.booked == known & self.ended
         again = Scheduler(CONFIG, MODELS, POLICIES)
         for event, now, actions in self.history:
             assert [_plain(a) for a in again.handle(event, now)] == [_plain(a) for a in actions]

@@ -1,6 +1,6 @@
 """Leases over the dispatcher: tokens arrive, leaving gives back, failures are told once."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -8,6 +8,7 @@ import pytest
 
 from slotwise.errors import ModelNotFound, ServerDraining, WorkerFailed
 from slotwise.request import FinishReason, GenerationRequest, TextPrompt
+from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import MAX_UNREAD_BYTES, ClientTooSlow
@@ -22,10 +23,16 @@ def _request(name: str, model: str = "m", *, stream: bool = True, key: str = "")
 
 
 @asynccontextmanager
-async def _dispatcher(*, ready: bool = True, isolate_keys: bool = False) -> AsyncIterator[tuple[Dispatcher, FakePool]]:
+async def _dispatcher(
+    *,
+    ready: bool = True,
+    isolate_keys: bool = False,
+    on_usage: Callable[[ev.BookUsage], None] = lambda usage: None,
+) -> AsyncIterator[tuple[Dispatcher, FakePool]]:
     pool = FakePool()
     core = Scheduler(SchedulerConfig(), {"m": ModelSpec(10, 2, 100, 50)})
-    dispatcher = Dispatcher(core, pool, {"m": LoadModel("m", "fake:", 2, 50)}, isolate_keys=isolate_keys)
+    loads = {"m": LoadModel("m", "fake:", 2, 50)}
+    dispatcher = Dispatcher(core, pool, loads, isolate_keys=isolate_keys, on_usage=on_usage)
     pool.listener = dispatcher
     if ready:
         dispatcher.preload("m")
@@ -107,27 +114,35 @@ async def test_a_death_before_the_first_token_is_a_pause() -> None:
         assert (await lease.next_chunk()).text == "again"
 
 
-async def test_a_death_after_the_first_token_is_a_well_formed_failure_after_what_was_sent() -> None:
-    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a")) as lease:
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_death_in_mid_answer_is_a_pause_too(stream: bool) -> None:
+    """The next worker is told what was said, and says what follows."""
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a", stream=stream)) as lease:
         pool.prepared("a")
         pool.delta("a", "half")
-        pool.hears().worker_lost(1, "killed by signal 9 (SIGKILL)")
-        assert (await lease.next_chunk()).text == "half"
-        with pytest.raises(WorkerFailed, match="SIGKILL"):
-            await lease.next_chunk()
-
-
-async def test_a_death_in_an_answer_that_is_handed_over_whole_is_a_pause_too() -> None:
-    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a", stream=False)) as lease:
-        pool.prepared("a")
-        pool.delta("a", "forgotten")
-        pool.hears().worker_lost(1, "killed")
+        pool.hears().worker_lost(1, "killed by signal 9 (SIGKILL)", from_outside=True)
         pool.ready(2)
         pool.prepared("a", worker_id=2)
-        pool.delta("a", "whole", worker_id=2)
+        pool.delta("a", " and half", worker_id=2)
         pool.end("a", worker_id=2)
-        chunk = await lease.next_chunk()
-        assert (chunk.text, chunk.finish_reason) == ("whole", FinishReason.STOP)
+
+        assert (await lease.next_chunk()).text == "half and half"
+        started = [command for _, command in pool.sent if isinstance(command, StartSequence)]
+        assert [command.generated for command in started] == [(), (120,)]
+
+
+async def test_what_a_request_took_is_told_once_it_is_over() -> None:
+    usages: list[ev.BookUsage] = []
+    async with _dispatcher(on_usage=usages.append) as (dispatcher, pool):
+        async with dispatcher.lease(_request("a")):
+            pool.prepared("a")
+            pool.delta("a", "x")
+            pool.end("a")
+        async with dispatcher.lease(_request("b", model="none")) as lease:
+            with pytest.raises(ModelNotFound):
+                await lease.next_chunk()
+
+    assert [(usage.request_id, usage.outcome, usage.output_tokens) for usage in usages] == [("a", "completed", 3)]
 
 
 async def test_a_failed_sequence_fails_its_lease_alone() -> None:

@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from slotwise.errors import WorkerFailed
 from slotwise.scheduler import events as ev
-from slotwise.scheduler.fairline import Priority
+from slotwise.scheduler.fairline import AGE_S, Priority
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.preemption import LEAST_RUN_S
 from slotwise.scheduler.records import ModelSpec
@@ -128,17 +127,50 @@ def test_a_paused_request_that_is_cancelled_is_forgotten_by_the_worker(full: Dri
     assert full.do(ev.SequenceFinished("x")) == []
 
 
-@pytest.mark.parametrize("begun", [True, False])
-def test_what_was_paused_on_a_worker_that_died_is_as_what_ran_there(full: Driver, begun: bool) -> None:
-    if begun:
-        full.do(ev.OutputStarted("d"))
+def test_what_was_paused_on_a_worker_that_died_goes_on_and_is_not_suspected(full: Driver) -> None:
+    full.said("d", tokens=3)
     full.run("x", key="light")
 
-    actions = full.lose()
+    assert full.lose() == [ev.StartWorker(2, "m")]
 
-    failed = [a.request_id for a in actions if isinstance(a, ev.EndRequest) and isinstance(a.error, WorkerFailed)]
-    assert failed == (["d"] if begun else [])
-    assert full.core.model_status("m").waiting == (4 if begun else 5)
+    assert full.core.model_status("m").waiting == 5
+    full.do(ev.WorkerReady(2, SLOTS, 400, 100))
+    for name in "abcx":
+        full.price(name)
+        full.do(ev.SequenceFinished(name, 10, 0, 10, complete=True))
+    assert full.price("d") == [ev.Grant("d", 2, 10)]
+
+
+def test_a_paused_request_is_booked_for_what_it_had(full: Driver) -> None:
+    full.said("d", tokens=3)
+    full.run("x", key="light")
+    full.now += 5.0
+    full.do(ev.RequestCancelled("d"))
+
+    booked = full.usage["d"]
+    assert (booked.outcome, booked.prompt_tokens, booked.output_tokens) == ("cancelled", 10, 3)
+    assert (booked.run_s, booked.queue_s) == (2 * LEAST_RUN_S, 5.0)
+
+
+def test_one_that_was_served_before_a_higher_class_for_its_age_is_not_paused_for_it() -> None:
+    driver = _driver({"low": KeyPolicy(priority=Priority.LOW)})
+    for name in "abcd":
+        driver.run(name, key=name)
+    driver.run("old", key="low")
+    driver.now += AGE_S + 1
+    driver.run("young", key="e")
+
+    assert _changed(driver.do(ev.SequenceFinished("a"))) == [("Grant", "old")]
+    driver.now += 10 * LEAST_RUN_S
+    assert _changed(driver.said("old")) == []
+
+
+def test_who_was_paused_is_let_run_longer_the_next_time(full: Driver) -> None:
+    assert _changed(full.run("x", key="light")) == [("PauseSequence", "d"), ("Grant", "x")]
+    full.do(ev.SequenceFinished("x"))  # d goes on
+
+    full.now += 1.5 * LEAST_RUN_S
+    assert _changed(full.run("y", key="light"))[0] == ("PauseSequence", "c")
 
 
 @pytest.mark.parametrize("end", [lambda d: d.do(ev.DrainRequested()), lambda d: d.submit("other", "n")])
@@ -174,14 +206,14 @@ def test_who_comes_in_the_first_second_of_all_others_is_served_after_it() -> Non
     assert _changed(driver.run("x", key="light")) == []
 
     driver.now += LEAST_RUN_S
-    assert _changed(driver.do(ev.StepDone(1, 4, 0, 4, 0.1))) == [("PauseSequence", "d"), ("Grant", "x")]
+    assert _changed(driver.said("a", "b", "c", "d")) == [("PauseSequence", "d"), ("Grant", "x")]
 
 
 def test_who_is_owed_a_slot_is_not_refused_for_how_long_others_take() -> None:
     driver = _driver()
     for number in range(20):
         driver.run(f"before {number}", key="heavy")
-        driver.do(ev.StepDone(1, 4, 0, 4, 40.0))  # ten seconds a token
+        driver.do(ev.StepDone(1, 4, 0, ((f"before {number}", 4),), 40.0))  # ten seconds a token
         driver.do(ev.SequenceFinished(f"before {number}", 10, 0, 10, complete=True))
     for name in "abcd":
         driver.run(name, key="heavy")
@@ -195,7 +227,7 @@ def test_a_free_slot_is_not_refused_because_another_key_has_its_most() -> None:
     driver = _driver({"one": KeyPolicy(max_parallel=1)})
     for number in range(20):
         driver.run(f"before {number}", key="one")
-        driver.do(ev.StepDone(1, 1, 0, 1, 10.0))
+        driver.said(f"before {number}", seconds=10.0)
         driver.do(ev.SequenceFinished(f"before {number}", 10, 0, 10, complete=True))
     driver.run("a", key="one")
     driver.run("b", key="one")

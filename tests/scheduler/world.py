@@ -192,7 +192,7 @@ class World:
                 if job.computed == job.prompt:
                     made.append(job)
         seconds = self.machine.seconds(rows, tokens)
-        self.do(ev.StepDone(WORKER, rows, tokens, len(made), seconds))
+        self.do(ev.StepDone(WORKER, rows, tokens, tuple((job.name, 1) for job in made), seconds))
         for job in made:
             job.made += 1
             job.first = job.first or self.now

@@ -31,7 +31,7 @@ COMMANDS: list[Message] = [
     Shutdown(),
 ]
 REPORTS: list[Message] = [
-    StepReport((Delta("r1", "text", 1), Delta("r2", "", 0, FinishReason.STOP, Usage(3, 4, 1))), 2, 0, 0.5, 7),
+    StepReport((Delta("r1", "text", (1,)), Delta("r2", "", (), FinishReason.STOP, Usage(3, 4, 1))), 2, 0, 0.5, 7),
     PrepareFailed("r1", "no", "messages[0].content"),
 ]
 

@@ -64,6 +64,10 @@ def reproducible_model(request: pytest.FixtureRequest) -> Iterator[LlamaModel]:
 
 @pytest.fixture(scope="module")
 def prompts(model: LlamaModel) -> list[list[int]]:
+    return _prompts(model)
+
+
+def _prompts(model: LlamaModel) -> list[list[int]]:
     preparer = PromptPreparer(model.vocabulary, model.info.vocab_size)
     return [preparer.prepare(ChatPrompt((ChatMessage("user", question),))) for question in QUESTIONS]
 
@@ -322,6 +326,56 @@ def test_a_seed_gives_the_same_text_again(model: LlamaModel, prompts: list[list[
         texts.append(loop.finished["r"])
 
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        SamplingParams(temperature=1.0, seed=7),
+        SamplingParams(temperature=0.7, seed=3, top_k=0, repeat_penalty=1.3, frequency_penalty=0.5),
+        SamplingParams(temperature=0, repeat_penalty=1.3, presence_penalty=0.5),
+    ],
+    ids=["greedy", "seeded", "seeded with penalties", "greedy with penalties"],
+)
+def test_an_answer_goes_on_where_another_worker_was(reproducible_model: LlamaModel, sampling: SamplingParams) -> None:
+    """The sampler is as it was after those tokens: its random numbers, and what it counts for penalties."""
+    model, prompt = reproducible_model, _prompts(reproducible_model)[3]
+
+    def answer(*generated: int) -> list[int]:
+        loop = RecordingLoop(model)
+        loop.prepared("r", prompt)
+        loop.start(StartSequence("r", OUTPUT_TOKENS, sampling, ignore_eos=True, generated=generated))
+        while not loop.idle:
+            loop.step()
+        return loop.finished["r"][len(prompt) :]
+
+    whole = answer()
+    for said in (1, 9, OUTPUT_TOKENS - 1):
+        assert answer(*whole[:said]) == whole
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        SamplingParams(temperature=0, repeat_penalty=1.9),
+        SamplingParams(temperature=0, frequency_penalty=1.9),
+        SamplingParams(temperature=0, presence_penalty=1.9),
+    ],
+    ids=["repeat", "frequency", "presence"],
+)
+def test_a_penalty_makes_an_answer_repeat_itself_less(model: LlamaModel, penalty: SamplingParams) -> None:
+    prompt = _repeating(model)[0]
+    distinct = []
+    for sampling in (GREEDY, penalty):
+        loop = RecordingLoop(model)
+        loop.prepared("r", prompt)
+        loop.start(StartSequence("r", 60, sampling, ignore_eos=True))
+        while not loop.idle:
+            loop.step()
+        distinct.append(len(set(loop.finished["r"][len(prompt) :])))
+
+    assert distinct[1] > distinct[0]
 
 
 def test_a_bias_of_minus_100_never_appears(model: LlamaModel, prompts: list[list[int]]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -79,7 +79,7 @@ def test_an_answer_ends_at_its_limit_with_length() -> None:
 
     assert deltas[-1].finish_reason is FinishReason.LENGTH
     assert len(_text(deltas)) == 3
-    assert sum(delta.tokens for delta in deltas) == 3
+    assert sum(len(delta.tokens) for delta in deltas) == 3
 
 
 def test_a_stop_string_ends_the_answer_and_is_not_sent() -> None:
@@ -362,7 +362,7 @@ def test_drafts_save_steps_and_change_no_text(layout: str, period: int, stop: tu
             steps[request_id] += 1
             drafted, accepted = drafted + report.drafted, accepted + report.drafts_accepted
             deltas += report.deltas
-            tokens += sum(delta.tokens for delta in report.deltas)
+            tokens += sum(len(delta.tokens) for delta in report.deltas)
 
         assert (_text(deltas), deltas[-1].finish_reason) == _alone("abc abc abc", 60, stop, _load(0, period=period))
         assert tokens == 60
@@ -382,12 +382,12 @@ def test_a_stop_string_within_a_draft_ends_the_answer_there() -> None:
     _run(loop)
     _start(loop, "r", "abc abc abc", 60, (stop,))
     deltas = _run(loop)["r"]
-    assert deltas[-1].tokens > 1, "it ended within a draft"
+    assert len(deltas[-1].tokens) > 1, "it ended within a draft"
 
     assert _text(deltas) == full[: full.index(stop)]
     assert deltas[-1].finish_reason is FinishReason.STOP
     assert deltas[-1].usage is not None
-    assert deltas[-1].usage.completion_tokens == sum(delta.tokens for delta in deltas)
+    assert deltas[-1].usage.completion_tokens == sum(len(delta.tokens) for delta in deltas)
 
 
 def test_a_request_with_a_seed_is_not_drafted_for() -> None:
@@ -534,3 +534,38 @@ class LoopMachine(RuleBasedStateMachine):
 
 TestLoop = LoopMachine.TestCase
 TestLoop.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# ---- going on where another worker was
+
+
+@given(
+    prompt=st.text("ab", min_size=1, max_size=30),
+    said=st.integers(0, 14),
+    stop=st.sampled_from([(), ("ae",), ("e",), ("xyz", "i")]),
+    eos_after=st.sampled_from([0, 9, 15]),
+)
+def test_an_answer_goes_on_as_if_nothing_had_happened(
+    prompt: str, said: int, stop: tuple[str, ...], eos_after: int
+) -> None:
+    """Whatever had been said, and whatever had been held back."""
+    whole = StepLoop(FakeModel(_load(eos_after)))
+    _start(whole, "r", prompt, 15, stop)
+    deltas = _run(whole)["r"]
+    before, after = deltas[:said], deltas[said:]
+    if not after:
+        return
+    generated = tuple(token for delta in before for token in delta.tokens)
+    loop = StepLoop(FakeModel(_load(eos_after)))
+    loop.prepared("r", list(prompt.encode()))
+    loop.start(StartSequence("r", 15, GREEDY, stop, generated=generated))
+    again = _run(loop)["r"]
+
+    assert _text(again) == _text(after)
+    assert [delta.tokens for delta in again] == [delta.tokens for delta in after]
+    last, undisturbed = again[-1], deltas[-1]
+    assert last.finish_reason is undisturbed.finish_reason
+    assert last.usage is not None
+    assert undisturbed.usage is not None
+    assert last.usage.completion_tokens == undisturbed.usage.completion_tokens
+    assert last.usage.prompt_tokens == undisturbed.usage.prompt_tokens

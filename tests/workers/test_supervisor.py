@@ -36,14 +36,16 @@ class Listener:
     def __init__(self) -> None:
         self.reports: list[Report] = []
         self.lost: dict[int, str] = {}
+        self.from_outside: dict[int, bool] = {}
         self._heard = anyio.Event()
 
     def worker_report(self, worker_id: int, report: Report) -> None:
         self.reports.append(report)
         self._wake()
 
-    def worker_lost(self, worker_id: int, reason: str) -> None:
+    def worker_lost(self, worker_id: int, reason: str, *, from_outside: bool = False) -> None:
         self.lost[worker_id] = reason
+        self.from_outside[worker_id] = from_outside
         self._wake()
 
     def _wake(self) -> None:
@@ -144,6 +146,7 @@ async def test_a_killed_worker_is_lost_with_the_signal_named(number: signal.Sign
         await listener.wait_for(Ready)
         os.kill(pool.pids[1], number)
         assert number.name in await listener.wait_lost()
+        assert listener.from_outside == {1: number is signal.SIGKILL}
 
 
 async def test_a_native_abort_in_decode_is_lost_and_others_live() -> None:
@@ -189,6 +192,7 @@ async def test_a_process_that_was_stopped_by_somebody_else_is_ended() -> None:
         pool.send(1, Prepare("r", TextPrompt("hello")))
 
         assert "the tokenizer made no progress" in await listener.wait_lost(1)
+        assert listener.from_outside == {1: False}, "we ended it, because of what it was at"
 
 
 async def test_a_worker_is_not_ended_for_being_idle_or_slow() -> None:

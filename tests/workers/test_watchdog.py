@@ -38,7 +38,7 @@ def test_reports_are_progress_also_when_they_end_nothing() -> None:
     watchdog = Watchdog()
     watchdog.command(_start("a"))
     watchdog.stuck()
-    watchdog.report(_step(Delta("a", text="x", tokens=1)))
+    watchdog.report(_step(Delta("a", text="x", tokens=(1,))))
 
     assert watchdog.stuck() is None
 
@@ -61,6 +61,6 @@ def test_steps_do_not_hide_a_tokenizer_that_is_stuck() -> None:
     watchdog.command(_start("a"))
     watchdog.command(_prepare("b"))
     watchdog.stuck()
-    watchdog.report(_step(Delta("a", text="x", tokens=1)))
+    watchdog.report(_step(Delta("a", text="x", tokens=(1,))))
 
     assert watchdog.stuck() == "the tokenizer"

@@ -123,7 +123,7 @@ class LlamaModel:
         return view
 
     def new_sampler(
-        self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool
+        self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool, generated: Sequence[int] = ()
     ) -> GreedySampler | ChainSampler:
         changes_logits = (
             params.logit_bias or params.repeat_penalty != 1 or params.frequency_penalty or params.presence_penalty
@@ -131,7 +131,7 @@ class LlamaModel:
         banned = self.vocabulary.end_tokens if ignore_eos else frozenset()
         if params.temperature <= 0 and not changes_logits:
             return GreedySampler(self.logits, banned)
-        return ChainSampler(self.context, self.info.vocab_size, self.tiny, params, prompt, banned)
+        return ChainSampler(self.context, self.info.vocab_size, self.tiny, params, prompt, banned, generated)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self.remove(target)
