@@ -42,7 +42,7 @@ OWNERS = {
     "matplotlib": {"slotwise.benchmarks.report.drawing"},
     "llama_cpp": {f"slotwise.workers.llama.{name}" for name in ("batch", "library", "model", "samplers", "vocabulary")},
     "psutil": {"slotwise.memory.probe"},
-    "sqlite3": {"slotwise.keys.store"},
+    "sqlite3": {"slotwise.database", "slotwise.keys.store"},
     "pynvml": {"slotwise.memory.probe"},
     "uvicorn": {"slotwise.server"},
 }
