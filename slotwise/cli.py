@@ -15,6 +15,7 @@ from slotwise.benchmarks.cli import app as bench
 from slotwise.commands import err, out, refused
 from slotwise.config import DEFAULT_PORT, ConfigError, Settings, load_settings
 from slotwise.keys.cli import app as keys
+from slotwise.usage.cli import usage
 
 #: Settings in bytes, which help shows in MiB.
 _SIZES = ("cache_ram", "max_body")
@@ -172,6 +173,7 @@ def _table(first: dict[str, Any], second: dict[str, Any]) -> Table:
 
 app.add_typer(bench, name="bench")
 app.add_typer(keys, name="keys")
+app.command()(usage)
 
 
 @app.command()
