@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import sys
 import tempfile
 import threading
 import time
@@ -222,6 +223,33 @@ def test_recording_goes_on_while_a_write_stands_still(trouble: Exception | None)
     assert ledger.flush()
 
     assert store.requests() == ([1, 10] if trouble is None else [11])
+
+
+def test_threads_that_record_and_write_lose_nothing() -> None:
+    store = ScriptedStore()
+    ledger = UsageLedger(store)
+
+    def record() -> None:
+        for _ in range(2_000):
+            ledger.record(ENTRY)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        recorders = [threading.Thread(target=record) for _ in range(3)]
+        for recorder in recorders:
+            recorder.start()
+        while any(recorder.is_alive() for recorder in recorders):
+            store.trouble = None if store.trouble else UsageStoreError("locked")
+            ledger.flush()
+        for recorder in recorders:
+            recorder.join()
+    finally:
+        sys.setswitchinterval(before)
+    store.trouble = None
+    assert ledger.flush()
+
+    assert sum(store.requests()) == 6_000
 
 
 # -- when it is written -----------------------------------------------------------------------------------------------

@@ -182,6 +182,33 @@ def test_two_servers_of_one_folder_add_up(tmp_path: Path) -> None:
     assert _requests(UsageStore(tmp_path)) == {"ann": 150}
 
 
+def test_threads_of_one_server_add_up(store: UsageStore) -> None:
+    def write() -> None:
+        for _ in range(50):
+            store.add({_row(): Totals(completed=1)})
+            store.close()  # also in the middle of what others do
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+
+    assert _requests(store) == {"ann": 200}
+
+
+def test_a_backup_can_be_made_while_there_is_writing(store: UsageStore, tmp_path: Path) -> None:
+    store.add({_row(): Totals(completed=7)})
+    copy = UsageStore(tmp_path / "copy")
+    copy.path.parent.mkdir()
+    with _open(store.path) as source, _open(copy.path) as target:
+        source.backup(target)
+    copy.path.chmod(0o600)
+
+    assert store.path.with_name("usage.db-wal").stat().st_size > 0, "what was added is not all in the file itself"
+    assert _requests(copy) == {"ann": 7}
+
+
 def test_rows_of_a_day_are_bounded_also_over_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entry, "MAX_ROWS", 3)
     for start in range(4):
