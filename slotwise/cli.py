@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from slotwise import __version__
 from slotwise.benchmarks.cli import app as bench
+from slotwise.commands import err, out, refused
 from slotwise.config import DEFAULT_PORT, ConfigError, Settings, load_settings
 from slotwise.keys.cli import app as keys
+from slotwise.usage.cli import usage
 
-EXIT_CONFIG = 2
 #: Settings in bytes, which help shows in MiB.
 _SIZES = ("cache_ram", "max_body")
 _LISTEN, _CAPACITY, _MODEL, _LIFE = "Listening", "Capacity", "Models", "Life cycle"
@@ -27,7 +27,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out, err = Console(), Console(stderr=True)
 
 
 def _flag(name: str, panel: str) -> Any:
@@ -92,8 +91,7 @@ def serve(
         settings = load_settings(flags, config_file=config)
         raise typer.Exit(_run_server(settings))
     except ConfigError as error:
-        err.print(f"[red]slotwise:[/red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(EXIT_CONFIG) from None
+        raise refused(str(error)) from None
 
 
 def _run_server(settings: Settings) -> int:
@@ -175,6 +173,7 @@ def _table(first: dict[str, Any], second: dict[str, Any]) -> Table:
 
 app.add_typer(bench, name="bench")
 app.add_typer(keys, name="keys")
+app.command()(usage)
 
 
 @app.command()

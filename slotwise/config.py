@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         (), description="Keys that clients must present, besides those of `slotwise keys`; none = no key asked for."
     )
     data: str | None = Field(
-        None, min_length=1, description="Folder of keys; default: ~/.local/share/slotwise. The server's own."
+        None, min_length=1, description="Folder of keys and usage; default: ~/.local/share/slotwise. The server's own."
     )
     insecure_no_key: bool = Field(False, description="Allow other machines to use a server that asks for no key.")
     max_body: Bytes = Field(10 * 2**20, description="Largest request body.")

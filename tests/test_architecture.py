@@ -22,6 +22,7 @@ PURE = [
         )
     ),
     "slotwise.keys.secret",
+    "slotwise.usage.entry",
     *(f"slotwise.workers.{name}" for name in ("batch", "cells", "cost", "frames", "hostcache", "lookup", "model")),
     *(f"slotwise.workers.{name}" for name in ("prefixes", "protocol", "sequences", "speculation", "split", "text")),
     "slotwise.workers.unified",
@@ -42,7 +43,7 @@ OWNERS = {
     "matplotlib": {"slotwise.benchmarks.report.drawing"},
     "llama_cpp": {f"slotwise.workers.llama.{name}" for name in ("batch", "library", "model", "samplers", "vocabulary")},
     "psutil": {"slotwise.memory.probe"},
-    "sqlite3": {"slotwise.keys.store"},
+    "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.usage.store"},
     "pynvml": {"slotwise.memory.probe"},
     "uvicorn": {"slotwise.server"},
 }
@@ -110,6 +111,13 @@ def test_memory_is_the_lowest_layer() -> None:
     for name, imports in IMPORTS.items():
         if name.startswith("slotwise.memory"):
             assert all(i.startswith("slotwise.memory") for i in imports if i.startswith("slotwise")), name
+
+
+def test_the_usage_ledger_knows_nothing_of_those_who_write_it() -> None:
+    allowed = ("slotwise.usage", "slotwise.database", "slotwise.commands", "slotwise.paths")
+    for name, imports in IMPORTS.items():
+        if name.startswith("slotwise.usage"):
+            assert all(i.startswith(allowed) for i in imports if i.startswith("slotwise")), name
 
 
 def test_nothing_deserialises_or_evaluates_what_it_is_given() -> None:

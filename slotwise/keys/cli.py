@@ -10,26 +10,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from slotwise.commands import AsJson, Folder, err, out, refused
 from slotwise.keys.store import Key, KeyStore, KeyStoreError
 from slotwise.paths import data_folder
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.policy import KeyPolicy
 
-EXIT_REFUSED = 2
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 app = typer.Typer(help="API keys: who may use the server, and how much of it.", no_args_is_help=True)
-out, err = Console(), Console(stderr=True)
-
-Folder = Annotated[
-    Path | None, typer.Option("--data", envvar="SLOTWISE_DATA", help="Folder of the server's data.", show_default=False)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 @app.command()
@@ -47,12 +39,12 @@ def add(
 ) -> None:
     """Make a key and show it, once. A running server knows it within a second."""
     if not _NAME.fullmatch(name):
-        raise _refused(f"the name {name!r} is not one of 1 to 64 letters, digits and any of . _ @ -")
+        raise refused(f"the name {name!r} is not one of 1 to 64 letters, digits and any of . _ @ -")
     if priority.upper() not in Priority.__members__:
-        raise _refused(f"--priority is {priority!r}: it must be low, normal or high")
+        raise refused(f"--priority is {priority!r}: it must be low, normal or high")
     names = None if models is None else frozenset(part.strip() for part in models.split(",") if part.strip())
     if names is not None and not names:
-        raise _refused("--models names no model")
+        raise refused("--models names no model")
     policy = KeyPolicy(
         weight, Priority[priority.upper()], max_parallel, max_queued, tokens_per_minute, context_cap, names
     )
@@ -79,7 +71,7 @@ def revoke(name: str, data: Folder = None) -> None:
     try:
         _store(data).revoke(name, time.time())
     except KeyStoreError as error:
-        raise _refused(str(error)) from None
+        raise refused(str(error)) from None
     out.print(f"{name} is revoked", highlight=False)
 
 
@@ -94,7 +86,7 @@ def list_keys(
     try:
         keys, secrets = _store(data).read()
     except KeyStoreError as error:
-        raise _refused(str(error)) from None
+        raise refused(str(error)) from None
     keys = [key for key in keys if everything or key.is_valid(now)]
     shown = {secret.name: secret.shown for secret in secrets}
     if as_json:
@@ -109,7 +101,7 @@ def seconds(text: str) -> float:
     """ "90s", "15m", "12h", "30d" or "2w". Raises typer.Exit with a message."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip().lower())
     if match is None:
-        raise _refused(f"{text!r} is no time such as 12h or 30d")
+        raise refused(f"{text!r} is no time such as 12h or 30d")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -121,7 +113,7 @@ def _show(store: KeyStore, make: Callable[[], str], name: str) -> None:
     try:
         secret = make()
     except KeyStoreError as error:
-        raise _refused(str(error)) from None
+        raise refused(str(error)) from None
     # The secret alone on standard output: it can be piped.
     err.print(f"the key of {name}, shown this once (kept in {store.path} as a hash only):", highlight=False)
     out.print(secret, highlight=False, soft_wrap=True)
@@ -179,8 +171,3 @@ def _as_json(key: Key, shown: dict[str, str], now: float) -> dict[str, object]:
         "revoked": key.revoked,
         "valid": key.is_valid(now),
     }
-
-
-def _refused(message: str) -> typer.Exit:
-    err.print(f"[red]slotwise:[/red] {escape(message)}", highlight=False, soft_wrap=True)
-    return typer.Exit(EXIT_REFUSED)

@@ -9,23 +9,21 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slotwise.database import DatabaseError, connect
 from slotwise.keys.secret import SHOWN, digest, new_secret
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.policy import KeyPolicy
 
 FILE_NAME = "slotwise.db"
-#: How long a command waits for another one, or for the server.
-_BUSY_S = 5.0
-_SCHEMA_VERSION = 1
 _SCHEMA = (
-    """
+    (
+        """
 CREATE TABLE keys (
     name TEXT PRIMARY KEY,
     weight REAL NOT NULL,
@@ -39,7 +37,7 @@ CREATE TABLE keys (
     expires REAL,
     revoked REAL
 ) STRICT""",
-    """
+        """
 CREATE TABLE secrets (
     digest BLOB PRIMARY KEY,
     name TEXT NOT NULL REFERENCES keys (name),
@@ -47,6 +45,7 @@ CREATE TABLE secrets (
     created REAL NOT NULL,
     expires REAL
 ) STRICT""",
+    ),
 )
 
 
@@ -181,40 +180,15 @@ class KeyStore:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
-            self._claim()
-            database = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
-        except (OSError, sqlite3.Error) as error:
-            raise KeyStoreError(f"{self.path} can not be opened: {error}") from error
+            database = connect(self.path, _SCHEMA)
+        except DatabaseError as error:
+            raise KeyStoreError(str(error)) from error
         try:
-            self._migrate(database)
             yield database
         except sqlite3.Error as error:
             raise KeyStoreError(f"{self.path} can not be used: {error}") from error
         finally:
             database.close()
-
-    def _claim(self) -> None:
-        """The file is there, and nobody else's. Raises KeyStoreError."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        mode = stat.S_IMODE(os.stat(self.path).st_mode)
-        if mode & 0o077:
-            raise KeyStoreError(f"{self.path} can be read by others (mode {mode:o}); make it 600")
-
-    def _migrate(self, database: sqlite3.Connection) -> None:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version > _SCHEMA_VERSION:
-            raise KeyStoreError(
-                f"{self.path} is of a newer slotwise (its version is {version}, {_SCHEMA_VERSION} is known)"
-            )
-        if version == 0:
-            database.execute("BEGIN IMMEDIATE")
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version == 0:  # nobody else was quicker
-                for statement in _SCHEMA:
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            database.execute("COMMIT")
 
 
 def _key(row: tuple[Any, ...]) -> Key:
