@@ -216,9 +216,14 @@ def _check(settings: Settings) -> None:
     )
 
 
+def data_of(settings: Settings) -> Path:
+    """The folder of what outlives the server."""
+    return Path(settings.data) if settings.data else data_folder()
+
+
 def key_store(settings: Settings) -> KeyStore:
     """Where the server's keys are."""
-    return KeyStore(Path(settings.data) if settings.data else data_folder())
+    return KeyStore(data_of(settings))
 
 
 def _has_keys(settings: Settings) -> bool:

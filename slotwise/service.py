@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from slotwise.api.app import create_app
-from slotwise.config import ConfigError, Settings, key_store, memory_budget
+from slotwise.config import ConfigError, Settings, data_of, key_store, memory_budget
 from slotwise.console import announce, watch_loads
 from slotwise.keys.keyring import Keyring
 from slotwise.keys.store import KeyStoreError
@@ -24,8 +24,12 @@ from slotwise.loads import model_loads
 from slotwise.memory.estimate import model_memory_bytes
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
+from slotwise.scheduler.events import BookUsage
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.server import AddressInUse, Server, bind, http_server
+from slotwise.usage.entry import Outcome, UsageEntry
+from slotwise.usage.ledger import UsageLedger
+from slotwise.usage.store import UsageStore, UsageStoreError
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.handle import Deadlines
 from slotwise.workers.supervisor import Supervisor
@@ -48,15 +52,23 @@ class Service:
         loads: Mapping[str, LoadModel],
         specs: Mapping[str, ModelSpec],
         keyring: Keyring,
+        usage: UsageLedger,
         tasks: TaskGroup,
     ) -> None:
         self._settings = settings
         self._tasks = tasks
         self._keyring = keyring
+        self._usage = usage
         core = Scheduler(_scheduler_config(settings), specs, keyring.policies)
         deadlines = Deadlines(load_s=settings.load_timeout, stall_s=settings.stall_timeout)
         self.supervisor = Supervisor(tasks, deadlines)
-        self.dispatcher = Dispatcher(core, self.supervisor, loads, isolate_keys=settings.isolate_keys)
+        self.dispatcher = Dispatcher(
+            core,
+            self.supervisor,
+            loads,
+            isolate_keys=settings.isolate_keys,
+            on_usage=lambda booked: usage.record(_usage_entry(booked)),
+        )
         self.supervisor.connect(self.dispatcher)
         self.server: Server = http_server(
             create_app(
@@ -76,6 +88,7 @@ class Service:
         self._tasks.start_soon(self._serve_http, sock)
         self._tasks.start_soon(watch_loads, self.dispatcher)
         self._tasks.start_soon(self._keyring.watch)
+        self._tasks.start_soon(self._usage.run)
         if self._settings.preload:
             for model in self.dispatcher.models:
                 self.dispatcher.preload(model)
@@ -117,7 +130,7 @@ async def serve(settings: Settings) -> int:
     """Run the server; returns the process's exit code (0 clean, 1 something was cut, 3 cannot bind)."""
     loads = model_loads(settings)
     specs = _model_specs(loads)
-    keyring = _keyring(settings)
+    keyring, usage = _keyring(settings), _usage(settings)
     try:
         sock = bind(settings.host, settings.port)
     except AddressInUse as error:
@@ -126,8 +139,9 @@ async def serve(settings: Settings) -> int:
     with sock:
         announce(settings, tuple(loads), asks_for_keys=keyring.asks)
         async with anyio.create_task_group() as tasks:
-            service = Service(settings, loads, specs, keyring, tasks)
+            service = Service(settings, loads, specs, keyring, usage, tasks)
             await service.run(sock)
+    usage.close()  # what ended in the last moment
     return service.exit_code
 
 
@@ -137,6 +151,29 @@ def _keyring(settings: Settings) -> Keyring:
         return Keyring([key.get_secret_value() for key in settings.api_key], key_store(settings))
     except KeyStoreError as error:
         raise ConfigError(str(error)) from error
+
+
+def _usage(settings: Settings) -> UsageLedger:
+    """Raises ConfigError: the file of the usage can not be used."""
+    store = UsageStore(data_of(settings))
+    try:
+        store.open()
+    except UsageStoreError as error:
+        raise ConfigError(str(error)) from error
+    return UsageLedger(store)
+
+
+def _usage_entry(booked: BookUsage) -> UsageEntry:
+    return UsageEntry(
+        key=booked.flow.key,
+        model=booked.model,
+        outcome=Outcome(booked.outcome),
+        prompt_tokens=booked.prompt_tokens,
+        cached_tokens=booked.cached_tokens,
+        completion_tokens=booked.output_tokens,
+        queue_s=booked.queue_s,
+        run_s=booked.run_s,
+    )
 
 
 def _allowed_hosts(settings: Settings, keyring: Keyring) -> frozenset[str] | None:

@@ -224,6 +224,29 @@ def test_no_worker_outlives_a_server_that_was_killed(server: ServerProcess) -> N
     assert not psutil.wait_procs(workers, timeout=3)[1]
 
 
+def test_what_each_used_is_in_the_books_when_the_server_is_gone(tmp_path: Path) -> None:
+    """A clean end loses nothing of what ended before it, nor of what ended by it."""
+    data = ("--data", str(tmp_path / "data"))
+    with run_server(tmp_path / "log", FAKE, "--context", "512", "--preload", *data) as server:
+        _wait_ready(server)
+        prompt_tokens = sum(_complete(server, max_tokens=7).json()["usage"]["prompt_tokens"] for _ in range(3))
+        assert _complete(server, "word " * 600).status_code == 400
+        os.kill(server.process.pid, signal.SIGTERM)
+        assert server.process.wait(10) == 0
+
+    shown = subprocess.run(
+        [sys.executable, "-m", "slotwise", "usage", "--json", *data], capture_output=True, text=True, check=True
+    )
+    (row,) = json.loads(shown.stdout)
+    assert {name: row[name] for name in ("key", "completed", "refused", "prompt_tokens", "completion_tokens")} == {
+        "key": "(none)",
+        "completed": 3,
+        "refused": 1,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": 21,
+    }
+
+
 def _serve(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLOTWISE_")}
     command = [sys.executable, "-m", "slotwise", "serve", *arguments]
