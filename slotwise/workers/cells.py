@@ -106,6 +106,9 @@ class Cells(Protocol):
             CellsExhausted: no row is free, or the cells are promised to others.
         """
 
+    def extend(self, request_id: str, cells: int) -> None:
+        """Promise a request more than before, `cells` in all. Raises CellsExhausted, or KeyError: it has no promise."""
+
     def prospect(self, tokens: Sequence[int], scope: str) -> int:
         """How many of these prompt tokens `attach` takes over, if it is called now."""
 
@@ -158,11 +161,18 @@ class Promises:
         """Raises CellsExhausted."""
         if len(self._promised) >= self.slots:
             raise CellsExhausted(f"all {self.slots} slots are in use")
-        if cells > self.most or self.total + cells > self.capacity:
-            left = min(self.most, self.capacity - self.total)
+        self._raise_to(request_id, 0, cells)
+
+    def extend(self, request_id: str, cells: int) -> None:
+        """Raises CellsExhausted, or KeyError."""
+        self._raise_to(request_id, self._promised[request_id], cells)
+
+    def _raise_to(self, request_id: str, held: int, cells: int) -> None:
+        if cells > self.most or self.total + cells - held > self.capacity:
+            left = min(self.most, self.capacity - self.total + held)
             raise CellsExhausted(f"{cells} cells asked for, {left} of {self.capacity} left")
         self._promised[request_id] = cells
-        self.total += cells
+        self.total += cells - held
 
     def end(self, request_id: str) -> None:
         """Raises KeyError if it ended before."""

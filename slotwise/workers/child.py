@@ -30,6 +30,7 @@ from slotwise.workers.prepare import PromptPreparer, PromptRefused
 from slotwise.workers.protocol import (
     CancelSequence,
     Command,
+    ExtendSequence,
     Loading,
     LoadModel,
     Message,
@@ -194,10 +195,12 @@ def _apply(item: Command | _PreparedTokens, loop: StepLoop, preparer: Preparer) 
         preparer.submit(item)
     elif isinstance(item, StartSequence):
         loop.start(item)
+    elif isinstance(item, ExtendSequence):
+        loop.extend(item)
     elif isinstance(item, PauseSequence):
         loop.pause(item.request_id)
     elif isinstance(item, ResumeSequence):
-        loop.resume(item.request_id)
+        loop.resume(item)
     elif isinstance(item, CancelSequence):
         preparer.cancel(item.request_id)
         loop.cancel(item.request_id)

@@ -71,6 +71,10 @@ class KVCache:
         """Raises CellsExhausted."""
         self._cells.reserve(request_id, cells)
 
+    def extend(self, request_id: str, cells: int) -> None:
+        """Raises CellsExhausted."""
+        self._cells.extend(request_id, cells)
+
     def prospect(self, tokens: Sequence[int], scope: str) -> int:
         """How many of these prompt tokens could be taken over now."""
         return max(self._cells.prospect(tokens, scope), self._elsewhere(tokens, scope).length)

@@ -18,7 +18,7 @@ from slotwise.workers.cells import CellsExhausted
 from slotwise.workers.cost import PromptChunk, StepCost
 from slotwise.workers.kv import KVCache
 from slotwise.workers.model import Model
-from slotwise.workers.protocol import Delta, StartSequence, StepReport
+from slotwise.workers.protocol import Delta, ExtendSequence, ResumeSequence, StartSequence, StepReport
 from slotwise.workers.sequences import TWIN_TOKENS, Sequence, Wait, twin_of
 from slotwise.workers.speculation import Speculator
 from slotwise.workers.text import TextStream
@@ -64,7 +64,7 @@ class StepLoop:
     @property
     def idle(self) -> bool:
         """Nothing to compute and nothing to tell."""
-        return not self._running and not self._ended
+        return not self._ended and all(sequence.stands_still for sequence in self._running)
 
     def prepared(self, request_id: str, tokens: list[int]) -> None:
         """Keep a prompt's tokens until it is started or cancelled."""
@@ -76,9 +76,10 @@ class StepLoop:
         if tokens is None:
             self._ended.append(_failure(command.request_id, "the prompt was not prepared on this worker"))
             return
+        # The last output token is never stored: nothing comes after it.
+        promised = command.cells or len(tokens) + command.max_output_tokens
         try:
-            # The last output token is never stored: nothing comes after it.
-            self._kv.reserve(command.request_id, len(tokens) + command.max_output_tokens)
+            self._kv.reserve(command.request_id, promised)
         except CellsExhausted as error:
             self._ended.append(_failure(command.request_id, str(error)))
             return
@@ -93,6 +94,7 @@ class StepLoop:
             sampler=sampler,
             text=TextStream(command.stop),
             end_tokens=frozenset() if command.ignore_eos else self._model.vocabulary.end_tokens,
+            promised=promised,
             scope=command.scope,
             # A seed promises the same text again, and rounding may differ with the number of rows.
             drafted_for=command.sampling.seed is None,
@@ -112,19 +114,32 @@ class StepLoop:
                 self._paused[request_id] = sequence
                 return
 
-    def resume(self, request_id: str) -> None:
+    def resume(self, command: ResumeSequence) -> None:
         """Let a paused sequence go on: from what is left of its cells, and the rest is computed again."""
-        sequence = self._paused.pop(request_id, None)
+        sequence = self._paused.pop(command.request_id, None)
         if sequence is None:
-            self._ended.append(_failure(request_id, "it was not paused on this worker"))
+            self._ended.append(_failure(command.request_id, "it was not paused on this worker"))
             return
+        sequence.promised = command.cells or sequence.prompt_tokens + sequence.max_output_tokens
         try:
-            self._kv.reserve(request_id, sequence.prompt_tokens + sequence.max_output_tokens)
+            self._kv.reserve(command.request_id, sequence.promised)
         except CellsExhausted as error:
             sequence.sampler.close()
-            self._ended.append(_failure(request_id, str(error)))
+            self._ended.append(_failure(command.request_id, str(error)))
             return
         self._running.append(sequence)
+
+    def extend(self, command: ExtendSequence) -> None:
+        """Let a sequence hold more cells. One that is not running may have ended in the step before."""
+        for sequence in self._running:
+            if sequence.request_id == command.request_id:
+                try:
+                    self._kv.extend(command.request_id, command.cells)
+                except CellsExhausted as error:
+                    self._ended.append(self._end(sequence, FinishReason.ERROR, error=str(error)))
+                else:
+                    sequence.promised = command.cells
+                return
 
     def cancel(self, request_id: str) -> None:
         """End a running or paused sequence, or forget a prepared prompt. Anything else is not an error."""
@@ -147,7 +162,7 @@ class StepLoop:
         deltas, self._ended = self._ended, []
         no_cells = drafts_accepted = 0
         copied = self._attach()
-        active = [sequence for sequence in self._running if sequence.attached]
+        active = self._active()
         self._turn += 1
         plan = plan_step(
             active,
@@ -195,6 +210,7 @@ class StepLoop:
         for sequence in attached:
             assert 0 <= sequence.stored < len(sequence.tokens)
             assert 0 <= sequence.shared < sequence.prompt_tokens
+            assert sequence.stored <= sequence.promised
             assert sequence.output_tokens == len(sequence.tokens) - sequence.prompt_tokens
 
     def close(self) -> None:
@@ -222,6 +238,10 @@ class StepLoop:
                 continue
             copied = self._kv.attach(sequence) or copied
         return copied
+
+    def _active(self) -> list[Sequence]:
+        """Those that can take part in a step."""
+        return [sequence for sequence in self._running if sequence.attached and not sequence.stands_still]
 
     def _twin_of(self, sequence: Sequence) -> Wait | None:
         if not self._kv.shares:
@@ -308,7 +328,7 @@ class StepLoop:
 
     def _find_refused(self, deltas: list[Delta]) -> None:
         """Code -1: one row of the batch was not acceptable. Try each sequence alone and end those refused again."""
-        for sequence in [sequence for sequence in self._running if sequence.attached]:
+        for sequence in self._active():
             plan = plan_step([sequence], self._model.n_batch)
             self._kv.make_room(plan.rows)
             code = self._model.decode(plan.chunks)

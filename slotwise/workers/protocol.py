@@ -76,7 +76,8 @@ class Prepare(Message, frozen=True, tag="prepare"):
 
 
 class StartSequence(Message, frozen=True, tag="start"):
-    """Run a prepared prompt. The scheduler has reserved a slot and prompt + max_output_tokens cells for it."""
+    """Run a prepared prompt. The scheduler has reserved a slot and cells for it: enough for the prompt and a part of
+    the answer. Where these end it stands still until it is given more."""
 
     request_id: str
     max_output_tokens: int
@@ -88,6 +89,15 @@ class StartSequence(Message, frozen=True, tag="start"):
     #: Output tokens that a worker before this one has reported: the answer goes on after them. They count in
     #: `max_output_tokens` and in the usage, and their text is not said again.
     generated: tuple[int, ...] = ()
+    #: 0 = the whole answer's.
+    cells: int = 0
+
+
+class ExtendSequence(Message, frozen=True, tag="extend"):
+    """A running sequence may hold so many cells from now on, more than before."""
+
+    request_id: str
+    cells: int
 
 
 class PauseSequence(Message, frozen=True, tag="pause"):
@@ -98,9 +108,11 @@ class PauseSequence(Message, frozen=True, tag="pause"):
 
 
 class ResumeSequence(Message, frozen=True, tag="resume"):
-    """Let a paused sequence go on. The scheduler has reserved a slot and as many cells as at its start."""
+    """Let a paused sequence go on. The scheduler has reserved a slot and cells again."""
 
     request_id: str
+    #: 0 = the whole answer's.
+    cells: int = 0
 
 
 class CancelSequence(Message, frozen=True, tag="cancel"):
@@ -111,7 +123,9 @@ class Shutdown(Message, frozen=True, tag="shutdown"):
     """Cancel what runs and exit."""
 
 
-Command = LoadModel | Prepare | StartSequence | PauseSequence | ResumeSequence | CancelSequence | Shutdown
+Command = (
+    LoadModel | Prepare | StartSequence | ExtendSequence | PauseSequence | ResumeSequence | CancelSequence | Shutdown
+)
 
 
 # ---- reports: worker -> front

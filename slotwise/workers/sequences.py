@@ -34,6 +34,8 @@ class Sequence:
     sampler: Sampler
     text: TextStream
     end_tokens: frozenset[int]
+    #: Cells that it may hold now.
+    promised: int
     scope: str = ""
     row: int = -1
     stored: int = 0
@@ -55,6 +57,16 @@ class Sequence:
     @property
     def output_left(self) -> int:
         return self.max_output_tokens - self.output_tokens
+
+    @property
+    def stands_still(self) -> bool:
+        """The next token of its answer has no cell until it is promised more."""
+        return self.attached and is_decoding(self) and self.stored >= self.promised
+
+    @property
+    def most_drafted(self) -> int:
+        """The last token of an answer needs no draft: nothing comes after it. And each drafted one takes a cell."""
+        return min(self.output_left - 1, self.promised - self.stored - 1)
 
     def took_over(self, tokens: int) -> None:
         """So many of its first tokens are in its cells: others' when it begins, its own when it goes on."""

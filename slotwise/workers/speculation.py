@@ -100,7 +100,7 @@ class Draftable(Protocol):
     draft: Draft | None
 
     @property
-    def output_left(self) -> int:
+    def most_drafted(self) -> int:
         """How many tokens the answer may still have."""
 
 
@@ -139,8 +139,7 @@ class Speculator:
         sequence.lookup.grow(sequence.tokens, _INDEXED_PER_STEP)
         if sequence.lookup.length < len(sequence.tokens) or sequence.acceptance.rests():
             return False
-        # The last token of an answer needs no draft: nothing comes after it.
-        sequence.draft = sequence.lookup.draft(sequence.tokens, min(self._sizes[-1], sequence.output_left - 1))
+        sequence.draft = sequence.lookup.draft(sequence.tokens, min(self._sizes[-1], sequence.most_drafted))
         return True
 
     def learn(self, sequence: Draftable, sampled: Sequence[int]) -> None:

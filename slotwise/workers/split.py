@@ -68,6 +68,9 @@ class SplitCells:
     def reserve(self, request_id: str, cells: int) -> None:
         self._promises.make(request_id, cells)
 
+    def extend(self, request_id: str, cells: int) -> None:
+        self._promises.extend(request_id, cells)
+
     def prospect(self, tokens: Sequence[int], scope: str) -> int:
         return self._choose(tokens, scope)[2]
 

@@ -13,7 +13,7 @@ from slotwise.workers.llama import LlamaModel
 from slotwise.workers.loop import StepLoop
 from slotwise.workers.model import Chunk
 from slotwise.workers.prepare import PromptPreparer
-from slotwise.workers.protocol import LoadModel, NamedPrefix, StartSequence, StepReport
+from slotwise.workers.protocol import LoadModel, NamedPrefix, ResumeSequence, StartSequence, StepReport
 from slotwise.workers.warm import WarmPrefixes, warm_up_prefixes
 from tests.tiny_models import KINDS, write_model
 
@@ -180,7 +180,7 @@ def test_who_is_paused_goes_on_where_it_was(model: LlamaModel, alone: LlamaModel
     loop.pause(name)
     loop.answer(_prompts(model, 1))
     loop.answer(_prompts(model, 2))
-    loop.resume(name)
+    loop.resume(ResumeSequence(name))
     while not loop.idle:
         loop.step()
 

@@ -12,7 +12,7 @@ from slotwise.request import FinishReason, SamplingParams
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.loop import ModelBroken, StepLoop
 from slotwise.workers.model import Chunk
-from slotwise.workers.protocol import Delta, LoadModel, StartSequence
+from slotwise.workers.protocol import Delta, ExtendSequence, LoadModel, ResumeSequence, StartSequence
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -30,10 +30,16 @@ def _model(eos_after: int = 9, layout: str = "unified", reuse: str = "partial") 
 
 
 def _start(
-    loop: StepLoop, request_id: str, prompt: str, max_output: int = 20, stop: tuple[str, ...] = (), scope: str = ""
+    loop: StepLoop,
+    request_id: str,
+    prompt: str,
+    max_output: int = 20,
+    stop: tuple[str, ...] = (),
+    scope: str = "",
+    cells: int = 0,
 ) -> None:
     loop.prepared(request_id, list(prompt.encode()))
-    loop.start(StartSequence(request_id, max_output, GREEDY, stop, scope=scope))
+    loop.start(StartSequence(request_id, max_output, GREEDY, stop, scope=scope, cells=cells))
 
 
 def _run(loop: StepLoop) -> dict[str, list[Delta]]:
@@ -417,6 +423,19 @@ def test_steps_are_brief_every_other_time_at_most() -> None:
     assert sizes[:4] == [7, 100, 7, 97]
 
 
+def test_where_its_cells_end_a_sequence_stands_still_until_it_has_more() -> None:
+    loop = StepLoop(_model())
+    _start(loop, "r", "abc", 8, cells=5)
+    deltas = _run(loop)["r"]
+    assert len(deltas) == 3, "of which two have a cell"
+    assert loop.idle
+
+    loop.extend(ExtendSequence("r", 11))
+
+    again = _run(loop)["r"]
+    assert (_text([*deltas, *again]), again[-1].finish_reason) == _alone("abc", 8)
+
+
 class LoopMachine(RuleBasedStateMachine):
     """Random traffic; each answer must equal the same request run alone, or a beginning of it when cancelled."""
 
@@ -427,6 +446,7 @@ class LoopMachine(RuleBasedStateMachine):
         #: Those that run, as far as the scheduler knows; and those that it has paused.
         self.running: set[str] = set()
         self.paused: set[str] = set()
+        self.promised: dict[str, int] = {}
         self.got: dict[str, list[Delta]] = {}
 
     @initialize(
@@ -454,13 +474,33 @@ class LoopMachine(RuleBasedStateMachine):
             st.text("ab c", min_size=1, max_size=15),
         ),
         max_output=st.integers(1, 30),
+        ahead=st.sampled_from([None, 1, 3, 10]),
     )
-    def start(self, prompt: str, max_output: int) -> None:
+    def start(self, prompt: str, max_output: int, ahead: int | None) -> None:
         self.counter += 1
         request_id = f"r{self.counter}"
         self.asked[request_id] = (prompt, max_output)
-        _start(self.loop, request_id, prompt, max_output)
+        self.promised[request_id] = self._cells(request_id, ahead)
+        _start(self.loop, request_id, prompt, max_output, cells=self.promised[request_id])
         self.running.add(request_id)
+
+    def _cells(self, request_id: str, ahead: int | None) -> int:
+        """Enough for what it has and `ahead` more tokens; None: for all of it."""
+        prompt, max_output = self.asked[request_id]
+        has = len(prompt) + sum(len(delta.tokens) for delta in self.got.get(request_id, []))
+        most = len(prompt) + max_output
+        return most if ahead is None else min(has + ahead, most)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), ahead=st.sampled_from([None, 2, 5]))
+    def extend(self, data: st.DataObject, ahead: int | None) -> None:
+        self._extend(data.draw(st.sampled_from(sorted(self.running))), ahead)
+
+    def _extend(self, request_id: str, ahead: int | None) -> None:
+        cells = self._cells(request_id, ahead)
+        if cells > self.promised[request_id]:
+            self.promised[request_id] = cells
+            self.loop.extend(ExtendSequence(request_id, cells))
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
@@ -481,12 +521,13 @@ class LoopMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.paused and len(self.asked) - len(self.paused) < 4)
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
-        self._resume(data.draw(st.sampled_from(sorted(self.paused))))
+        self._resume(data.draw(st.sampled_from(sorted(self.paused))), data.draw(st.sampled_from([None, 1, 4])))
 
-    def _resume(self, request_id: str) -> None:
+    def _resume(self, request_id: str, ahead: int | None = None) -> None:
         self.paused.remove(request_id)
         self.running.add(request_id)
-        self.loop.resume(request_id)
+        self.promised[request_id] = self._cells(request_id, ahead)
+        self.loop.resume(ResumeSequence(request_id, self.promised[request_id]))
 
     @rule(code=st.sampled_from([1, 2, -1, -2]))
     def fail_once(self, code: int) -> None:
@@ -524,9 +565,11 @@ class LoopMachine(RuleBasedStateMachine):
             self.loop.check_invariants()
 
     def teardown(self) -> None:
-        while hasattr(self, "loop") and (self.paused or not self.loop.idle):
+        while hasattr(self, "loop") and (self.paused or self.running or not self.loop.idle):
             while self.paused and len(self.asked) - len(self.paused) < 4:
                 self._resume(min(self.paused))
+            for request_id in sorted(self.running):
+                self._extend(request_id, None)
             for delta in self.loop.step().deltas:
                 self._receive(delta)
         assert not self.asked, "a sequence never ended"

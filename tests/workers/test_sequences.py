@@ -11,7 +11,7 @@ MODEL = FakeModel(LoadModel("fake", "fake:", 4, 200))
 
 def _sequence(name: str, prompt: list[int], row: int = -1, stored: int = 0, scope: str = "") -> Sequence:
     sampler = MODEL.new_sampler(SamplingParams(), prompt=prompt, ignore_eos=False)
-    sequence = Sequence(name, prompt, len(prompt), 10, sampler, TextStream(()), frozenset(), scope)
+    sequence = Sequence(name, prompt, len(prompt), 10, sampler, TextStream(()), frozenset(), 1000, scope)
     sequence.row, sequence.stored = row, stored
     return sequence
 

@@ -14,7 +14,7 @@ from slotwise.workers.speculation import LEAST_GAIN, Acceptance, Speculator
 @dataclass
 class Answering:
     tokens: list[int]
-    output_left: int = 1000
+    most_drafted: int = 1000
     drafted_for: bool = True
     lookup: NgramIndex = field(default_factory=NgramIndex)
     acceptance: Acceptance = field(default_factory=Acceptance)
@@ -71,12 +71,12 @@ def test_a_request_whose_drafts_are_wrong_is_left_alone_and_noticed_when_they_be
 
 def test_no_token_beyond_the_answers_end_is_drafted() -> None:
     sequence = _repeating()
-    sequence.output_left = 4
+    sequence.most_drafted = 3
 
     (tokens,) = Speculator(_cost(0.1, 0.1)).propose([sequence], 0.0)
     assert len(tokens) == 3
 
-    sequence.output_left = 1
+    sequence.most_drafted = 0
     assert Speculator(_cost(0.1, 0.1)).propose([sequence], 0.0) == [[]]
 
 
