@@ -50,6 +50,7 @@ def parse_bytes(value: object) -> object:
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 BytesOrNone = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
+Reserve = Literal["planned", "full"]
 KvLayout = Literal["auto", "unified", "split"]
 Slots = Annotated[int, Field(ge=1, le=255)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
@@ -110,6 +111,10 @@ class Settings(BaseSettings):
     kv_type: KvType | None = Field(None, description="Type of the KV cells; default: f16, or bf16 if reproducible.")
     kv_layout: KvLayout = Field(
         "auto", description="One pool of KV cells for all (unified), one for each slot (split), or the better one."
+    )
+    reserve: Reserve = Field(
+        "planned",
+        description="Cells for an answer: as many as it will probably take (planned), or as it may take (full).",
     )
     itl_target: float = Field(
         0.35, ge=0, le=60, description="Seconds that prompts may hold up answers that are being written; 0 = no limit."

@@ -189,6 +189,7 @@ def _scheduler_config(settings: Settings) -> SchedulerConfig:
         max_queue=settings.max_queue,
         max_wait_s=settings.max_wait or None,
         memory_budget_bytes=memory_budget(settings),
+        reserve_full=settings.reserve == "full",
     )
 
 

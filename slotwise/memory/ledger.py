@@ -44,6 +44,14 @@ class Ledger:
         self._by_owner[owner] = amount
         self.reserved += amount
 
+    def extend(self, owner: Hashable, amount: int) -> None:
+        """Reserve more for an owner. Raises LedgerExceeded if it does not fit, KeyError if it holds nothing."""
+        held = self._by_owner[owner]
+        if amount < 0 or not self.fits(amount):
+            raise LedgerExceeded(f"{amount} more asked for, {self.free} of {self.capacity} free")
+        self._by_owner[owner] = held + amount
+        self.reserved += amount
+
     def release(self, owner: Hashable) -> int:
         """Give everything of an owner back; returns how much. Raises KeyError the second time."""
         amount = self._by_owner.pop(owner)

@@ -33,6 +33,7 @@ from slotwise.scheduler.preemption import LEAST_RUN_S
 from slotwise.scheduler.ranking import Ranking
 from slotwise.scheduler.records import ModelRecord, ModelSpec, ModelStatus, RequestRecord, SchedulerConfig
 from slotwise.scheduler.residency import Residency
+from slotwise.scheduler.room import Room
 
 #: How soon a deadline is looked at again that does not run, because the worker is not ready.
 _DEADLINE_LOOK_S = 1.0
@@ -55,7 +56,8 @@ class Scheduler:
         #: What remains to be done after this event; the parts below add to it.
         self._actions: list[ev.Action] = []
         self._books = Books(self._models, self._residency, self._limits, self._actions)
-        self._placement = Placement(self._models, self._books, self._limits, self._gate, self._actions)
+        room = Room(config)
+        self._placement = Placement(self._models, self._books, self._limits, self._gate, room, self._actions)
         self._arrivals = 0
         #: When waiting requests are to be looked at.
         self._deadlines: Ranking[float] = Ranking()
@@ -203,6 +205,7 @@ class Scheduler:
             output_tokens += tokens
             if (request := self._books.requests.get(request_id)) is not None:
                 model.demand.said(request.claim, tokens)
+                self._placement.extend(model, worker, request, now)
         model.demand.rates.observe(event.decode_rows, event.prompt_tokens, output_tokens, event.seconds)
         model.demand.backlog.computed(event.prompt_tokens)
         if len(model.priced) and now >= model.look_again:

@@ -22,6 +22,9 @@ _MOST_HABITS = 1024
 _CHARACTERS_PER_TOKEN = 3.5
 #: After so many answers their lengths are known well enough to refuse somebody for it.
 _ENOUGH_ANSWERS = 16
+#: Of answers that reach a length, so many end before the one that is planned with; and when a plan went wrong, until
+#: so many more have ended.
+_LIKELY, _CAUTIOUS, _CAUTIOUS_FOR = 0.85, 0.97, 100
 #: A prompt token that is in cells already costs so much of one that is computed: copies, and the books.
 CACHED_COST = 0.02
 
@@ -36,6 +39,8 @@ class Claim:
     #: Output tokens at which it ends at the latest, and those that it has.
     most_output: int = 0
     generated: int = 0
+    #: Output tokens at which it has probably ended; looked at again when it comes near.
+    likely_output: float = 0.0
     #: While it runs.
     run: Run | None = None
     #: What its key and its user were charged when it was granted, in device seconds.
@@ -62,6 +67,8 @@ class Demand:
         self.backlog = Backlog(self.rates)
         self._lengths = OutputLengths()
         self._answers = 0
+        #: Answers until plans are as usual again.
+        self._cautious = 0
         #: By key; those not heard of for longest first.
         self._habits: dict[str, _Habits] = {}
         self._characters_per_token = _CHARACTERS_PER_TOKEN
@@ -87,6 +94,19 @@ class Demand:
     def tokenized(self, characters: int, tokens: int) -> None:
         if characters and tokens:
             self._characters_per_token += _WEIGHT * (characters / tokens - self._characters_per_token)
+
+    def likely_left(self, claim: Claim, ahead: int = 0) -> float:
+        """Output tokens that are probably still to come of a request that is priced; `ahead`: at least so many, if it
+        may have them."""
+        if claim.generated + ahead >= claim.likely_output:
+            quantile = _CAUTIOUS if self._cautious else _LIKELY
+            lengths = self._of(claim.place.flow.key).lengths
+            claim.likely_output = lengths.quantile(quantile, claim.most_output, claim.generated + ahead)
+        return max(min(claim.likely_output, claim.most_output) - claim.generated, 1.0)
+
+    def went_wrong(self) -> None:
+        """Answers were longer than was planned with."""
+        self._cautious = _CAUTIOUS_FOR
 
     # ---- what becomes of it
 
@@ -171,6 +191,7 @@ class Demand:
         """An answer came to its end: what is to be learned from it."""
         habits = self._of(key)
         self._answers += 1
+        self._cautious = max(0, self._cautious - 1)
         self._lengths.record(output_tokens)
         habits.lengths.record(output_tokens)
         if prompt_tokens:

@@ -296,12 +296,14 @@ class Dispatcher:
         match action:
             case ev.PreparePrompt(request_id, worker_id):
                 self._pool.send(worker_id, protocol.Prepare(request_id, self._leases[request_id].request.prompt))
-            case ev.Grant(request_id, worker_id, max_output_tokens):
-                self._start_sequence(request_id, worker_id, max_output_tokens)
+            case ev.Grant():
+                self._start_sequence(action)
+            case ev.ExtendSequence(request_id, worker_id, cells):
+                self._pool.send(worker_id, protocol.ExtendSequence(request_id, cells))
             case ev.PauseSequence(request_id, worker_id):
                 self._pool.send(worker_id, protocol.PauseSequence(request_id))
-            case ev.ResumeSequence(request_id, worker_id):
-                self._pool.send(worker_id, protocol.ResumeSequence(request_id))
+            case ev.ResumeSequence(request_id, worker_id, cells):
+                self._pool.send(worker_id, protocol.ResumeSequence(request_id, cells))
             case ev.EndRequest(request_id, error):
                 self._fail(request_id, error)
             case ev.BookUsage():
@@ -319,17 +321,18 @@ class Dispatcher:
             case _:
                 assert_never(action)
 
-    def _start_sequence(self, request_id: str, worker_id: int, max_output_tokens: int) -> None:
-        lease = self._leases[request_id]
+    def _start_sequence(self, grant: ev.Grant) -> None:
+        lease = self._leases[grant.request_id]
         lease.granted_at = lease.granted_at or self._clock()
         request = lease.request
         command = protocol.StartSequence(
-            request_id,
-            max_output_tokens,
+            grant.request_id,
+            grant.max_output_tokens,
             request.sampling,
             request.stop,
             request.ignore_eos,
             scope=request.key if self._isolate_keys else "",
             generated=tuple(lease.generated),
+            cells=grant.cells,
         )
-        self._pool.send(worker_id, command)
+        self._pool.send(grant.worker_id, command)

@@ -153,11 +153,21 @@ class PreparePrompt:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Slot and cells are reserved: start the sequence with at most this many output tokens."""
+    """Slot and cells are reserved: start the sequence with at most this many output tokens. More cells may follow."""
 
     request_id: str
     worker_id: int
     max_output_tokens: int
+    cells: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendSequence:
+    """A running sequence has so many cells from now on."""
+
+    request_id: str
+    worker_id: int
+    cells: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +184,7 @@ class ResumeSequence:
 
     request_id: str
     worker_id: int
+    cells: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +233,7 @@ class StopWorker:
 Action = (
     PreparePrompt
     | Grant
+    | ExtendSequence
     | PauseSequence
     | ResumeSequence
     | EndRequest

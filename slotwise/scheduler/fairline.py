@@ -111,6 +111,15 @@ class FairLine:
                 return chosen
         return None
 
+    def in_order(self, now: float) -> Iterator[str]:
+        """As they would be next, if nobody's time went on. Nothing may change meanwhile."""
+        for priority, _ in self._in_turn(now):
+            class_ = self._classes[priority]
+            for key in class_.order:
+                users = class_.keys[key]
+                for user in users.order:
+                    yield from users.lines[user]
+
     def level(self, request_id: str, now: float) -> Priority:
         """The class that a request counts as: a higher one than its own while it is served before that."""
         own = self._places[request_id].priority

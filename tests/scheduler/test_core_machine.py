@@ -17,7 +17,7 @@ MODELS = {
     "n": ModelSpec(memory_bytes=8, slots=1, kv_cells=30, context_cap=30),
     "huge": ModelSpec(memory_bytes=99, slots=1, kv_cells=30, context_cap=30),
 }
-CONFIG = SchedulerConfig(max_queue=5, memory_budget_bytes=15)
+CONFIG = SchedulerConfig(max_queue=5, memory_budget_bytes=15, cells_ahead=4)
 POLICIES = {
     "b": KeyPolicy(weight=2.0, priority=Priority.HIGH, max_parallel=2),
     "c": KeyPolicy(max_queued=1, tokens_per_minute=200, context_cap=20),
@@ -44,6 +44,8 @@ class CoreMachine(RuleBasedStateMachine):
         self.flow: dict[str, Flow] = {}
         self.cells: dict[str, int] = {}
         self.prompt: dict[str, int] = {}
+        self.most: dict[str, int] = {}
+        self.made: dict[str, int] = {}
         self.deaths: dict[str, int] = {}
         self.workers: dict[int, str] = {}  # worker -> "starting" | "ready" | "stopping"
         self.model_of: dict[int, str] = {}
@@ -73,16 +75,23 @@ class CoreMachine(RuleBasedStateMachine):
                 assert request_id in self.open
                 self.assert_suspects_are_alone(request_id, worker_id)
                 self.preparing[request_id] = worker_id
-            case ev.Grant(request_id, worker_id, max_output_tokens):
+            case ev.Grant(request_id, worker_id, max_output_tokens, cells):
                 assert not self.drained, "a grant after the drain"
-                self.grant(request_id, worker_id, max_output_tokens)
+                assert max_output_tokens >= 1
+                self.most[request_id] = self.prompt[request_id] + max_output_tokens
+                self.grant(request_id, worker_id, cells)
+            case ev.ExtendSequence(request_id, worker_id, cells):
+                assert self.running[request_id] == worker_id
+                assert self.cells[request_id] < cells <= self.most[request_id]
+                self.cells[request_id] = cells
+                self.assert_cells_are_there(worker_id)
             case ev.PauseSequence(request_id, worker_id):
                 assert self.running.pop(request_id) == worker_id
                 assert request_id in self.open
                 self.paused[request_id] = worker_id
-            case ev.ResumeSequence(request_id, worker_id):
+            case ev.ResumeSequence(request_id, worker_id, cells):
                 assert self.paused.pop(request_id) == worker_id
-                self.grant(request_id, worker_id, self.cells[request_id] - self.prompt[request_id])
+                self.grant(request_id, worker_id, cells)
             case ev.EndRequest(request_id):
                 self.end(request_id)
             case ev.BookUsage(request_id):
@@ -91,7 +100,11 @@ class CoreMachine(RuleBasedStateMachine):
             case ev.CancelSequence(request_id, worker_id):
                 assert worker_id in self.workers
 
-    def grant(self, request_id: str, worker_id: int, max_output_tokens: int) -> None:
+    def assert_cells_are_there(self, worker_id: int) -> None:
+        held = sum(self.cells[r] for r, worker in self.running.items() if worker == worker_id)
+        assert held <= MODELS[self.model_of[worker_id]].kv_cells
+
+    def grant(self, request_id: str, worker_id: int, cells: int) -> None:
         assert self.workers[worker_id] == "ready"
         assert request_id in self.open
         assert request_id not in self.running
@@ -102,12 +115,12 @@ class CoreMachine(RuleBasedStateMachine):
         spec = MODELS[self.model_of[worker_id]]
         beside = [r for r, w in self.running.items() if w == worker_id]
         assert len(beside) < spec.slots
-        cells = self.prompt[request_id] + max_output_tokens
-        assert max_output_tokens >= 1
-        assert cells <= min(spec.context_cap, policy.context_cap or 99)
-        assert sum(self.cells[r] for r in beside) + cells <= spec.kv_cells
+        assert self.most[request_id] <= min(spec.context_cap, policy.context_cap or 99)
+        has = self.prompt[request_id] + self.made.get(request_id, 0)
+        assert has < cells <= self.most[request_id], "not even the next token has a cell"
         self.assert_suspects_are_alone(request_id, worker_id)
         self.running[request_id], self.cells[request_id] = worker_id, cells
+        self.assert_cells_are_there(worker_id)
 
     def assert_suspects_are_alone(self, request_id: str, worker_id: int) -> None:
         at_work = [r for books in (self.preparing, self.abandoned, self.running) for r, w in books.items()]
@@ -160,8 +173,15 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), rows=st.integers(0, 3), prompt=st.integers(0, 50), seconds=st.floats(0, 2))
     def stepped(self, data: st.DataObject, rows: int, prompt: int, seconds: float) -> None:
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
-        mine = sorted(request_id for request_id, worker in self.running.items() if worker == worker_id)[:rows]
+        mine = sorted(r for r, worker in self.running.items() if worker == worker_id and self.has_a_cell(r))[:rows]
+        for request_id in mine:
+            self.made[request_id] = self.made.get(request_id, 0) + 1
         self.do(ev.StepDone(worker_id, rows, prompt, tuple((request_id, 1) for request_id in mine), seconds))
+
+    def has_a_cell(self, request_id: str) -> bool:
+        """The last token of an answer comes with its end."""
+        has = self.prompt[request_id] + self.made.get(request_id, 0)
+        return has < self.cells[request_id] and has + 1 < self.most[request_id]
 
     @precondition(lambda self: self.preparing)
     @rule(data=st.data(), tokens=st.integers(1, 35))
@@ -258,6 +278,9 @@ class CoreMachine(RuleBasedStateMachine):
             held = [r for r, w in self.running.items() if w in workers]
             assert status.busy_slots == len(held)
             assert status.reserved_cells == sum(self.cells[r] for r in held)
+            short = [r for r in held if self.prompt[r] + self.made.get(r, 0) >= self.cells[r] < self.most[r]]
+            leaving = {e.request_id for e, _, _ in self.history if isinstance(e, ev.RequestCancelled)}
+            assert not short or leaving & set(held), "somebody stands still though others could make room"
         of_model = {model: [r for r, m in self.open.items() if m == model] for model in MODELS}
         queued = sum(max(0, len(requests) - MODELS[model].slots) for model, requests in of_model.items())
         assert queued <= CONFIG.max_queue

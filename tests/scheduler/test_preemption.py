@@ -28,7 +28,7 @@ def full() -> Driver:
     """One key has all slots, and has had them for a while."""
     driver = _driver()
     for name in "abcd":
-        assert driver.run(name, key="heavy") == [ev.Grant(name, 1, 10)]
+        assert driver.run(name, key="heavy") == [ev.Grant(name, 1, 10, 20)]
     driver.now += 2 * LEAST_RUN_S
     return driver
 
@@ -38,14 +38,14 @@ def _changed(actions: list[ev.Action]) -> list[tuple[str, str]]:
 
 
 def test_another_key_gets_the_slot_of_who_came_last_at_once(full: Driver) -> None:
-    assert full.run("x", key="light") == [ev.PauseSequence("d", 1), ev.Grant("x", 1, 10)]
+    assert full.run("x", key="light") == [ev.PauseSequence("d", 1), ev.Grant("x", 1, 10, 20)]
     assert full.core.model_status("m").busy_slots == SLOTS
 
 
 def test_it_goes_on_when_a_slot_is_free(full: Driver) -> None:
     full.run("x", key="light")
 
-    assert full.do(ev.SequenceFinished("x")) == [ev.ResumeSequence("d", 1)]
+    assert full.do(ev.SequenceFinished("x")) == [ev.ResumeSequence("d", 1, 20)]
     assert full.do(ev.SequenceFinished("d", 10, 0, 10, complete=True)) == []
     assert full.core.model_status("m").busy_slots == 3
 
@@ -138,7 +138,7 @@ def test_what_was_paused_on_a_worker_that_died_goes_on_and_is_not_suspected(full
     for name in "abcx":
         full.price(name)
         full.do(ev.SequenceFinished(name, 10, 0, 10, complete=True))
-    assert full.price("d") == [ev.Grant("d", 2, 10)]
+    assert full.price("d") == [ev.Grant("d", 2, 10, 20)]
 
 
 def test_a_paused_request_is_booked_for_what_it_had(full: Driver) -> None:
@@ -191,7 +191,7 @@ def test_what_was_paused_is_ended_before_the_worker_stops(end: Callable[[Driver]
     driver.tick(2.0)
     actions = [action for name in "abcx" for action in driver.do(ev.SequenceFinished(name))]
 
-    assert ev.ResumeSequence("d", 1) in actions
+    assert ev.ResumeSequence("d", 1, 20) in actions
     assert ev.StopWorker(1) not in actions
     last = driver.do(ev.SequenceFinished("d"))
     assert (ev.StopWorker(1) in last) or driver.core.idle

@@ -56,7 +56,12 @@ class Job:
     error: SlotwiseError | None = None
     computed: int = 0
     made: int = 0
+    cells: int = 0
     pauses: int = 0
+
+    @property
+    def has_a_cell(self) -> bool:
+        return self.prompt + self.made <= self.cells
 
     @property
     def ttft(self) -> float:
@@ -145,15 +150,18 @@ class World:
             match action:
                 case ev.PreparePrompt(request_id):
                     self.do(ev.RequestPriced(request_id, self.jobs[request_id].prompt))
-                case ev.Grant(request_id):
+                case ev.Grant(request_id, _, _, cells):
                     job = self.jobs[request_id]
-                    job.granted = self.now
+                    job.granted, job.cells = self.now, cells
                     self.running[request_id] = job
+                case ev.ExtendSequence(request_id, _, cells):
+                    self.running[request_id].cells = cells
                 case ev.PauseSequence(request_id):
                     self.jobs[request_id].pauses += 1
                     del self.running[request_id]
-                case ev.ResumeSequence(request_id):
+                case ev.ResumeSequence(request_id, _, cells):
                     self.running[request_id] = self.jobs[request_id]
+                    self.jobs[request_id].cells = cells
                 case ev.EndRequest(request_id, error):
                     self._ended(self.jobs[request_id], error)
                 case ev.CancelSequence(request_id) if request_id in self.running:
@@ -172,13 +180,16 @@ class World:
     def _begin_step(self) -> None:
         if self._step_ends is not None or not self.running:
             return
-        self._rows = [job for job in self.running.values() if job.computed == job.prompt]
+        assert sum(job.cells for job in self.running.values()) <= self.machine.kv_cells
+        self._rows = [job for job in self.running.values() if job.computed == job.prompt and job.has_a_cell]
         prompts = [job for job in self.running.values() if job.computed < job.prompt]
         room = self.machine.chunk if self._rows else 512
         self._chunks = {}
         for job in sorted(prompts, key=lambda job: job.prompt - job.computed):
             self._chunks[job.name] = min(room, job.prompt - job.computed)
             room -= self._chunks[job.name]
+        if not self._rows and not self._chunks:
+            return  # all of them stand still
         self._step_ends = self.now + self.machine.seconds(len(self._rows), sum(self._chunks.values()))
 
     def _end_step(self) -> None:

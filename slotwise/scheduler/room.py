@@ -1,0 +1,90 @@
+"""Whether there are cells for a request beside those that run, and how many it gets at first. Pure.
+
+Where each slot can have the largest sequence, and with `reserve_full`, a request gets the cells of its whole answer,
+and that is all there is to it. Elsewhere most of them would never be used: answers are shorter than they may be. There
+it gets cells a few tokens ahead of what it has, and begins only if all that run will probably have enough to their ends
+(`peak`). Where that was wrong somebody is paused (`placement`): nobody ever has a cell that is another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from slotwise.scheduler.admission import Price
+from slotwise.scheduler.lifecycle import RequestState
+from slotwise.scheduler.peak import Gap, Holding, fits_when, may_pass, peak
+from slotwise.scheduler.records import ModelRecord, RequestRecord, SchedulerConfig, WorkerRecord
+
+#: Of the pool, what is planned with while more than one runs.
+_PLANNED = 0.98
+
+
+class Room:
+    """Looks at records, and changes none."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self._config = config
+
+    def lease(self, worker: WorkerRecord, request: RequestRecord, most: int) -> int:
+        """Cells that it gets now; `most`: those of the whole answer."""
+        if self._in_full(worker):
+            return most
+        return min(most, request.prompt_tokens + request.output_tokens + self._config.cells_ahead)
+
+    def wants_more(self, worker: WorkerRecord, request: RequestRecord) -> bool:
+        """It comes near the end of its cells: half of what it is given ahead is for the steps until it has more."""
+        held = worker.cells.of(request.request_id)
+        return held < request.most_cells and (
+            request.prompt_tokens + request.output_tokens + self._config.cells_ahead // 2 >= held
+        )
+
+    def fits(
+        self,
+        model: ModelRecord,
+        worker: WorkerRecord,
+        request: RequestRecord,
+        cost: Price,
+        cells: int,
+        without: Collection[RequestRecord] = (),
+    ) -> bool:
+        """`cells` are enough for it to begin, and it will probably get on to its end. `without`: those that would be
+        paused."""
+        if self.lease(worker, request, cost.cells) > cells:
+            return False
+        if self._in_full(worker):
+            return True
+        others = self._running(model, worker, without)
+        candidate = self._holding(model, worker, request)
+        return not others or peak([*others, candidate]) <= _PLANNED * worker.cells.capacity
+
+    def gap(self, model: ModelRecord, worker: WorkerRecord, head: RequestRecord) -> Gap:
+        """When there will be cells for `head`, which waits for them."""
+        running = self._running(model, worker)
+        return fits_when(running, self._holding(model, worker, head), _PLANNED * worker.cells.capacity)
+
+    def may_pass(self, model: ModelRecord, worker: WorkerRecord, other: RequestRecord, gap: Gap) -> bool:
+        """`other` may begin before the one that waits for the gap."""
+        return may_pass(self._holding(model, worker, other), gap)
+
+    def _in_full(self, worker: WorkerRecord) -> bool:
+        return self._config.reserve_full or worker.has_cells_for_all
+
+    def _running(
+        self, model: ModelRecord, worker: WorkerRecord, without: Collection[RequestRecord] = ()
+    ) -> list[Holding]:
+        return [
+            self._holding(model, worker, held)
+            for held in worker.holding.values()
+            if not any(held is o for o in without)
+        ]
+
+    def _holding(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord) -> Holding:
+        if request.state is RequestState.CANCELLING:
+            return Holding(worker.cells.of(request.request_id), 0.0)
+        cells = request.prompt_tokens + request.output_tokens
+        if self._config.reserve_full:
+            return Holding(cells, max(request.claim.most_output - request.output_tokens, 1))
+        # What it is given ahead is nobody else's either.
+        left = model.demand.likely_left(request.claim)
+        ahead = min(self._config.cells_ahead, request.claim.most_output - request.output_tokens - left)
+        return Holding(cells + ahead, left)
