@@ -18,7 +18,8 @@ PURE = [
         f"slotwise.scheduler.{name}"
         for name in (
             *("admission", "backlog", "books", "core", "demand", "events", "fairline", "gate", "lengths", "lifecycle"),
-            *("placement", "policy", "preemption", "ranking", "rates", "records", "residency", "shares", "tally"),
+            *("outlook", "placement", "policy", "preemption", "ranking", "rates", "records", "residency", "shares"),
+            *("tally", "turns"),
         )
     ),
     "slotwise.keys.secret",

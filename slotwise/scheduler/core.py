@@ -27,6 +27,7 @@ from slotwise.scheduler.demand import Claim
 from slotwise.scheduler.fairline import Place
 from slotwise.scheduler.gate import Gate, Verdict, draining, unavailable, waited_in_vain
 from slotwise.scheduler.lifecycle import HOLDING, WAITING, RequestState, WorkerState
+from slotwise.scheduler.outlook import Outlook
 from slotwise.scheduler.placement import Placement
 from slotwise.scheduler.policy import Policies
 from slotwise.scheduler.preemption import LEAST_RUN_S
@@ -56,6 +57,8 @@ class Scheduler:
         self._actions: list[ev.Action] = []
         self._books = Books(self._models, self._residency, self._limits, self._actions)
         self._placement = Placement(self._models, self._books, self._limits, self._gate, self._actions)
+        #: What those who ask are told.
+        self.outlook = Outlook(self._models, self._books, self._limits)
         self._arrivals = 0
         #: When waiting requests are to be looked at.
         self._deadlines: Ranking[float] = Ranking()
