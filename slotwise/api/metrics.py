@@ -38,6 +38,9 @@ class Metrics:
         self.queue_time = self._histogram("request_queue_time_seconds", "From arrival to a slot", _SECONDS)
         self.ttft = self._histogram("time_to_first_token_seconds", "From arrival to the first token", _SECONDS)
         self.token_gap = self._histogram("inter_token_latency_seconds", "Between chunks of one stream", _GAP_SECONDS)
+        self.tpot = self._histogram(
+            "time_per_output_token_seconds", "Between the first and the last token, for each that came", _GAP_SECONDS
+        )
         self.latency = self._histogram("e2e_request_latency_seconds", "From arrival to the last token", _SECONDS)
 
     def render(self) -> bytes:

@@ -16,10 +16,10 @@ from typing import assert_never
 import anyio
 
 from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
-from slotwise.request import FinishReason, GenerationRequest, ServiceTier, TokenChunk, Usage, prompt_characters
+from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, prompt_characters
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
-from slotwise.scheduler.fairline import Priority
+from slotwise.scheduler.enquiries import PRIORITIES, Enquiries
 from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.records import ModelStatus
 from slotwise.scheduler.shares import Flow
@@ -27,12 +27,6 @@ from slotwise.workers import protocol
 from slotwise.workers.protocol import Delta, LoadModel, ModelInfo, Report, StepReport, WorkerPool
 
 logger = logging.getLogger(__name__)
-
-_PRIORITIES = {
-    ServiceTier.FLEX: Priority.LOW,
-    ServiceTier.DEFAULT: Priority.NORMAL,
-    ServiceTier.PRIORITY: Priority.HIGH,
-}
 
 
 @dataclass(slots=True)
@@ -93,6 +87,7 @@ class Dispatcher:
         self._on_usage = on_usage
         self._clock = clock
         self._leases: dict[str, Lease] = {}
+        self.enquiries = Enquiries(core.outlook, self._leases, clock)
         self._workers: dict[int, str] = {}
         #: Workers that were asked to exit.
         self._stopping: set[int] = set()
@@ -111,6 +106,10 @@ class Dispatcher:
     @property
     def draining(self) -> bool:
         return self._core.draining
+
+    def serves(self, model: str) -> bool:
+        """There is such a model, loaded or not."""
+        return model in self._counters
 
     def lease(self, request: GenerationRequest) -> Lease:
         """A lease for one request, submitted when it is entered."""
@@ -163,7 +162,7 @@ class Dispatcher:
                 request.model,
                 request.max_output_tokens,
                 Flow(request.key, request.user),
-                _PRIORITIES[request.tier] if request.tier else None,
+                PRIORITIES[request.tier] if request.tier else None,
                 prompt_characters(request.prompt),
                 request.max_wait_s,
                 request.patience_s,
