@@ -17,7 +17,19 @@ PURE = [
     *(
         f"slotwise.scheduler.{name}"
         for name in (
-            *("admission", "backlog", "books", "core", "demand", "events", "fairline", "gate", "lengths", "lifecycle"),
+            *(
+                "admission",
+                "backlog",
+                "books",
+                "core",
+                "counters",
+                "demand",
+                "events",
+                "fairline",
+                "gate",
+                "lengths",
+                "lifecycle",
+            ),
             *("outlook", "placement", "policy", "preemption", "ranking", "rates", "records", "residency", "shares"),
             *("tally", "turns"),
         )

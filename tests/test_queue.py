@@ -104,6 +104,8 @@ def test_who_is_paused_is_told_so(server: ServerProcess, secrets: dict[str, str]
             assert next(line for line in lines if line.startswith(":")) == ": paused"
             (own,) = _queue(server, secrets, "ann")["requests"]
             assert own["state"] == "paused"
+            text = httpx.get(f"{server.root}/metrics", headers=_headers(secrets, "ann")).text
+            assert 'slotwise_pauses_total{model="m"} 1.0' in text
     server.wait_until_idle()
 
 

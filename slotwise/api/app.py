@@ -58,10 +58,11 @@ def create_app(
     clock: Callable[[], float] = time.monotonic,
     allowed_hosts: Collection[str] | None = None,
     user_header: str = "",
+    metrics: Metrics | None = None,
 ) -> ASGIApp:
     """The whole HTTP edge of one server. `allowed_hosts`: names under which it may be asked; None = any.
-    `user_header`: names the end user behind a key; "" = none does."""
-    routes = Routes(service, max_body_bytes, clock, user_header)
+    `user_header`: names the end user behind a key; "" = none does. `metrics`: where to count, if not in its own."""
+    routes = Routes(service, metrics or Metrics(service.status), max_body_bytes, clock, user_header)
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
@@ -85,13 +86,20 @@ def create_app(
 class Routes:
     """The endpoints, over one service."""
 
-    def __init__(self, service: Generation, max_body_bytes: int, clock: Callable[[], float], user_header: str) -> None:
+    def __init__(
+        self,
+        service: Generation,
+        metrics: Metrics,
+        max_body_bytes: int,
+        clock: Callable[[], float],
+        user_header: str,
+    ) -> None:
         self._service = service
         self._max_body_bytes = max_body_bytes
         self._clock = clock
         self._started_at = clock()
         self._created = int(time.time())
-        self._metrics = Metrics(service.status)
+        self._metrics = metrics
         self._user_header = user_header
 
     async def chat(self, request: Request) -> ASGIApp:

@@ -130,6 +130,7 @@ class Scheduler:
         place = Place(self._arrivals, now, event.flow, policy.class_of(event.priority))
         request = RequestRecord(event, Claim(place, verdict.work, predicted_wait=verdict.wait))
         self._books.open(request)
+        model.admitted += 1
         if (longest := self._gate.max_wait(event)) is not None:
             self._deadlines.add(request.request_id, now + longest)
         self._pump(model, now)

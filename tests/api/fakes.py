@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message
 from slotwise.errors import SlotwiseError
 from slotwise.request import FinishReason, GenerationRequest, ServiceTier, TokenChunk, Usage
 from slotwise.scheduler.admission import Allowance
-from slotwise.scheduler.dispatcher import ModelCounters, ServedModel
+from slotwise.scheduler.counters import ModelCounters
+from slotwise.scheduler.dispatcher import ServedModel
 from slotwise.scheduler.outlook import ModelQueue, Standing
 from slotwise.scheduler.records import ModelStatus
 
