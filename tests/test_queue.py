@@ -59,13 +59,6 @@ def _stream(
         yield response
 
 
-def _until_taken(server: ServerProcess) -> None:
-    deadline = time.monotonic() + 10
-    while server.model()["busy_slots"] < 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def _queue(server: ServerProcess, secrets: dict[str, str], key: str) -> dict[str, Any]:
     told: dict[str, Any] = httpx.get(f"{server.base_url}/slotwise/queue", headers=_headers(secrets, key)).json()
     return told
@@ -111,9 +104,10 @@ def test_who_is_paused_is_told_so(server: ServerProcess, secrets: dict[str, str]
 
 def test_comments_do_not_disturb_the_official_client(server: ServerProcess, secrets: dict[str, str]) -> None:
     client = openai.OpenAI(base_url=server.base_url, api_key=secrets["ann"], max_retries=0)
-    with client, _stream(server, _headers(secrets, "ann"), max_tokens=400):
+    with client, _stream(server, _headers(secrets, "ann"), max_tokens=600):
         headers = {"X-Slotwise-Queue": "1"}
         stream = client.completions.create(model="m", prompt="x", max_tokens=3, stream=True, extra_headers=headers)
+        assert server.model()["waiting"] == 1, "its answer has begun with a comment"
         chunks = list(stream)
 
     assert "".join(chunk.choices[0].text for chunk in chunks)
