@@ -133,7 +133,9 @@ class KeyLimits:
             parallel = slots if policy.max_parallel is None else min(policy.max_parallel, slots)
             left = free if policy.max_parallel is None else min(free, max(0, policy.max_parallel - running - waiting))
             remaining = left + max(0, policy.max_queued - waiting)
-            requests = Level(parallel + policy.max_queued, remaining, turn if waiting else 0.0)
+            # Not less than a refusal tells: `turn` knows of slots, and not of the key's own limit.
+            reset = max(turn, RETRY_AFTER_MIN_S) if waiting else 0.0
+            requests = Level(parallel + policy.max_queued, remaining, reset)
         if (bucket := self._bucket(key, now)) is not None:
             remaining = max(0, math.floor(bucket.level(now)))
             tokens = Level(bucket.per_minute, remaining, bucket.seconds_until(bucket.per_minute, now))

@@ -239,6 +239,7 @@ def test_what_is_left_of_requests_is_what_would_be_taken() -> None:
         level = driver.core.outlook.allowance("k", "m", 0.0).requests
         assert level is not None
         assert level.limit == 3
+        assert level.reset_s == (0.0 if before < 2 else 1.0), "a slot is free, and not for the key"
         for number in range(5):
             refused = any(isinstance(action, ev.EndRequest) for action in driver.submit(f"more {number}", key="k"))
             taken[before] += not refused
