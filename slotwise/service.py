@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from slotwise.api.app import create_app
+from slotwise.api.metrics import Metrics
 from slotwise.config import ConfigError, Settings, data_of, key_store, memory_budget
 from slotwise.console import announce, watch_loads
 from slotwise.keys.keyring import Keyring
@@ -67,8 +68,9 @@ class Service:
             self.supervisor,
             loads,
             isolate_keys=settings.isolate_keys,
-            on_usage=lambda booked: usage.record(_usage_entry(booked)),
+            on_usage=self._book,
         )
+        self._metrics = Metrics(self.dispatcher.status, keyring.policies)
         self.supervisor.connect(self.dispatcher)
         self.server: Server = http_server(
             create_app(
@@ -77,6 +79,7 @@ class Service:
                 max_body_bytes=settings.max_body,
                 allowed_hosts=_allowed_hosts(settings, keyring),
                 user_header=settings.user_header,
+                metrics=self._metrics,
             )
         )
         self._stopped = anyio.Event()
@@ -94,6 +97,10 @@ class Service:
                 self.dispatcher.preload(model)
         await self._wait_for_signals()
         self._tasks.cancel_scope.cancel()
+
+    def _book(self, booked: BookUsage) -> None:
+        self._usage.record(_usage_entry(booked))
+        self._metrics.book(booked)
 
     async def _serve_http(self, sock: socket.socket) -> None:
         await self.server.serve(sockets=[sock])

@@ -17,9 +17,9 @@ PURE = [
     *(
         f"slotwise.scheduler.{name}"
         for name in (
-            *("admission", "backlog", "books", "core", "demand", "events", "fairline", "gate", "lengths", "lifecycle"),
-            *("peak", "placement", "policy", "preemption", "ranking", "rates", "records", "residency", "room"),
-            *("shares", "tally"),
+            *("admission", "backlog", "books", "core", "counters", "demand", "events", "fairline", "gate", "lengths"),
+            *("lifecycle", "outlook", "peak", "placement", "policy", "preemption", "ranking", "rates", "records"),
+            *("residency", "room", "shares", "tally", "turns"),
         )
     ),
     "slotwise.keys.secret",

@@ -87,6 +87,9 @@ def test_a_worker_killed_in_mid_stream_costs_a_pause_and_no_word(server: ServerP
     assert choices[-1]["finish_reason"] == "length"
     assert chunks[-1]["usage"]["completion_tokens"] == 300
     assert server.wait_until_idle()["restarts"] == 2
+    text = httpx.get(f"{server.root}/metrics").text
+    assert 'slotwise_worker_deaths_total{cause="outside",model="m"} 2.0' in text
+    assert 'slotwise_requests_continued_total{model="m"} 2.0' in text
 
 
 @pytest.mark.parametrize("poison", ["BOOM", "BANG"])

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slotwise import __version__
-from slotwise.api import waits
+from slotwise.api import queueing, waits
 from slotwise.api.body import ClientLeft, read_json_body
 from slotwise.api.edge import Edge
 from slotwise.api.metrics import Metrics
@@ -25,7 +25,7 @@ from slotwise.api.openapi import document
 from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
 from slotwise.api.schema import MAX_USER_LENGTH, Asker, ParsedRequest, parse_chat, parse_completion
 from slotwise.api.seam import Generation
-from slotwise.api.streaming import GenerationResponse
+from slotwise.api.streaming import PING_INTERVAL_S, GenerationResponse
 from slotwise.errors import ModelNotFound, SlotwiseError
 from slotwise.keys.keyring import Keyring
 from slotwise.scheduler.dispatcher import ServedModel
@@ -58,10 +58,11 @@ def create_app(
     clock: Callable[[], float] = time.monotonic,
     allowed_hosts: Collection[str] | None = None,
     user_header: str = "",
+    metrics: Metrics | None = None,
 ) -> ASGIApp:
     """The whole HTTP edge of one server. `allowed_hosts`: names under which it may be asked; None = any.
-    `user_header`: names the end user behind a key; "" = none does."""
-    routes = Routes(service, max_body_bytes, clock, user_header)
+    `user_header`: names the end user behind a key; "" = none does. `metrics`: where to count, if not in its own."""
+    routes = Routes(service, metrics or Metrics(service.status), max_body_bytes, clock, user_header)
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
@@ -69,6 +70,7 @@ def create_app(
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{model_id:path}", routes.model, methods=["GET"]),
             Route("/v1/slotwise/status", routes.status, methods=["GET"]),
+            Route("/v1/slotwise/queue", routes.queue, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),
             Route("/ready", routes.ready, methods=["GET"]),
             Route("/metrics", routes.metrics_text, methods=["GET"]),
@@ -84,13 +86,20 @@ def create_app(
 class Routes:
     """The endpoints, over one service."""
 
-    def __init__(self, service: Generation, max_body_bytes: int, clock: Callable[[], float], user_header: str) -> None:
+    def __init__(
+        self,
+        service: Generation,
+        metrics: Metrics,
+        max_body_bytes: int,
+        clock: Callable[[], float],
+        user_header: str,
+    ) -> None:
         self._service = service
         self._max_body_bytes = max_body_bytes
         self._clock = clock
         self._started_at = clock()
         self._created = int(time.time())
-        self._metrics = Metrics(service.status)
+        self._metrics = metrics
         self._user_header = user_header
 
     async def chat(self, request: Request) -> ASGIApp:
@@ -105,17 +114,26 @@ class Routes:
         try:
             body = await read_json_body(request.headers, request.receive, self._max_body_bytes)
             parsed = parse(body, self._asker(request))
+            interval = waits.told_every(request.headers) or PING_INTERVAL_S
         except ClientLeft:
             return _AsResponse(_silence)
         except SlotwiseError as error:
             self.count_refusal(error.code)
             raise
-        return GenerationResponse(parsed, dialect, self._service, self._metrics, clock=self._clock)
+        return GenerationResponse(
+            parsed, dialect, self._service, self._metrics, clock=self._clock, ping_interval_s=interval
+        )
 
     def _asker(self, request: Request) -> Asker:
         user = request.headers.get(self._user_header, "")[:MAX_USER_LENGTH] if self._user_header else ""
         headers = request.headers
-        return Asker(request.scope["slotwise.key"], user, waits.asked_for(headers), waits.patience(headers))
+        return Asker(
+            request.scope["slotwise.key"],
+            user,
+            waits.asked_for(headers),
+            waits.patience(headers),
+            request.scope["slotwise.request_id"],
+        )
 
     def count_refusal(self, code: str) -> None:
         self._metrics.rejected.labels(code).inc()
@@ -135,6 +153,14 @@ class Routes:
         uptime = round(self._clock() - self._started_at, 3)
         state = {"version": __version__, "uptime_s": uptime, "draining": self._service.draining, "models": models}
         return _json(state)
+
+    async def queue(self, request: Request) -> Response:
+        """Of the caller's key alone: what others have in line is none of its business."""
+        key, enquiries = request.scope["slotwise.key"], self._service.enquiries
+        own = enquiries.requests(key)
+        listed = [(one, enquiries.standing(one.request_id)) for one in own[: queueing.MAX_LISTED]]
+        standing = [(one, standing) for one, standing in listed if standing is not None]
+        return _json(queueing.queue_object(standing, len(own), enquiries.queues(key)))
 
     async def health(self, request: Request) -> Response:
         return _json({"status": "ok"})

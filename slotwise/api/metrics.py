@@ -1,18 +1,23 @@
 """Prometheus: counters and histograms of requests here, everything about models from one snapshot per scrape.
 
-Labels come only from configured model names and our own codes, so that nobody outside can make series.
+Labels come only from configured model names, names in the key store and our own codes, so that nobody outside can make
+series. docs/metrics.md has them all; a test holds it against what is served.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from slotwise.scheduler.dispatcher import ServedModel
+from slotwise.scheduler.events import BookUsage
+from slotwise.usage.entry import OTHERS
 
+#: Label of requests that came without a key; no key has this name.
+NO_KEY = "(none)"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100)
 _GAP_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56)
 
@@ -20,7 +25,10 @@ _GAP_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.
 class Metrics:
     """All series of one server, in a registry of its own."""
 
-    def __init__(self, status: Callable[[], Sequence[ServedModel]]) -> None:
+    def __init__(self, status: Callable[[], Sequence[ServedModel]], key_names: Container[str] = ()) -> None:
+        """`key_names`: keys that have series of their own; it may change."""
+        # When a series was made is nobody's question, and would be as many series again.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         registry.register(_ModelCollector(status))
         self.requests = Counter(
@@ -38,7 +46,16 @@ class Metrics:
         self.queue_time = self._histogram("request_queue_time_seconds", "From arrival to a slot", _SECONDS)
         self.ttft = self._histogram("time_to_first_token_seconds", "From arrival to the first token", _SECONDS)
         self.token_gap = self._histogram("inter_token_latency_seconds", "Between chunks of one stream", _GAP_SECONDS)
+        self.tpot = self._histogram(
+            "time_per_output_token_seconds", "Between the first and the last token, for each that came", _GAP_SECONDS
+        )
         self.latency = self._histogram("e2e_request_latency_seconds", "From arrival to the last token", _SECONDS)
+
+        self._keys = _KeyMeters(registry, key_names)
+
+    def book(self, usage: BookUsage) -> None:
+        """What a request took is counted under its key."""
+        self._keys.book(usage)
 
     def render(self) -> bytes:
         """The text exposition format."""
@@ -46,6 +63,32 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"slotwise_{name}", text, ["model"], buckets=buckets, registry=self._registry)
+
+
+class _KeyMeters:
+    """Service by key. Keys that clients make up, where none are asked for, and those of `--api-key`, which have no
+    names, are counted together."""
+
+    def __init__(self, registry: CollectorRegistry, names: Container[str]) -> None:
+        self._names = names
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"slotwise_key_{name}", text, ["key", *labels], registry=registry)
+
+        self._requests = counter("requests", "Requests of a key that ended; n answers are n requests", "outcome")
+        self._prompt = counter("prompt_tokens", "Prompt tokens of a key")
+        self._cached = counter("cached_prompt_tokens", "Of them, taken from cells")
+        self._completion = counter("completion_tokens", "Tokens generated for a key")
+        self._run = counter("run_seconds", "Seconds in which requests of a key had a slot")
+
+    def book(self, usage: BookUsage) -> None:
+        key = usage.flow.key
+        label = NO_KEY if not key else key if key in self._names else OTHERS
+        self._requests.labels(label, usage.outcome).inc()
+        self._prompt.labels(label).inc(usage.prompt_tokens)
+        self._cached.labels(label).inc(usage.cached_tokens)
+        self._completion.labels(label).inc(usage.output_tokens)
+        self._run.labels(label).inc(usage.run_s)
 
 
 class _ModelCollector(Collector):
@@ -58,7 +101,12 @@ class _ModelCollector(Collector):
             ("model_ready", "1 if the model is loaded and takes requests", lambda m: m.status.state == "ready"),
             ("requests_running", "Requests that hold a slot", lambda m: m.status.busy_slots),
             ("requests_waiting", "Requests in line", lambda m: m.status.waiting),
-            ("slots_total", "Slots of the model", lambda m: m.status.slots),
+            (
+                "predicted_wait_seconds",
+                "Until a request that comes now, of a key that has nothing else, has its turn",
+                lambda m: m.status.predicted_wait_s,
+            ),
+            ("slots", "Slots of the model", lambda m: m.status.slots),
             ("slots_busy", "Slots in use", lambda m: m.status.busy_slots),
             ("kv_cells_capacity", "KV cells of the pool", lambda m: m.status.kv_cells),
             ("kv_cells_reserved", "KV cells promised to running requests", lambda m: m.status.reserved_cells),
@@ -89,6 +137,17 @@ class _ModelCollector(Collector):
             ),
             ("draft_tokens", "Drafted tokens that were checked", lambda m: m.counters.drafted_total),
             ("draft_tokens_accepted", "Of them, right", lambda m: m.counters.drafts_accepted_total),
+            ("requests_admitted", "Requests that were let in; n answers are n requests", lambda m: m.status.admitted),
+            (
+                "pauses",
+                "Running requests that gave their slot to others for a while",
+                lambda m: m.counters.pauses_total,
+            ),
+            (
+                "requests_continued",
+                "Requests that had begun when their worker died, and went on with the next",
+                lambda m: m.counters.continued_total,
+            ),
             ("worker_restarts", "Workers lost that nobody had asked to stop", lambda m: m.status.restarts),
         ]
         for name, text, read in gauges:
@@ -101,3 +160,10 @@ class _ModelCollector(Collector):
             for model in models:
                 counter.add_metric([model.status.model], read(model))
             yield counter
+        deaths = CounterMetricFamily(
+            "slotwise_worker_deaths", "Workers that died unasked, by cause", labels=["model", "cause"]
+        )
+        for model in models:
+            for cause, count in model.counters.deaths_total.items():
+                deaths.add_metric([model.status.model, cause], count)
+        yield deaths

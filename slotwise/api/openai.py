@@ -58,7 +58,17 @@ def error_object(error: SlotwiseError) -> dict[str, Any]:
 class ChunkWriter:
     """Encodes the events of one stream. What is the same in every chunk is encoded once."""
 
-    def __init__(self, dialect: Dialect, response_id: str, model: str, created: int, *, include_usage: bool) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        response_id: str,
+        model: str,
+        created: int,
+        *,
+        include_usage: bool,
+        tier: dict[str, str] | None = None,
+    ) -> None:
+        """`tier`: the member that says the class, where it is told."""
         self._dialect = dialect
         head = {
             "id": response_id,
@@ -66,7 +76,7 @@ class ChunkWriter:
             "created": created,
             "model": model,
             "system_fingerprint": FINGERPRINT,
-        }
+        } | (tier or {})
         self._head = _encode(head)[:-1] + b',"choices":['
         # Where usage was asked for, every chunk carries the member; clients tell the last one by its value.
         self._tail = b'],"usage":null}' if include_usage else b"]}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from slotwise import __version__
+from slotwise.api import waits
 from slotwise.api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH, ROLES
+from slotwise.request import ServiceTier
 
 _STRING, _BOOLEAN = {"type": "string"}, {"type": "boolean"}
 
@@ -40,6 +42,8 @@ _GENERATION: dict[str, Any] = {
     "stream_options": _nullable({"type": "object", "properties": {"include_usage": _nullable(_BOOLEAN)}}),
     "ignore_eos": _nullable(_BOOLEAN),
     "user": _nullable({"type": "string", "maxLength": MAX_USER_LENGTH}),
+    "safety_identifier": _nullable({"type": "string", "maxLength": MAX_USER_LENGTH}),
+    "service_tier": _nullable({"enum": ["auto", *ServiceTier]}),
 }
 _PART = {
     "type": "object",
@@ -88,6 +92,67 @@ _ERROR = {
         }
     },
 }
+_SECONDS = _range("number", 0)
+_STANDING = {
+    "type": "object",
+    "required": ["request_id", "choice", "model", "state", "waited_s", "position", "predicted_start_s"],
+    "properties": {
+        "request_id": _STRING,
+        "choice": {"type": "integer", "minimum": 0},
+        "model": _STRING,
+        "state": {"enum": ["waiting", "paused", "running"]},
+        "waited_s": {"type": "number", "minimum": 0},
+        "position": _range("integer", 1),
+        "predicted_start_s": _SECONDS,
+    },
+}
+_LINE = {
+    "type": "object",
+    "required": ["model", "state", "running", "waiting", "slots", "predicted_wait_s"],
+    "properties": {
+        "model": _STRING,
+        "state": _STRING,
+        "running": {"type": "integer", "minimum": 0},
+        "waiting": {"type": "integer", "minimum": 0},
+        "slots": {"type": "integer", "minimum": 0},
+        "predicted_wait_s": _SECONDS,
+    },
+}
+_QUEUE = {
+    "type": "object",
+    "required": ["requests", "requests_total", "models"],
+    "properties": {
+        "requests": {"type": "array", "items": _STANDING},
+        "requests_total": {"type": "integer", "minimum": 0},
+        "models": {"type": "array", "items": _LINE},
+    },
+}
+
+
+def _header(name: str, description: str, least: float, most: float) -> dict[str, Any]:
+    schema = {"type": "number", "minimum": least, "maximum": most}
+    return {"name": name, "in": "header", "description": description, "schema": schema}
+
+
+_HEADERS = [
+    _header(waits.MAX_WAIT_HEADER, "Seconds that it may wait for its turn", 0, waits.LONGEST_WAIT_S),
+    _header(
+        waits.TELL_HEADER,
+        "Seconds between two comments in a stream that waits",
+        waits.SHORTEST_TELL_S,
+        waits.LONGEST_TELL_S,
+    ),
+]
+#: On answers and on 429, for keys that have the limit.
+_LIMITS = {
+    f"x-ratelimit-{name}-{kind}": {"description": text, "schema": _STRING if name == "reset" else {"type": "integer"}}
+    for kind in ("requests", "tokens")
+    for name, text in {
+        "limit": f"Most {kind} of the key",
+        "remaining": "Of them, those that are left",
+        "reset": "Until there is more, such as 6m0s",
+    }.items()
+}
 
 
 def _response(description: str, schema: dict[str, Any] | None = None, kind: str = "application/json") -> dict[str, Any]:
@@ -115,7 +180,8 @@ def _generate(summary: str, schema: str) -> dict[str, Any]:
     ok = _response("The answer, or its events with stream=true")
     ok["content"]["text/event-stream"] = {"schema": _STRING}
     body = {"required": True, "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}}
-    return {"post": {"summary": summary, "requestBody": body, "responses": {"200": ok, **_ERRORS}}}
+    responses = {"200": ok | {"headers": _LIMITS}, **_ERRORS, "429": _ERRORS["429"] | {"headers": _LIMITS}}
+    return {"post": {"summary": summary, "parameters": _HEADERS, "requestBody": body, "responses": responses}}
 
 
 def _read(summary: str, kind: str = "application/json", **others: str) -> dict[str, Any]:
@@ -128,6 +194,8 @@ def _read(summary: str, kind: str = "application/json", **others: str) -> dict[s
 def document() -> dict[str, Any]:
     """The whole document."""
     model = _read("One model", s404="No such model")
+    queue = _read("The caller's requests that wait or run, and the lines of its models")
+    queue["get"]["responses"]["200"] = _response("OK", {"$ref": "#/components/schemas/Queue"})
     model["get"]["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": _STRING}]
     return {
         "openapi": "3.1.0",
@@ -138,13 +206,19 @@ def document() -> dict[str, Any]:
             "/v1/models": _read("The models there are"),
             "/v1/models/{model_id}": model,
             "/v1/slotwise/status": _read("Slots, queue, cells and counters of every model"),
+            "/v1/slotwise/queue": queue,
             "/health": _read("The server is alive"),
             "/ready": _read("The server takes requests", s503="Draining, or no model can be loaded"),
             "/metrics": _read("Prometheus metrics", kind="text/plain"),
             "/openapi.json": _read("This document"),
         },
         "components": {
-            "schemas": {"ChatRequest": _CHAT, "CompletionRequest": _COMPLETION, "Error": _ERROR},
+            "schemas": {
+                "ChatRequest": _CHAT,
+                "CompletionRequest": _COMPLETION,
+                "Error": _ERROR,
+                "Queue": _QUEUE,
+            },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],

@@ -51,16 +51,20 @@ class ParsedRequest:
     choices: tuple[GenerationRequest, ...]
     stream: bool
     include_usage: bool
+    #: It asked for a class, and is told which it had.
+    tells_tier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who sent a body, and what its headers say: the key, the end user behind it, how long it may wait."""
+    """Who sent a body, and what its headers say: the key, the end user behind it, how long it may wait.
+    `request_id`: of the HTTP request."""
 
     key: str = ""
     user: str = ""
     max_wait_s: float | None = None
     patience_s: float | None = None
+    request_id: str = ""
 
 
 NOBODY = Asker()
@@ -118,9 +122,12 @@ def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prom
                 tier=tier,
                 max_wait_s=asker.max_wait_s,
                 patience_s=asker.patience_s,
+                origin=asker.request_id,
+                choice=index,
             )
         )
-    return ParsedRequest(response_id, model, tuple(choices), stream, _include_usage(data))
+    tells_tier = data.get("service_tier") is not None
+    return ParsedRequest(response_id, model, tuple(choices), stream, _include_usage(data), tells_tier)
 
 
 def _user(data: Mapping[str, Any]) -> str:

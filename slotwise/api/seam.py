@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from slotwise.request import GenerationRequest, TokenChunk
+from slotwise.request import GenerationRequest, ServiceTier, TokenChunk
+from slotwise.scheduler.admission import Allowance
 from slotwise.scheduler.dispatcher import ServedModel
+from slotwise.scheduler.outlook import ModelQueue, Standing
 
 
 class Lease(Protocol):
     granted_at: float | None
     first_chunk_at: float | None
+    last_chunk_at: float | None
 
     async def __aenter__(self) -> Self: ...
 
@@ -23,9 +26,26 @@ class Lease(Protocol):
     async def next_chunk(self) -> TokenChunk: ...
 
 
+class Enquiries(Protocol):
+    def standing(self, request_id: str) -> Standing | None: ...
+
+    def requests(self, key: str) -> Sequence[GenerationRequest]: ...
+
+    def queues(self, key: str) -> Sequence[ModelQueue]: ...
+
+    def allowance(self, key: str, model: str) -> Allowance: ...
+
+    def tier(self, request: GenerationRequest) -> ServiceTier: ...
+
+
 class Generation(Protocol):
     @property
     def draining(self) -> bool: ...
+
+    @property
+    def enquiries(self) -> Enquiries: ...
+
+    def serves(self, model: str) -> bool: ...
 
     def lease(self, request: GenerationRequest) -> Lease: ...
 

@@ -6,6 +6,11 @@ DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 
 
+def comment(text: str) -> bytes:
+    """A line that clients skip."""
+    return b": " + text.encode() + b"\n\n"
+
+
 def event(payload: bytes) -> bytes:
     """One event; `payload` is JSON on one line."""
     return b"data: " + payload + b"\n\n"

@@ -3,7 +3,8 @@
 The client is watched from the first moment, also while its request is queued and also when it does not stream; leaving
 the leases is what cancels. The first chunk decides the status line: until then a refusal is a real HTTP status. After
 PING_INTERVAL_S of waiting the 200 is committed all the same, because proxies and clients give up on silent connections;
-from then on a failure is an `error` event. (The pings have one more use: uvicorn stops reading a connection whose next
+from then on a failure is an `error` event. Silence is filled with comments, which clients skip: they say where the
+request stands (`queueing`). (They have one more use: uvicorn stops reading a connection whose next
 request is already buffered, and notices that such a client has left only when something is written.)
 """
 
@@ -22,14 +23,15 @@ import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from starlette.types import Message, Receive, Scope, Send
 
-from slotwise.api import sse
+from slotwise.api import queueing, ratelimits, sse
+from slotwise.api.figures import Figures
 from slotwise.api.metrics import Metrics
 from slotwise.api.openai import FINGERPRINT, ChunkWriter, Dialect, error_object, usage_object
 from slotwise.api.replies import error_reply, internal_error, json_reply
 from slotwise.api.schema import ParsedRequest
 from slotwise.api.seam import Generation, Lease
 from slotwise.errors import SlotwiseError
-from slotwise.request import TokenChunk, Usage
+from slotwise.request import TokenChunk
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +51,6 @@ class Part:
     chunk: TokenChunk
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What is known when an answer is over."""
-
-    usages: dict[int, Usage]
-    error: SlotwiseError | None = None
-
-
 class GenerationResponse:
     """An ASGI response for one parsed request."""
 
@@ -73,12 +67,10 @@ class GenerationResponse:
         self._request = request
         self._dialect = dialect
         self._service = service
-        self._metrics = metrics
-        self._clock = clock
         self._ping_interval_s = ping_interval_s
-        self._started_at = clock()
+        known = request.model if service.serves(request.model) else "unknown"
+        self._figures = Figures(known, len(request.choices), metrics, clock)
         self._leases: list[Lease] = []
-        self._last_chunk_at: list[float | None] = [None] * len(request.choices)
         self._committed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,28 +88,30 @@ class GenerationResponse:
             await _disconnected(receive)
             tasks.cancel_scope.cancel()
         if not finished:
-            self._metrics.disconnects.inc()
-            self._count("cancelled")
+            self._figures.left()
 
     async def _answer(self, send: Send, request_id: str) -> None:
-        outcome = Outcome({})
+        figures = self._figures
         try:
-            await (self._stream(send, outcome) if self._request.stream else self._collect(send, outcome))
+            await (self._stream(send) if self._request.stream else self._collect(send))
         except SlotwiseError as error:
-            outcome.error = error
-            await (_end_with(error, send) if self._committed else error_reply(error)(send))
+            figures.error = error
+            await (_end_with(error, send) if self._committed else self._refuse(error, send))
         except Exception:
             # Ours. A stream that is merely cut looks like success to many clients; before it, the app answers.
-            outcome.error = internal_error(request_id)
-            self._observe(outcome)
+            figures.error = internal_error(request_id)
+            figures.ended(self._leases, committed=self._committed)
             if self._committed:
-                await _end_with(outcome.error, send)
+                await _end_with(figures.error, send)
             raise
-        self._observe(outcome)
+        figures.ended(self._leases, committed=self._committed)
+
+    async def _refuse(self, error: SlotwiseError, send: Send) -> None:
+        await error_reply(error, self._limits() if error.status == 429 else None)(send)
 
     # ---- one JSON object
 
-    async def _collect(self, send: Send, outcome: Outcome) -> None:
+    async def _collect(self, send: Send) -> None:
         reasons = [""] * len(self._request.choices)
         pieces: list[list[str]] = [[] for _ in reasons]
 
@@ -125,7 +119,7 @@ class GenerationResponse:
             while not reasons[index]:
                 chunk = await lease.next_chunk()
                 pieces[index].append(chunk.text)
-                self._take(Part(index, chunk), outcome)
+                self._figures.take(index, chunk)
                 reasons[index] = chunk.finish_reason or ""
 
         async with AsyncExitStack() as stack:
@@ -141,44 +135,45 @@ class GenerationResponse:
                 self._dialect.choice(index, "".join(parts), reason)
                 for index, (parts, reason) in enumerate(zip(pieces, reasons, strict=True))
             ],
-            "usage": self._usage(outcome),
-            "timings": self._timings(),
-        }
-        await json_reply(body)(send)
+            "usage": self._usage(),
+            "timings": self._figures.timings(self._leases),
+        } | self._tier()
+        await json_reply(body, headers=self._limits())(send)
 
     # ---- events
 
-    async def _stream(self, send: Send, outcome: Outcome) -> None:
+    async def _stream(self, send: Send) -> None:
         writer = ChunkWriter(
             self._dialect,
             self._request.response_id,
             self._request.model,
             int(time.time()),
             include_usage=self._request.include_usage,
+            tier=self._tier(),
         )
         async with AsyncExitStack() as stack:
             leases = await self._enter(stack)
             if len(leases) == 1:
-                await self._stream_one(leases[0], writer, send, outcome)
+                await self._stream_one(leases[0], writer, send)
             else:
-                await self._stream_many(leases, writer, send, outcome)
+                await self._stream_many(leases, writer, send)
         end = sse.DONE
         if self._request.include_usage:
-            end = writer.usage(self._usage(outcome), self._timings()) + end
+            end = writer.usage(self._usage(), self._figures.timings(self._leases)) + end
         await send(_body(end, more=False))
 
-    async def _stream_one(self, lease: Lease, writer: ChunkWriter, send: Send, outcome: Outcome) -> None:
+    async def _stream_one(self, lease: Lease, writer: ChunkWriter, send: Send) -> None:
         ended = False
         while not ended:
             with anyio.move_on_after(self._ping_interval_s) as scope:
                 chunk = await lease.next_chunk()
             if scope.cancelled_caught:
-                await self._emit(sse.PING, send)
+                await self._emit(self._comment(), send)
                 continue
             ended = chunk.finish_reason is not None
-            await self._emit(self._encode(Part(0, chunk), writer, outcome), send)
+            await self._emit(self._encode(Part(0, chunk), writer), send)
 
-    async def _stream_many(self, leases: list[Lease], writer: ChunkWriter, send: Send, outcome: Outcome) -> None:
+    async def _stream_many(self, leases: list[Lease], writer: ChunkWriter, send: Send) -> None:
         sender, receiver = anyio.create_memory_object_stream[Part](len(leases))
 
         async def read(index: int, lease: Lease, into: MemoryObjectSendStream[Part]) -> None:
@@ -198,18 +193,18 @@ class GenerationResponse:
                         except anyio.EndOfStream:
                             return
                     if scope.cancelled_caught:
-                        await self._emit(sse.PING, send)
+                        await self._emit(self._comment(), send)
                         continue
                     parts = [part, *_ready(receiver)]
-                    await self._emit(b"".join([self._encode(part, writer, outcome) for part in parts]), send)
+                    await self._emit(b"".join([self._encode(part, writer) for part in parts]), send)
 
         async with sender:
             readers = [partial(read, index, lease, sender.clone()) for index, lease in enumerate(leases)]
         await _run_all([*readers, write])
 
-    def _encode(self, part: Part, writer: ChunkWriter, outcome: Outcome) -> bytes:
-        first = self._take(part, outcome)
+    def _encode(self, part: Part, writer: ChunkWriter) -> bytes:
         index, chunk = part.index, part.chunk
+        first = self._figures.take(index, chunk)
         data = writer.first(index) if first else b""
         if chunk.text:
             data += writer.text(index, chunk.text)
@@ -220,7 +215,8 @@ class GenerationResponse:
     async def _emit(self, data: bytes, send: Send) -> None:
         if not self._committed:
             self._committed = True
-            await send({"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)})
+            headers = [*_STREAM_HEADERS, *self._limits()]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
         if data:
             await send(_body(data, more=True))
 
@@ -231,50 +227,25 @@ class GenerationResponse:
             self._leases.append(await stack.enter_async_context(self._service.lease(request)))
         return self._leases
 
-    def _take(self, part: Part, outcome: Outcome) -> bool:
-        """Note a chunk; True for the first of its choice."""
-        now, last = self._clock(), self._last_chunk_at[part.index]
-        self._last_chunk_at[part.index] = now
-        if part.chunk.usage is not None:
-            outcome.usages[part.index] = part.chunk.usage
-        if last is not None:
-            self._metrics.token_gap.labels(self._request.model).observe(now - last)
-        return last is None
+    def _comment(self) -> bytes:
+        standing = self._service.enquiries.standing
+        return queueing.comment([standing(choice.request_id) for choice in self._request.choices])
 
-    def _usage(self, outcome: Outcome) -> dict[str, object]:
-        usages = [outcome.usages[index] for index in sorted(outcome.usages)]
+    def _limits(self) -> ratelimits.Headers:
+        """What its key has left, as the answer begins."""
+        request = self._request.choices[0]
+        return ratelimits.headers(self._service.enquiries.allowance(request.key, request.model))
+
+    def _tier(self) -> dict[str, str]:
+        """The class that it really has, for those who asked for one."""
+        if not self._request.tells_tier:
+            return {}
+        return {"service_tier": self._service.enquiries.tier(self._request.choices[0])}
+
+    def _usage(self) -> dict[str, object]:
+        usages = self._figures.usages
         prompts = len({id(choice.prompt) for choice in self._request.choices})
-        return usage_object(usages, prompts)
-
-    def _timings(self) -> dict[str, float]:
-        """Milliseconds, of the choice that was served first."""
-        granted = [lease.granted_at for lease in self._leases if lease.granted_at is not None]
-        first = [lease.first_chunk_at for lease in self._leases if lease.first_chunk_at is not None]
-        timings = {"total_ms": self._clock() - self._started_at}
-        if granted:
-            timings["queue_ms"] = min(granted) - self._started_at
-        if first:
-            timings["ttft_ms"] = min(first) - self._started_at
-        return {name: round(1000 * seconds, 3) for name, seconds in timings.items()}
-
-    def _observe(self, outcome: Outcome) -> None:
-        model = self._request.model
-        if outcome.error is not None:
-            self._metrics.rejected.labels(outcome.error.code).inc()
-            # Nothing is refused with a 500: that is a request that had been taken.
-            self._count("failed" if self._committed or outcome.error.status == 500 else "refused")
-            return
-        self._count("completed")
-        self._metrics.latency.labels(model).observe(self._clock() - self._started_at)
-        for lease in self._leases:
-            if lease.granted_at is not None:
-                self._metrics.queue_time.labels(model).observe(lease.granted_at - self._started_at)
-            if lease.first_chunk_at is not None:
-                self._metrics.ttft.labels(model).observe(lease.first_chunk_at - self._started_at)
-
-    def _count(self, outcome: str) -> None:
-        known = any(served.status.model == self._request.model for served in self._service.status())
-        self._metrics.requests.labels(self._request.model if known else "unknown", outcome).inc()
+        return usage_object([usages[index] for index in sorted(usages)], prompts)
 
 
 async def _run_all(calls: Sequence[Callable[[], Awaitable[None]]]) -> None:

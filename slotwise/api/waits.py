@@ -1,4 +1,4 @@
-"""How long a request may wait for its turn, by what its headers say."""
+"""How long a request may wait for its turn, and how often it is told of it, by what its headers say."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ MAX_WAIT_HEADER = "x-slotwise-max-wait"
 LONGEST_WAIT_S = 3600.0
 #: Seconds that the official clients wait for a part of an answer before they give up. They send it unasked.
 PATIENCE_HEADER = "x-stainless-read-timeout"
+#: Seconds between two comments in a stream that waits.
+TELL_HEADER = "x-slotwise-queue"
+SHORTEST_TELL_S, LONGEST_TELL_S = 1.0, 60.0
 
 
 def asked_for(headers: Headers) -> float | None:
     """What the request asks for; None = nothing. Raises InvalidRequest."""
-    said = headers.get(MAX_WAIT_HEADER)
-    if said is None:
-        return None
-    try:
-        return checked_number(float(said), MAX_WAIT_HEADER, 0, LONGEST_WAIT_S)
-    except ValueError:
-        raise invalid(MAX_WAIT_HEADER, said, f"a number of seconds from 0 to {LONGEST_WAIT_S:g}") from None
+    return _seconds(headers, MAX_WAIT_HEADER, 0, LONGEST_WAIT_S)
+
+
+def told_every(headers: Headers) -> float | None:
+    """How often those who wait want to be told; None = nothing was said. Raises InvalidRequest."""
+    return _seconds(headers, TELL_HEADER, SHORTEST_TELL_S, LONGEST_TELL_S)
 
 
 def patience(headers: Headers) -> float | None:
@@ -31,3 +33,13 @@ def patience(headers: Headers) -> float | None:
     except ValueError:
         return None
     return seconds if 0 < seconds < float("inf") else None
+
+
+def _seconds(headers: Headers, name: str, least: float, most: float) -> float | None:
+    said = headers.get(name)
+    if said is None:
+        return None
+    try:
+        return checked_number(float(said), name, least, most)
+    except ValueError:
+        raise invalid(name, said, f"a number of seconds from {least:g} to {most:g}") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from slotwise.errors import RateLimitExceeded, SlotwiseError
 from slotwise.scheduler.policy import OPEN, KeyPolicy, Policies, TokenBucket
@@ -24,6 +25,21 @@ class Price:
 
     cells: int
     max_output_tokens: int
+
+
+class Level(NamedTuple):
+    """What is left of a limit, and in how many seconds there is more of it (requests), or all (tokens)."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+class Allowance(NamedTuple):
+    """What a key has left of its limits. None: it has no such limit."""
+
+    requests: Level | None = None
+    tokens: Level | None = None
 
 
 def price(prompt_tokens: int, max_output_tokens: int | None, limit: int) -> Price | None:
@@ -103,6 +119,27 @@ class KeyLimits:
             message = f"{self._waiting[key]} requests of this key wait, and no more may ({policy.max_queued})."
             return _too_much(message, turn)
         return None
+
+    def allowance(self, key: str, now: float, *, slots: int, free: int, turn: float) -> Allowance:
+        """What the key has left, for requests to a model with so many slots, of which so many are free. `turn`: seconds
+        until one more request of the key has its turn.
+
+        Requests are limited by `max_queued` alone: beside those that wait there are those that run, as many as the key
+        and the model allow. What remains is what would be taken now: as many as find a slot, and as many as may wait.
+        """
+        policy, running, waiting = self.policy(key), self._running[key], self._waiting[key]
+        requests = tokens = None
+        if policy.max_queued is not None:
+            parallel = slots if policy.max_parallel is None else min(policy.max_parallel, slots)
+            left = free if policy.max_parallel is None else min(free, max(0, policy.max_parallel - running - waiting))
+            remaining = left + max(0, policy.max_queued - waiting)
+            # Not less than a refusal tells: `turn` knows of slots, and not of the key's own limit.
+            reset = max(turn, RETRY_AFTER_MIN_S) if waiting else 0.0
+            requests = Level(parallel + policy.max_queued, remaining, reset)
+        if (bucket := self._bucket(key, now)) is not None:
+            remaining = max(0, math.floor(bucket.level(now)))
+            tokens = Level(bucket.per_minute, remaining, bucket.seconds_until(bucket.per_minute, now))
+        return Allowance(requests, tokens)
 
     def check_invariants(self, waiting: Counter[str], running: Counter[str]) -> None:
         assert self._waiting == waiting

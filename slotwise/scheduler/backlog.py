@@ -9,6 +9,8 @@ Before are those of higher classes, and of one's own class as much of each key a
 (`_served_before`). The last term: when a slot comes free, the others are in the middle of theirs. `bias` is how much
 longer waits were than predicted (feedback corrects the scale of a model, it does not replace it).
 
+A request that waits already is told by `turn`, in requests and in seconds (`turns`).
+
 A wait is a sum over the requests before, so how far it may be off grows with its root:
 
     deviation = scatter * sqrt((wait + mean) * mean)        mean: device seconds of one request
@@ -25,6 +27,7 @@ from typing import NamedTuple
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.rates import ServiceRates
 from slotwise.scheduler.shares import Accounts, Flow, Shares
+from slotwise.scheduler.turns import Line, Turn, turns_before
 
 #: Of a new wait, in the bias; and its bounds.
 _WEIGHT = 0.05
@@ -189,11 +192,40 @@ class Backlog:
             users, keys = mine.of_user.get(flow.key, {}), mine.of_key
             own = self._served_before(flow.user, 1.0, None, users, shares.users(flow.key), costs)
             before += self._served_before(flow.key, weight, own, keys, shares.keys, costs)
+        return self.bias * (before + self._until_free(slots))
+
+    def turn(self, flow: Flow, weight: float, priority: Priority, shares: Shares, slots: int, line: Line) -> Turn:
+        """When a request that waits has its turn. Looks at every flow that waits, so that arrivals need not count."""
+        count, seconds = 0, 0.0
+        for other, waiting in self._waiting.items():
+            if other > priority:
+                count += sum(self._requests(other, key) for key in waiting.of_key)
+                seconds += self.seconds(waiting.all, slots)
+        mine = self._waiting[priority]
+        users = {
+            user: (self._count[priority, Flow(flow.key, user)], self.seconds(work, slots))
+            for user, work in mine.of_user[flow.key].items()
+        }
+        keys = {key: (self._requests(priority, key), self.seconds(work, slots)) for key, work in mine.of_key.items()}
+        requests, work = users[flow.user]
+        own = line.ahead, line.ahead * work / requests
+        own = turns_before(flow.user, 1.0, own, users, shares.users(flow.key), line.user_is_first)
+        own = turns_before(flow.key, weight, own, keys, shares.keys, line.key_is_first)
+        count += own[0]
+        if self.requests_running + count < slots:
+            return Turn(count + 1, 0.0)
+        return Turn(count + 1, self.bias * (seconds + own[1] + self._until_free(slots)))
+
+    def _requests(self, priority: Priority, key: str) -> int:
+        """Of a key that wait in a class."""
+        return sum(self._count[priority, Flow(key, user)] for user in self._waiting[priority].of_user[key])
+
+    def _until_free(self, slots: int) -> float:
+        """Device seconds until the next slot comes free, where all are taken."""
         mean = self.seconds(self._running, slots) / max(self.requests_running, 1)
         running = self.seconds(self.left, slots) - (slots - 1) / 2 * mean
-        # The next slot comes free, on average, when the request that is furthest is through.
-        running = max(running, mean / 2 if self.requests_running >= slots else 0.0)
-        return self.bias * (before + running)
+        # It does, on average, when the request that is furthest is through.
+        return max(running, mean / 2 if self.requests_running >= slots else 0.0)
 
     def _served_before(
         self,

@@ -27,6 +27,7 @@ from slotwise.scheduler.demand import Claim
 from slotwise.scheduler.fairline import Place
 from slotwise.scheduler.gate import Gate, Verdict, draining, unavailable, waited_in_vain
 from slotwise.scheduler.lifecycle import HOLDING, WAITING, RequestState, WorkerState
+from slotwise.scheduler.outlook import Outlook
 from slotwise.scheduler.placement import Placement
 from slotwise.scheduler.policy import Policies
 from slotwise.scheduler.preemption import LEAST_RUN_S
@@ -58,6 +59,8 @@ class Scheduler:
         self._books = Books(self._models, self._residency, self._limits, self._actions)
         room = Room(config)
         self._placement = Placement(self._models, self._books, self._limits, self._gate, room, self._actions)
+        #: What those who ask are told.
+        self.outlook = Outlook(self._models, self._books, self._limits)
         self._arrivals = 0
         #: When waiting requests are to be looked at.
         self._deadlines: Ranking[float] = Ranking()
@@ -129,6 +132,7 @@ class Scheduler:
         place = Place(self._arrivals, now, event.flow, policy.class_of(event.priority))
         request = RequestRecord(event, Claim(place, verdict.work, predicted_wait=verdict.wait))
         self._books.open(request)
+        model.admitted += 1
         if (longest := self._gate.max_wait(event)) is not None:
             self._deadlines.add(request.request_id, now + longest)
         self._pump(model, now)

@@ -16,45 +16,18 @@ from typing import assert_never
 import anyio
 
 from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
-from slotwise.request import FinishReason, GenerationRequest, ServiceTier, TokenChunk, Usage, prompt_characters
+from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, prompt_characters
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
-from slotwise.scheduler.fairline import Priority
+from slotwise.scheduler.counters import ModelCounters, cause_of_death
+from slotwise.scheduler.enquiries import PRIORITIES, Enquiries
 from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.records import ModelStatus
 from slotwise.scheduler.shares import Flow
 from slotwise.workers import protocol
-from slotwise.workers.protocol import Delta, LoadModel, ModelInfo, Report, StepReport, WorkerPool
+from slotwise.workers.protocol import Delta, LoadModel, Report, StepReport, WorkerPool
 
 logger = logging.getLogger(__name__)
-
-_PRIORITIES = {
-    ServiceTier.FLEX: Priority.LOW,
-    ServiceTier.DEFAULT: Priority.NORMAL,
-    ServiceTier.PRIORITY: Priority.HIGH,
-}
-
-
-@dataclass(slots=True)
-class ModelCounters:
-    """What a model's workers have told since the server started."""
-
-    info: ModelInfo | None = None
-    load_stage: str = ""
-    load_progress: float | None = None
-    cells_used: int = 0
-    cells_retained: int = 0
-    host_bytes: int = 0
-    output_tokens_total: int = 0
-    prompt_tokens_total: int = 0
-    cached_tokens_total: int = 0
-    steps_total: int = 0
-    step_seconds_total: float = 0.0
-    decode_rows_total: int = 0
-    prefill_tokens_total: int = 0
-    no_cells_total: int = 0
-    drafted_total: int = 0
-    drafts_accepted_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +66,7 @@ class Dispatcher:
         self._on_usage = on_usage
         self._clock = clock
         self._leases: dict[str, Lease] = {}
+        self.enquiries = Enquiries(core.outlook, self._leases, clock)
         self._workers: dict[int, str] = {}
         #: Workers that were asked to exit.
         self._stopping: set[int] = set()
@@ -111,6 +85,10 @@ class Dispatcher:
     @property
     def draining(self) -> bool:
         return self._core.draining
+
+    def serves(self, model: str) -> bool:
+        """There is such a model, loaded or not."""
+        return model in self._counters
 
     def lease(self, request: GenerationRequest) -> Lease:
         """A lease for one request, submitted when it is entered."""
@@ -163,7 +141,7 @@ class Dispatcher:
                 request.model,
                 request.max_output_tokens,
                 Flow(request.key, request.user),
-                _PRIORITIES[request.tier] if request.tier else None,
+                PRIORITIES[request.tier] if request.tier else None,
                 prompt_characters(request.prompt),
                 request.max_wait_s,
                 request.patience_s,
@@ -214,13 +192,14 @@ class Dispatcher:
         model = self._workers.pop(worker_id, None)
         if model is None:
             return
+        counters = self._counters[model]
         # At the server's end nobody asks here; but a worker exits with 0 only when it was told to.
         if worker_id in self._stopping or reason == "exited with code 0":
             logger.info("%s is unloaded: its worker %s", model, reason)
         else:
             logger.warning("the worker of %s died: %s", model, reason)
+            counters.deaths_total[cause_of_death(reason, from_outside=from_outside)] += 1
         self._stopping.discard(worker_id)
-        counters = self._counters[model]
         counters.info, counters.load_progress = None, None
         counters.cells_used = counters.cells_retained = counters.host_bytes = 0
         self._post(ev.WorkerLost(worker_id, reason, from_outside))
@@ -301,6 +280,7 @@ class Dispatcher:
             case ev.ExtendSequence(request_id, worker_id, cells):
                 self._pool.send(worker_id, protocol.ExtendSequence(request_id, cells))
             case ev.PauseSequence(request_id, worker_id):
+                self._counters[self._workers[worker_id]].pauses_total += 1
                 self._pool.send(worker_id, protocol.PauseSequence(request_id))
             case ev.ResumeSequence(request_id, worker_id, cells):
                 self._pool.send(worker_id, protocol.ResumeSequence(request_id, cells))
@@ -323,7 +303,10 @@ class Dispatcher:
 
     def _start_sequence(self, grant: ev.Grant) -> None:
         lease = self._leases[grant.request_id]
-        lease.granted_at = lease.granted_at or self._clock()
+        if lease.granted_at is None:
+            lease.granted_at = self._clock()
+        else:
+            self._counters[lease.request.model].continued_total += 1
         request = lease.request
         command = protocol.StartSequence(
             grant.request_id,

@@ -134,6 +134,26 @@ class FairLine:
                 return users.lines[flow.user].head()
         return None
 
+    def before(self, place: Place) -> int:
+        """How many of its flow and class came before it."""
+        users = self._users(place.priority, place.flow.key)
+        line = users.lines.get(place.flow.user) if users else None
+        return 0 if line is None else line.before(place.arrival)
+
+    def rank_of_key(self, priority: Priority, key: str) -> tuple[float, ...] | None:
+        """Where a key stands in a class; the least is next. None: nobody of it waits here."""
+        class_ = self._classes.get(priority)
+        return class_.order[key] if class_ and key in class_.order else None
+
+    def rank_of_user(self, priority: Priority, flow: Flow) -> tuple[float, ...] | None:
+        """Where a user stands in a key; the least is next. None: nobody of the flow waits here."""
+        users = self._users(priority, flow.key)
+        return users.order[flow.user] if users and flow.user in users.order else None
+
+    def _users(self, priority: Priority, key: str) -> _Users | None:
+        class_ = self._classes.get(priority)
+        return class_.keys.get(key) if class_ else None
+
     def check_invariants(self) -> None:
         assert len(self._places) == sum(len(class_.all) for class_ in self._classes.values())
         for class_ in self._classes.values():

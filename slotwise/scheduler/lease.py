@@ -55,6 +55,7 @@ class Lease:
         self._finished = False
         self.granted_at: float | None = None
         self.first_chunk_at: float | None = None
+        self.last_chunk_at: float | None = None
 
     @property
     def over(self) -> bool:
@@ -102,8 +103,9 @@ class Lease:
         """Add a part of the answer; False if the reader is too slow and the lease has failed."""
         if self.over:
             return True
+        self.last_chunk_at = self._clock()
         if self.first_chunk_at is None:
-            self.first_chunk_at = self._clock()
+            self.first_chunk_at = self.last_chunk_at
         if not self.request.stream:
             self._held.append(chunk)
             if chunk.finish_reason is not None:

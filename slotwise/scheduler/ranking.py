@@ -57,6 +57,11 @@ class Ranking(Generic[Rank]):
         if name in self._ranks:
             self.remove(name)
 
+    def before(self, rank: Rank) -> int:
+        """How many have a lesser rank. O(log n)."""
+        count: int = self._order.bisect_left((rank, ""))
+        return count
+
     def head(self) -> str | None:
         return self._order[0][1] if self._ranks else None
 

@@ -66,6 +66,7 @@ class ModelStatus:
     failure: str | None  # why it can not be loaded
     worker_id: int | None
     restarts: int  # workers lost that nobody asked to stop
+    admitted: int = 0  # requests that were let in
 
 
 @dataclass(slots=True)
@@ -211,6 +212,7 @@ class ModelRecord:
     deaths: deque[float] = field(default_factory=deque)
     start_deaths: int = 0
     restarts: int = 0
+    admitted: int = 0
     not_before: float = 0.0
     #: Since when it waits for memory that others hold.
     memory_wait_since: float | None = None
@@ -287,4 +289,5 @@ class ModelRecord:
             failure=self.failure,
             worker_id=worker.worker_id if worker else None,
             restarts=self.restarts,
+            admitted=self.admitted,
         )

@@ -19,7 +19,7 @@ import anyio
 import anyio.abc
 
 from slotwise.workers.frames import FrameBuffer, FrameError, decode_report, encode
-from slotwise.workers.protocol import Command, Loading, LoadModel, Ready, Report, Shutdown, StartFailed
+from slotwise.workers.protocol import NO_PROGRESS, Command, Loading, LoadModel, Ready, Report, Shutdown, StartFailed
 from slotwise.workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class WorkerHandle:
             with anyio.move_on_after(self._deadlines.load_s) as scope:
                 await self._progress.wait()
             if scope.cancelled_caught:
-                self._fault = f"it made no progress for {self._deadlines.load_s:g} s while loading"
+                self._fault = f"it {NO_PROGRESS} for {self._deadlines.load_s:g} s while loading"
                 self._kill()
                 return
         while not self.stopping:
@@ -185,7 +185,7 @@ class WorkerHandle:
         while stuck is None:
             await anyio.sleep(self._deadlines.stall_s)
             stuck = self._watchdog.stuck()
-        self._fault = f"{stuck} made no progress for {self._deadlines.stall_s:g} s"
+        self._fault = f"{stuck} {NO_PROGRESS} for {self._deadlines.stall_s:g} s"
         logger.error("the worker of %s is stuck: %s; ending it", self._load.model_id, self._fault)
         # faulthandler writes the stacks of all threads to the log pipe.
         await self._insist(signal.SIGABRT)

@@ -224,6 +224,10 @@ Report = Loading | Ready | StartFailed | Prepared | PrepareFailed | StepReport
 # ---- the parent's side
 
 
+#: In the reason of a worker that was ended because it stood still.
+NO_PROGRESS = "made no progress"
+
+
 class PoolListener(Protocol):
     """Who hears from the workers. Called on the event loop, one call at a time, never from inside a pool method."""
 

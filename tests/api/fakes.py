@@ -10,8 +10,11 @@ import anyio
 from starlette.types import ASGIApp, Message
 
 from slotwise.errors import SlotwiseError
-from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage
-from slotwise.scheduler.dispatcher import ModelCounters, ServedModel
+from slotwise.request import FinishReason, GenerationRequest, ServiceTier, TokenChunk, Usage
+from slotwise.scheduler.admission import Allowance
+from slotwise.scheduler.counters import ModelCounters
+from slotwise.scheduler.dispatcher import ServedModel
+from slotwise.scheduler.outlook import ModelQueue, Standing
 from slotwise.scheduler.records import ModelStatus
 
 #: No test waits longer than this for anything.
@@ -25,6 +28,7 @@ class FakeLease:
         self.request = request
         self.granted_at: float | None = None
         self.first_chunk_at: float | None = None
+        self.last_chunk_at: float | None = None
         self.entered = self.left = False
         self._script: list[TokenChunk | BaseException] = []
         self._wake = anyio.Event()
@@ -71,6 +75,33 @@ def served(model: str = "m", state: str = "ready", **counters: Any) -> ServedMod
     return ServedModel(status, ModelCounters(**counters))
 
 
+class FakeEnquiries:
+    """What a test says of requests and limits."""
+
+    def __init__(self, leases: list[FakeLease]) -> None:
+        self._leases = leases
+        #: By choice, of whichever request; None: it is over.
+        self.standings: dict[int, Standing] = {}
+        self.limits = Allowance()
+        self.class_ = ServiceTier.DEFAULT
+        self.lines: list[ModelQueue] = []
+
+    def standing(self, request_id: str) -> Standing | None:
+        return self.standings.get(int(request_id.rpartition("-")[2]))
+
+    def requests(self, key: str) -> list[GenerationRequest]:
+        return [lease.request for lease in self._leases if lease.request.key == key and not lease.left]
+
+    def queues(self, key: str) -> list[ModelQueue]:
+        return self.lines
+
+    def allowance(self, key: str, model: str) -> Allowance:
+        return self.limits
+
+    def tier(self, request: GenerationRequest) -> ServiceTier:
+        return self.class_
+
+
 class FakeGeneration:
     """The seam under the HTTP edge. Leases appear in `leases` in the order in which they were asked for."""
 
@@ -82,6 +113,10 @@ class FakeGeneration:
         self.answer: list[str] | None = None
         self.refusal: SlotwiseError | None = None
         self._asked = anyio.Event()
+        self.enquiries = FakeEnquiries(self.leases)
+
+    def serves(self, model: str) -> bool:
+        return any(served.status.model == model for served in self.models)
 
     def lease(self, request: GenerationRequest) -> FakeLease:
         lease = FakeLease(request)

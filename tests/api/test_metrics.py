@@ -6,6 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from slotwise.api.app import create_app
 from slotwise.api.metrics import Metrics
 from slotwise.errors import ModelNotFound
+from slotwise.scheduler.events import BookUsage
+from slotwise.scheduler.shares import Flow
 from tests.api.fakes import Client, FakeGeneration, served
 
 EXPECTED = {
@@ -21,7 +23,7 @@ EXPECTED = {
     "kv_cells_reserved",
     "kv_cells_used",
     "kv_cells_capacity",
-    "slots_total",
+    "slots",
     "slots_busy",
     "requests",
     "requests_rejected",
@@ -52,7 +54,7 @@ def test_the_names_are_there_and_all_are_ours() -> None:
     [
         ("slotwise_requests_running", 1),
         ("slotwise_requests_waiting", 2),
-        ("slotwise_slots_total", 4),
+        ("slotwise_slots", 4),
         ("slotwise_slots_busy", 1),
         ("slotwise_kv_cells_capacity", 1000),
         ("slotwise_kv_cells_reserved", 300),
@@ -98,6 +100,22 @@ async def test_names_that_clients_invent_make_no_series() -> None:
 
     assert "invented" not in client.text
     assert _series(client.text)["slotwise_requests_total[('model', 'unknown'), ('outcome', 'refused')]"] == 20
+
+
+def test_keys_that_clients_make_up_make_no_series() -> None:
+    names = {"ann"}
+    metrics = Metrics(FakeGeneration().status, names)
+    for key in ("", "ann", *(f"invented-{number}" for number in range(20))):
+        metrics.book(BookUsage(key, Flow(key), "m", "completed", 7, 2, 3, 0.0, 0.5))
+    names.add("bob")
+    metrics.book(BookUsage("r", Flow("bob"), "m", "cancelled", 7, 2, 3, 0.0, 0.5))
+    found = _series(metrics.render().decode())
+
+    assert found["slotwise_key_prompt_tokens_total[('key', '(none)')]"] == 7
+    assert found["slotwise_key_cached_prompt_tokens_total[('key', 'ann')]"] == 2
+    assert found["slotwise_key_run_seconds_total[('key', '(others)')]"] == 10
+    assert found["slotwise_key_requests_total[('key', 'bob'), ('outcome', 'cancelled')]"] == 1
+    assert not any("invented" in name for name in found)
 
 
 def test_two_servers_share_no_series() -> None:

@@ -11,6 +11,7 @@ from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.errors import (
     InvalidRequest,
 )
+from slotwise.scheduler.outlook import ModelQueue, Standing
 from tests.api.fakes import Client, answering
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -68,6 +69,34 @@ def test_the_documented_roles_and_lengths_are_the_ones_that_are_held() -> None:
         parse_chat(json.dumps(CHAT | {"stop": ["x"] * (stops["maxItems"] + 1)}).encode())
     assert set(schemas["CompletionRequest"]["required"]) == {"model", "prompt"}
     assert parse_completion(json.dumps(COMPLETION).encode())
+
+
+async def test_the_documented_headers_have_the_very_bounds_that_are_held() -> None:
+    parameters = document()["paths"]["/v1/chat/completions"]["post"]["parameters"]
+
+    assert len(parameters) == 2
+    for parameter in parameters:
+        least, most = parameter["schema"]["minimum"], parameter["schema"]["maximum"]
+        for value, status in ((least, 200), (most, 200), (least - 0.1, 400), (most + 0.1, 400)):
+            headers = {parameter["name"]: str(value)}
+            client = await Client(create_app(answering()), "/v1/chat/completions", CHAT, headers=headers).run()
+            assert client.status == status, (parameter["name"], value)
+
+
+async def test_the_queue_has_the_members_that_are_documented() -> None:
+    service = answering()
+    service.enquiries.lines = [ModelQueue("m", "ready", 1, 1, 4, 0.5)]
+    service.enquiries.standings = {0: Standing("m", "waiting", 1.0, 2, 3.0)}
+    service.lease(parse_completion(json.dumps(COMPLETION).encode()).choices[0])
+    told = (await Client(create_app(service), "/v1/slotwise/queue", b"", method="GET").run()).json
+    schema = document()["components"]["schemas"]["Queue"]
+
+    def agree(value: dict[str, Any], schema: dict[str, Any]) -> None:
+        assert value.keys() == set(schema["required"]) == schema["properties"].keys()
+
+    agree(told, schema)
+    agree(told["requests"][0], schema["properties"]["requests"]["items"])
+    agree(told["models"][0], schema["properties"]["models"]["items"])
 
 
 def test_every_reference_of_the_document_leads_somewhere() -> None:

@@ -286,6 +286,27 @@ class CoreMachine(RuleBasedStateMachine):
         assert queued <= CONFIG.max_queue
 
     @invariant()
+    def who_is_on_its_way_is_told_where_it_stands(self) -> None:
+        for name in self.ended:
+            assert self.core.outlook.standing(name, self.now) is None
+        standings = {name: self.core.outlook.standing(name, self.now) for name in self.open}
+        for name, standing in standings.items():
+            assert standing is not None
+            assert (standing.state == "running") == (name in self.running)
+            assert name not in self.paused or standing.state == "paused"
+            assert standing.waited_s >= 0.0
+            if name in self.running:
+                assert standing.position is None
+            else:
+                assert standing.position is not None
+                assert 1 <= standing.position <= len(self.open)
+        for model in MODELS:
+            for flow in FLOWS:
+                requests, tokens = self.core.outlook.allowance(flow.key, model, self.now)
+                assert requests is None or 0 <= requests.remaining <= requests.limit
+                assert tokens is None or 0 <= tokens.remaining <= tokens.limit
+
+    @invariant()
     def ticks_are_not_asked_for_in_a_circle(self) -> None:
         deadline = self.core.next_deadline()
         if deadline is not None and deadline <= self.now:

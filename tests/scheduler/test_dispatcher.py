@@ -131,6 +131,39 @@ async def test_a_death_in_mid_answer_is_a_pause_too(stream: bool) -> None:
         assert [command.generated for command in started] == [(), (120,)]
 
 
+@pytest.mark.parametrize(
+    ("reason", "from_outside", "cause"),
+    [
+        ("killed by signal 6 (SIGABRT): GGML_ASSERT", False, "crash"),
+        ("exited with code 1", False, "crash"),
+        ("killed by signal 9 (SIGKILL)", True, "outside"),
+        ("a step made no progress for 300 s: Fatal Python error", False, "stall"),
+        ("it sent bytes that are not a report (x)", False, "other"),
+    ],
+)
+async def test_a_death_is_counted_by_its_cause_and_what_goes_on_after_it(
+    reason: str, from_outside: bool, cause: str
+) -> None:
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a")):
+        pool.prepared("a")
+        pool.hears().worker_lost(1, reason, from_outside=from_outside)
+        pool.ready(2)
+        pool.prepared("a", worker_id=2)
+        pool.end("a", worker_id=2)
+        counters = dispatcher.status()[0].counters
+
+    assert {name for name, deaths in counters.deaths_total.items() if deaths} == {cause}
+    assert counters.continued_total == 1
+
+
+async def test_a_worker_that_was_asked_to_stop_has_not_died() -> None:
+    async with _dispatcher() as (dispatcher, pool):
+        pool.hears().worker_lost(1, "exited with code 0")
+        counters = dispatcher.status()[0].counters
+
+    assert not any(counters.deaths_total.values())
+
+
 async def test_what_a_request_took_is_told_once_it_is_over() -> None:
     usages: list[ev.BookUsage] = []
     async with _dispatcher(on_usage=usages.append) as (dispatcher, pool):
