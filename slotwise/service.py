@@ -6,6 +6,7 @@ server, then the workers. A second signal stops now. No part outlives `serve`.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
@@ -143,6 +144,9 @@ async def serve(settings: Settings) -> int:
     except AddressInUse as error:
         logger.error("%s", error)
         return EXIT_CANNOT_BIND
+    # What is there by now stays. Else each full collection walks through it: 35 ms in which no stream gets a word.
+    gc.collect()
+    gc.freeze()
     with sock:
         announce(settings, tuple(loads), asks_for_keys=keyring.asks)
         async with anyio.create_task_group() as tasks:

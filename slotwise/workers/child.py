@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import logging
 import os
 import queue
@@ -165,6 +166,9 @@ def run_worker(frames_in: int, frames_out: int) -> int:
     warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
     preparer = Preparer(prompts, inbox, writer)
     loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target)
+    # What is there by now stays: a full collection would hold up a step by walking through it.
+    gc.collect()
+    gc.freeze()
     writer.send(Ready(model.info))
     try:
         _serve(loop, inbox, preparer, writer)
