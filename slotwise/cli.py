@@ -58,6 +58,7 @@ def serve(
     context: int | None = _flag("context", _CAPACITY),
     kv_cells: int | None = _flag("kv_cells", _CAPACITY),
     kv_layout: str | None = _flag("kv_layout", _CAPACITY),
+    fixed_parallel: bool | None = _flag("fixed_parallel", _CAPACITY),
     reserve: str | None = _flag("reserve", _CAPACITY),
     itl_target: float | None = _flag("itl_target", _CAPACITY),
     cache_ram: str | None = _flag("cache_ram", _CAPACITY),

@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     kv_layout: KvLayout = Field(
         "auto", description="One pool of KV cells for all (unified), one for each slot (split), or the better one."
     )
+    fixed_parallel: bool = Field(
+        False, description="Use all slots, also where fewer requests at a time would give more tokens in all."
+    )
     reserve: Reserve = Field(
         "planned",
         description="Cells for an answer: as many as it will probably take (planned), or as it may take (full).",

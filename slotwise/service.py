@@ -200,6 +200,7 @@ def _scheduler_config(settings: Settings) -> SchedulerConfig:
         max_queue=settings.max_queue,
         max_wait_s=settings.max_wait or None,
         memory_budget_bytes=memory_budget(settings),
+        fixed_parallel=settings.fixed_parallel,
         reserve_full=settings.reserve == "full",
     )
 
@@ -211,6 +212,7 @@ def _model_specs(loads: Mapping[str, LoadModel]) -> dict[str, ModelSpec]:
             slots=load.slots,
             kv_cells=load.kv_cells,
             context_cap=load.context_cap,
+            itl_target=load.itl_target,
         )
         for model, load in loads.items()
     }

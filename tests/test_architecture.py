@@ -17,7 +17,19 @@ PURE = [
     *(
         f"slotwise.scheduler.{name}"
         for name in (
-            *("admission", "backlog", "books", "core", "counters", "demand", "events", "fairline", "gate", "lengths"),
+            *(
+                "active",
+                "admission",
+                "backlog",
+                "books",
+                "core",
+                "counters",
+                "demand",
+                "events",
+                "fairline",
+                "gate",
+                "lengths",
+            ),
             *("lifecycle", "outlook", "peak", "placement", "policy", "preemption", "ranking", "rates", "records"),
             *("residency", "room", "shares", "tally", "turns"),
         )

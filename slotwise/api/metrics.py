@@ -108,6 +108,11 @@ class _ModelCollector(Collector):
             ),
             ("slots", "Slots of the model", lambda m: m.status.slots),
             ("slots_busy", "Slots in use", lambda m: m.status.busy_slots),
+            (
+                "active_limit",
+                "Requests that run at the same time at most: slots, or fewer where that gives more",
+                lambda m: m.status.active_limit,
+            ),
             ("kv_cells_capacity", "KV cells of the pool", lambda m: m.status.kv_cells),
             ("kv_cells_reserved", "KV cells promised to running requests", lambda m: m.status.reserved_cells),
             ("kv_cells_used", "KV cells that hold tokens of running requests", lambda m: m.counters.cells_used),

@@ -20,6 +20,7 @@ from typing import Any
 from slotwise.errors import ContextLengthExceeded, PoisonRequest, SlotwiseError
 from slotwise.memory.ledger import Ledger
 from slotwise.scheduler import events as ev
+from slotwise.scheduler.active import ActiveLimit
 from slotwise.scheduler.admission import KeyLimits, retry_after
 from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.books import Books
@@ -212,6 +213,8 @@ class Scheduler:
                 self._placement.extend(model, worker, request, now)
         model.demand.rates.observe(event.decode_rows, event.prompt_tokens, output_tokens, event.seconds)
         model.demand.backlog.computed(event.prompt_tokens)
+        if not event.prompt_tokens and worker.active.observe(event.decode_rows, output_tokens, event.seconds, now):
+            model.look_again = now
         if len(model.priced) and now >= model.look_again:
             # Who had just begun when somebody else was owed a slot may be paused by now.
             model.look_again = now + LEAST_RUN_S / 2
@@ -252,6 +255,8 @@ class Scheduler:
         worker.advance(WorkerState.READY)
         worker.slots, worker.context_cap, worker.ready_at = event.slots, event.context_cap, now
         worker.cells = Ledger(event.kv_cells)
+        spec = self._models[worker.model].spec
+        worker.active = ActiveLimit(event.slots, spec.itl_target, fixed=self.config.fixed_parallel)
         model = self._models[worker.model]
         model.start_deaths = 0
         model.last_used = now

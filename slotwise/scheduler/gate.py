@@ -107,7 +107,7 @@ class Gate:
         self, event: RequestSubmitted, model: ModelRecord, policy: KeyPolicy, expected: Verdict, now: float
     ) -> SlotwiseError | None:
         """Why there is no room for it now."""
-        must_wait = model.running + model.waiting >= model.slots
+        must_wait = model.running + model.waiting >= model.at_most
         refusal = self._limits.refusal(event.flow.key, now, must_wait=must_wait, turn=expected.wait)
         if refusal is not None:
             return refusal
@@ -137,7 +137,7 @@ class Gate:
         running_of = worker.running_of
 
         def part(other: Flow) -> float:
-            return model.demand.part(other, worker.slots, comes=flow, weight=policy.weight)
+            return model.demand.part(other, model.at_most, comes=flow, weight=policy.weight)
 
         if is_owed(running_of[flow], part(flow)):
             others = ((other, count) for other, count in running_of.items() if other != flow and count > 1)

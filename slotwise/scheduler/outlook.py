@@ -77,7 +77,7 @@ class Outlook:
     def allowance(self, key: str, model_name: str, now: float) -> Allowance:
         """What a key has left of its limits, for one more request to a model that there is."""
         model, policy = self._models[model_name], self._limits.policy(key)
-        free = max(0, model.slots - model.running - model.waiting)
+        free = max(0, model.at_most - model.running - model.waiting)
         # Only where it is told: the forecast looks at all keys that wait.
         turn = model.predicted_wait(Flow(key), policy) if policy.max_queued is not None else 0.0
         return self._limits.allowance(key, now, slots=model.slots, free=free, turn=turn)

@@ -92,7 +92,7 @@ class Placement:
     def _grant_heads(self, model: ModelRecord, worker: WorkerRecord, now: float) -> None:
         worker.waits_for_cells = False
         while (head := self._next(model, worker, now)) is not None:
-            slots = worker.slots - worker.running
+            slots = worker.active.now_at_most - worker.running
             if self._place(model, worker, head, now, slots, worker.cells.free):
                 continue
             worker.waits_for_cells = slots > 0
@@ -113,7 +113,13 @@ class Placement:
             if not self._limits.may_run(other.flow.key) or not self._room.may_pass(model, worker, other, gap):
                 continue
             if self._place(
-                model, worker, other, now, worker.slots - worker.running, worker.cells.free, may_pause=False
+                model,
+                worker,
+                other,
+                now,
+                worker.active.now_at_most - worker.running,
+                worker.cells.free,
+                may_pause=False,
             ):
                 head.passed += 1
                 return True
@@ -129,7 +135,7 @@ class Placement:
             return False
 
         def may(flow: Flow) -> bool:
-            return is_owed(worker.running_of[flow], model.demand.part(flow, worker.slots))
+            return is_owed(worker.running_of[flow], model.demand.part(flow, model.at_most))
 
         owed = model.priced.head(now, may, self._limits.may_run)
         return owed is not None and self._place(model, worker, self._books.requests[owed], now, 0, 0)
@@ -183,7 +189,9 @@ class Placement:
         if worker.alone is not None or model.retiring or not worker.may_give_to(request.claim.place.priority):
             return []
         running = (held for held in worker.holding.values() if held.state is RequestState.RUNNING)
-        return victims_for(request, running, worker.running_of, lambda flow: model.demand.part(flow, worker.slots), now)
+        return victims_for(
+            request, running, worker.running_of, lambda flow: model.demand.part(flow, model.at_most), now
+        )
 
     def _grant(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, cost: Price, now: float) -> None:
         request.level = model.priced.level(request.request_id, now)

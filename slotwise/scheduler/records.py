@@ -6,6 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from slotwise.memory.ledger import Ledger
+from slotwise.scheduler.active import ActiveLimit
 from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.demand import Claim, Demand
 from slotwise.scheduler.events import RequestSubmitted
@@ -34,6 +35,8 @@ class SchedulerConfig:
     start_deaths_limit: int = 3
     #: A model that has waited this long for memory may ask a busy one to make room.
     memory_patience_s: float = 5.0
+    #: All slots are used, also where fewer sequences at the same time would give more.
+    fixed_parallel: bool = False
     #: Cells of the whole answer are reserved when it begins; else as many as it will probably take, bit by bit.
     reserve_full: bool = False
     #: So many cells beyond its tokens are reserved for a running sequence.
@@ -48,6 +51,8 @@ class ModelSpec:
     slots: int
     kv_cells: int
     context_cap: int
+    #: Seconds that a step should take at most; 0 = any.
+    itl_target: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class ModelStatus:
     model: str
     state: str  # unloaded | starting | ready | draining | failed
     slots: int
+    active_limit: int  # most sequences that run at the same time now
     busy_slots: int
     waiting: int  # requests in line, not yet granted
     predicted_wait_s: float  # of a request that comes now
@@ -142,6 +148,7 @@ class WorkerRecord:
     context_cap: int = 0
     ready_at: float = 0.0
     cells: Ledger = field(default_factory=lambda: Ledger(0))
+    active: ActiveLimit = field(default_factory=lambda: ActiveLimit(0))
     #: Requests it holds in any state, in order of their arrival there.
     requests: dict[str, RequestRecord] = field(default_factory=dict)
     preparing: int = 0
@@ -245,9 +252,14 @@ class ModelRecord:
         return self.worker.slots if self.worker and self.worker.slots else self.spec.slots
 
     @property
+    def at_most(self) -> int:
+        """Requests that may run at the same time now."""
+        return self.worker.active.now_at_most if self.worker and self.worker.slots else self.spec.slots
+
+    @property
     def queued(self) -> int:
         """Requests that wait and find no free slot. The others are only on their way to theirs."""
-        return max(0, min(self.waiting, self.running + self.waiting - self.slots))
+        return max(0, min(self.waiting, self.running + self.waiting - self.at_most))
 
     @property
     def wanted(self) -> bool:
@@ -264,7 +276,7 @@ class ModelRecord:
         worker = self.worker
         if worker is not None and worker.waits_for_cells and len(self.priced):
             return max(worker.running, 1)
-        return max(self.slots, 1)
+        return max(self.at_most, 1)
 
     def predicted_wait(self, flow: Flow, policy: KeyPolicy, tier: Priority | None = None) -> float:
         """Seconds until a request that comes now has its turn."""
@@ -280,6 +292,7 @@ class ModelRecord:
             model=self.name,
             state=worker.state.value if worker else unloaded,
             slots=self.slots,
+            active_limit=self.at_most,
             busy_slots=self.running,
             waiting=self.waiting,
             predicted_wait_s=self.predicted_wait(Flow(""), OPEN),
