@@ -12,6 +12,8 @@ _BINS, _LONGEST = 24, 32_768
 #: An answer counts half after so many newer ones.
 _HALF_LIFE = 300
 _KEEP = 0.5 ** (1 / _HALF_LIFE)
+#: One answer among so many changes little: what is known is made anew when more have come.
+_NEWS = 32
 #: What was assumed before weighs as much as so many answers.
 _PRIOR_WEIGHT = 8.0
 #: Chat answers in the Azure traces are lognormal: median 151 tokens, p90 455.
@@ -30,6 +32,8 @@ class OutputLengths:
         self._counts = [0.0] * _BINS
         self._tokens = [0.0] * _BINS
         self._known: tuple[_Distribution, _Distribution] | None = None
+        #: Answers so far, and those that are not in what is known.
+        self._answers = self._news = 0
 
     def record(self, tokens: int) -> None:
         """An answer ended after so many tokens."""
@@ -38,7 +42,10 @@ class OutputLengths:
         index = _bin(tokens)
         self._counts[index] += 1
         self._tokens[index] += max(tokens, 1)
-        self._known = None
+        self._answers += 1
+        self._news += 1
+        if self._news * _NEWS >= min(self._answers, _HALF_LIFE):
+            self._known, self._news = None, 0
 
     def expected(self, limit: int, generated: int = 0) -> float:
         """Mean length of an answer that ends at `limit` at the latest and has `generated` tokens already."""
