@@ -11,8 +11,8 @@ from slotwise.api import sse
 from slotwise.request import GenerationRequest
 from slotwise.scheduler.outlook import ModelQueue, Standing
 
-#: Requests of one key that are listed; the others are counted.
-MAX_LISTED = 256
+#: Requests of one key that are listed; the others are counted. Where one stands takes up to a millisecond to find.
+MAX_LISTED = 32
 
 
 def comment(standings: Sequence[Standing | None]) -> bytes:

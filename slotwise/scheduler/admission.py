@@ -42,13 +42,14 @@ class Allowance(NamedTuple):
     tokens: Level | None = None
 
 
-def price(prompt_tokens: int, max_output_tokens: int | None, limit: int) -> Price | None:
-    """The price under a context cap of `limit` tokens, or None if not even one output token fits.
+def price(prompt_tokens: int, max_output_tokens: int | None, limit: int, generated: int = 0) -> Price | None:
+    """The price under a context cap of `limit` tokens, or None if not even one output token fits after the prompt and
+    those that are there (`generated`).
 
     An answer that would not fit is capped, never refused: it ends with finish_reason `length`.
     """
     room = limit - prompt_tokens
-    if room < 1:
+    if room <= generated:
         return None
     output = room if max_output_tokens is None else min(max_output_tokens, room)
     return Price(prompt_tokens + output, output)

@@ -77,7 +77,7 @@ class Books:
         request.run_s += now - request.granted_at
         worker = self.worker_of(request)
         del worker.holding[request.request_id]
-        worker.short.pop(request.request_id, None)
+        worker.changes += 1
         worker.cells.release(request.request_id)
         tally(worker.running_of, request.flow, -1)
         tally(worker.running_at, request.level, -1)
@@ -109,7 +109,7 @@ class Books:
         self._book(request, error, now)
 
     def _book(self, request: RequestRecord, error: SlotwiseError | None, now: float) -> None:
-        ended = "completed" if request.complete else "cancelled"
+        ended = "completed" if request.complete else "failed" if request.failed else "cancelled"
         failed = "failed" if request.begun else "refused"
         self._actions.append(
             ev.BookUsage(
@@ -140,7 +140,6 @@ class Books:
             assert worker.running == sum(state in HOLDING for state in states)
             holding = {name: request for name, request in worker.requests.items() if request.state in HOLDING}
             assert worker.holding == holding
-            assert worker.short.keys() <= holding.keys()
             assert worker.running_of == Counter(request.flow for request in holding.values())
             assert worker.running_at == Counter(request.level for request in holding.values())
             assert worker.paused == sum(request.paused for request in worker.requests.values())

@@ -187,8 +187,10 @@ class Scheduler:
         if request is None or not (request.state in HOLDING or request.paused):
             return
         model = self._models[request.model]
-        request.prompt_tokens, request.cached_tokens = event.prompt_tokens, event.cached_tokens
-        request.claim.generated, request.complete = event.output_tokens, event.complete
+        request.complete, request.failed = event.complete, event.failed
+        if event.prompt_tokens:  # a failure may not say what was done: then it is what was heard before
+            request.prompt_tokens, request.cached_tokens = event.prompt_tokens, event.cached_tokens
+            request.claim.generated = event.output_tokens
         if event.complete:
             model.demand.answered(request.flow.key, event.prompt_tokens, event.cached_tokens, event.output_tokens)
         if request.state in HOLDING:
@@ -296,11 +298,11 @@ class Scheduler:
             request.run_s += now - request.granted_at
         if request.state is RequestState.CANCELLING:
             self._end(request, None, now)
+        elif self.draining:
+            self._end(request, draining(), now)
         elif request.deaths > 1:
             message = "This request was tried twice, the second time alone, and the model's process died both times"
             self._end(request, PoisonRequest(f"{message}: {reason}."), now)
-        elif self.draining:
-            self._end(request, draining(), now)
         else:
             stored = request.prompt_tokens + request.output_tokens
             if request.state is RequestState.RUNNING:
@@ -334,7 +336,8 @@ class Scheduler:
     def _drain(self, event: ev.DrainRequested, now: float) -> None:
         self.draining = True
         for request in list(self._books.requests.values()):
-            if request.state in WAITING and not request.paused:
+            # Whatever has begun goes on to its end, where its worker has it.
+            if request.state in WAITING and not (request.begun and request.worker_id is not None):
                 self._books.tell_worker_to_forget(request)
                 self._end(request, draining(), now)
 

@@ -243,7 +243,12 @@ class Dispatcher:
         spent = usage or Usage(0, 0)
         self._post(
             ev.SequenceFinished(
-                delta.request_id, spent.prompt_tokens, spent.cached_tokens, spent.completion_tokens, complete
+                delta.request_id,
+                spent.prompt_tokens,
+                spent.cached_tokens,
+                spent.completion_tokens,
+                complete,
+                failed=delta.finish_reason is FinishReason.ERROR,
             )
         )
 

@@ -59,6 +59,8 @@ class SequenceFinished:
     output_tokens: int = 0
     #: The answer came to its own end, by a stop or by its limit.
     complete: bool = False
+    #: It failed.
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

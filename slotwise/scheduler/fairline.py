@@ -111,11 +111,11 @@ class FairLine:
                 return chosen
         return None
 
-    def in_order(self, now: float) -> Iterator[str]:
-        """As they would be next, if nobody's time went on. Nothing may change meanwhile."""
+    def in_order(self, now: float, key_may: Callable[[str], bool]) -> Iterator[str]:
+        """Those of the keys that may, as they would be next if nobody's time went on. Nothing may change meanwhile."""
         for priority, _ in self._in_turn(now):
             class_ = self._classes[priority]
-            for key in class_.order:
+            for key in filter(key_may, class_.order):
                 users = class_.keys[key]
                 for user in users.order:
                     yield from users.lines[user]

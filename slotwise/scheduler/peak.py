@@ -5,7 +5,7 @@ one of them ends: then those hold cells that end later (LightLLM's future peak, 
 research/scheduling.md, 7.2). Time is counted in steps: each gives every sequence one token.
 
 Backfilling (EASY): whoever does not fit is not overtaken, but by those who are through before it fits, or who leave
-room for it when it does.
+room for it when it does. (What it costs to compute their prompts is `placement`'s to bound.)
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def after(running: Iterable[Holding], steps: float) -> list[Holding]:
     return [Holding(cells + steps, left - steps) for cells, left in running if left > steps]
 
 
-def may_pass(other: Holding, gap: Gap) -> bool:
+def may_pass(other: Holding, gap: Gap, prompt_steps: float = 0.0) -> bool:
     """`other` may begin before a head that fits after `gap`, if there is room for it: it keeps that waiting for no
-    longer."""
-    return other.left <= gap.steps or other.cells + other.left <= gap.spare
+    longer. `prompt_steps`: as long as its prompt takes so many steps pass."""
+    return other.left + prompt_steps <= gap.steps or other.cells + other.left <= gap.spare
 
 
 def _left(holding: Holding) -> float:

@@ -23,8 +23,8 @@ from slotwise.scheduler.records import ModelRecord, RequestRecord, WorkerRecord
 from slotwise.scheduler.room import Room
 from slotwise.scheduler.shares import Flow
 
-#: So many that wait are looked at for one that may pass a head that waits for cells, and so many may pass one.
-_LOOKED_AT, _MOST_PASSES = 16, 16
+#: So many that wait are looked at for one that may pass a head that waits for cells.
+_LOOKED_AT = 16
 #: Prompts are tokenised this far ahead of the slots, so that a grant never waits for the tokenizer.
 _PREPARE_AHEAD = 4
 
@@ -50,8 +50,6 @@ class Placement:
 
     def pump(self, model: ModelRecord, worker: WorkerRecord, now: float) -> None:
         """Grant and tokenise all that may go now. `worker`: the model's own, ready."""
-        for request in list(worker.short.values()):
-            self.extend(model, worker, request, now)
         if model.retiring:
             self._grant_heads(model, worker, now)  # those that were begun go on to their end
             return
@@ -103,27 +101,26 @@ class Placement:
 
     def _place_behind(self, model: ModelRecord, worker: WorkerRecord, head: RequestRecord, now: float) -> bool:
         """One that does not keep a head waiting that waits for cells."""
-        if not worker.waits_for_cells or worker.short or head.passed >= _MOST_PASSES:
+        if not worker.waits_for_cells:
             return False
-        gap = self._room.gap(model, worker, head)
-        for request_id in list(islice(model.priced.in_order(now), _LOOKED_AT)):
-            other = self._books.requests[request_id]
-            if other is head or other.claim.place.priority < head.claim.place.priority:
+        waiting = (self._books.requests[name] for name in model.priced.in_order(now, self._limits.may_run))
+        others = (one for one in waiting if one is not head and self._may_be_next(worker, head, one))
+        for other in list(islice(others, _LOOKED_AT)):
+            if not self._room.may_pass(model, worker, head, other, now):
                 continue
-            if not self._limits.may_run(other.flow.key) or not self._room.may_pass(model, worker, other, gap):
-                continue
-            if self._place(
-                model,
-                worker,
-                other,
-                now,
-                worker.active.now_at_most - worker.running,
-                worker.cells.free,
-                may_pause=False,
-            ):
-                head.passed += 1
+            held_up_s = self._room.holds_up_s(model, worker, other)
+            slots = worker.active.now_at_most - worker.running
+            if self._place(model, worker, other, now, slots, worker.cells.free, may_pause=False):
+                head.passed_s += held_up_s
                 return True
         return False
+
+    def _may_be_next(self, worker: WorkerRecord, head: RequestRecord, other: RequestRecord) -> bool:
+        """It is of a class that may go before the head's, and there are cells for it now."""
+        cost = self.price(other)
+        if cost is None or other.claim.place.priority < head.claim.place.priority:
+            return False
+        return self._room.lease(worker, other, cost.cells) <= worker.cells.free
 
     def _place_owed(self, model: ModelRecord, worker: WorkerRecord, now: float) -> bool:
         """Nobody overtakes the head; but a flow that is owed a slot gets one from a flow that has too many.
@@ -200,6 +197,7 @@ class Placement:
         worker.cells.reserve(request.request_id, cells)
         request.most_cells = cost.cells
         worker.holding[request.request_id] = request
+        worker.changes += 1
         worker.running_of[request.flow] += 1
         worker.running_at[request.level] += 1
         model.demand.run(request.claim, model.slots, now)
@@ -229,27 +227,24 @@ class Placement:
         if request.state is not RequestState.RUNNING or not self._room.wants_more(worker, request):
             return
         more = self._room.lease(worker, request, request.most_cells) - worker.cells.of(request.request_id)
-        worker.short[request.request_id] = request
         while not worker.cells.free:
             model.demand.went_wrong()
+            model.look_again = now  # what is given up may be more than is wanted here
             last = _last(worker)
-            if last is None or (last is request and worker.running == 1):
-                return  # it stands still until somebody who is leaving has left
             self._pause(model, worker, last, now)
             if last is request:
                 return
-        del worker.short[request.request_id]
         worker.cells.extend(request.request_id, min(more, worker.cells.free))
         cells = worker.cells.of(request.request_id)
         self._actions.append(ev.ExtendSequence(request.request_id, worker.worker_id, cells))
 
     def price(self, request: RequestRecord) -> Price | None:
         limit = self._gate.limit(request.submitted, self._models[request.model])
-        return price(request.prompt_tokens, request.submitted.max_output_tokens, limit)
+        return price(request.prompt_tokens, request.submitted.max_output_tokens, limit, request.output_tokens)
 
 
-def _last(worker: WorkerRecord) -> RequestRecord | None:
+def _last(worker: WorkerRecord) -> RequestRecord:
     """Whoever is paused first where cells are short: of the lowest class, the one that came last. So whoever came first
     always gets on."""
     running = (held for held in worker.holding.values() if held.state is RequestState.RUNNING)
-    return min(running, key=lambda held: (held.level, -held.arrival), default=None)
+    return min(running, key=lambda held: (held.level, -held.arrival))

@@ -12,6 +12,7 @@ from slotwise.scheduler.demand import Claim, Demand
 from slotwise.scheduler.events import RequestSubmitted
 from slotwise.scheduler.fairline import FairLine, Priority
 from slotwise.scheduler.lifecycle import RequestState, WorkerState, next_request_state, next_worker_state
+from slotwise.scheduler.peak import Gap
 from slotwise.scheduler.policy import OPEN, KeyPolicy
 from slotwise.scheduler.ranking import Ranking
 from slotwise.scheduler.shares import Flow
@@ -92,15 +93,16 @@ class RequestRecord:
     run_s: float = 0.0
     #: It has had a slot.
     begun: bool = False
-    #: Its answer came to its own end.
+    #: Its answer came to its own end; or it failed.
     complete: bool = False
+    failed: bool = False
     #: It has begun, and its worker keeps what it has until it goes on.
     paused: bool = False
     pauses: int = 0
     #: Cells of its prompt and the longest answer that it may have.
     most_cells: int = 0
-    #: Requests that began before it though it came first, because there were no cells for it.
-    passed: int = 0
+    #: Seconds by which those that began before it, though it came first, have held it up.
+    passed_s: float = 0.0
     #: For how many deaths of a worker it may be to blame: it was being prepared, or running.
     deaths: int = 0
     #: Kills from outside in a row that it met without having come further, and how far it was at its last start.
@@ -162,8 +164,10 @@ class WorkerRecord:
     paused: int = 0
     #: Cancelled while the tokenizer had them; it may be at work on them until it says so.
     abandoned: dict[str, Flow] = field(default_factory=dict)
-    #: Requests that stand still, or soon will: there were no more cells.
-    short: dict[str, RequestRecord] = field(default_factory=dict)
+    #: Counts those that were given a slot, or gave one back.
+    changes: int = 0
+    #: When there will be cells for whom, as of which change and when.
+    gap: tuple[str, int, float, Gap] | None = None
     #: Whoever is next has a slot and waits for cells.
     waits_for_cells: bool = False
     #: The suspect that has the worker to itself, also while it is abandoned.

@@ -17,6 +17,9 @@ from slotwise.scheduler.records import ModelRecord, RequestRecord, SchedulerConf
 
 #: Of the pool, what is planned with while more than one runs.
 _PLANNED = 0.98
+#: Those that pass a head may hold it up by such a part of what it waits.
+_PASSED = 0.1
+_GAP_KEPT_S = 0.25
 
 
 class Room:
@@ -57,14 +60,32 @@ class Room:
         candidate = self._holding(model, worker, request)
         return not others or peak([*others, candidate]) <= _PLANNED * worker.cells.capacity
 
-    def gap(self, model: ModelRecord, worker: WorkerRecord, head: RequestRecord) -> Gap:
-        """When there will be cells for `head`, which waits for them."""
-        running = self._running(model, worker)
-        return fits_when(running, self._holding(model, worker, head), _PLANNED * worker.cells.capacity)
+    def may_pass(
+        self, model: ModelRecord, worker: WorkerRecord, head: RequestRecord, other: RequestRecord, now: float
+    ) -> bool:
+        """`other` may begin before `head`, which waits for cells."""
+        gap, step_s = self._gap(model, worker, head, now), _step_s(model, worker.running)
+        waits_s = now - head.claim.place.since + gap.steps * step_s
+        if head.passed_s + self.holds_up_s(model, worker, other) > _PASSED * waits_s:
+            return False
+        prompt_steps = other.claim.work.prompt * model.demand.rates.prompt_s / step_s
+        return may_pass(self._holding(model, worker, other), gap, prompt_steps)
 
-    def may_pass(self, model: ModelRecord, worker: WorkerRecord, other: RequestRecord, gap: Gap) -> bool:
-        """`other` may begin before the one that waits for the gap."""
-        return may_pass(self._holding(model, worker, other), gap)
+    def holds_up_s(self, model: ModelRecord, worker: WorkerRecord, other: RequestRecord) -> float:
+        """Seconds by which those that run end later if `other` begins: its prompt, and one row more in each step."""
+        row_s = max(_step_s(model, worker.running + 1) - _step_s(model, worker.running), 0.0)
+        return other.claim.work.prompt * model.demand.rates.prompt_s + other.claim.work.output * row_s
+
+    def _gap(self, model: ModelRecord, worker: WorkerRecord, head: RequestRecord, now: float) -> Gap:
+        """When there will be cells for `head`. Kept for a moment: it looks at each that runs beside each that ends."""
+        if worker.gap is not None:
+            head_id, changes, at, gap = worker.gap
+            if head_id == head.request_id and changes == worker.changes and now - at < _GAP_KEPT_S:
+                return gap
+        holding = self._holding(model, worker, head)
+        gap = fits_when(self._running(model, worker), holding, _PLANNED * worker.cells.capacity)
+        worker.gap = head.request_id, worker.changes, now, gap
+        return gap
 
     def _in_full(self, worker: WorkerRecord) -> bool:
         return self._config.reserve_full or worker.has_cells_for_all
@@ -72,11 +93,8 @@ class Room:
     def _running(
         self, model: ModelRecord, worker: WorkerRecord, without: Collection[RequestRecord] = ()
     ) -> list[Holding]:
-        return [
-            self._holding(model, worker, held)
-            for held in worker.holding.values()
-            if not any(held is o for o in without)
-        ]
+        left_out = {request.request_id for request in without}
+        return [self._holding(model, worker, held) for name, held in worker.holding.items() if name not in left_out]
 
     def _holding(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord) -> Holding:
         if request.state is RequestState.CANCELLING:
@@ -88,3 +106,8 @@ class Room:
         left = model.demand.likely_left(request.claim)
         ahead = min(self._config.cells_ahead, request.claim.most_output - request.output_tokens - left)
         return Holding(cells + ahead, left)
+
+
+def _step_s(model: ModelRecord, rows: int) -> float:
+    """Seconds of a step with so many decode rows."""
+    return max(rows, 1) * model.demand.rates.output_s(max(rows, 1))

@@ -49,6 +49,8 @@ class Accounts:
         self._order: Ranking[float] = Ranking()
         #: The least of the active ones when there were any.
         self._floor = 0.0
+        #: So many idle ones are kept before those that say nothing any more are looked for.
+        self._sweep_at = _SWEEP
         #: Of all who are active.
         self.weight = 0.0
 
@@ -99,9 +101,10 @@ class Accounts:
         self._idle[name] = self._active.pop(name)
         self._order.remove(name)
         self.weight = self.weight - account.weight if self._active else 0.0
-        if len(self._idle) > _SWEEP + 2 * len(self._active):
+        if len(self._idle) > self._sweep_at:
             least = self._least()
             self._idle = {name: account for name, account in self._idle.items() if account.virtual > least}
+            self._sweep_at = _SWEEP + 2 * (len(self._active) + len(self._idle))
 
     def charge(self, name: str, seconds: float) -> float:
         """It received so many device seconds; below 0: fewer than it was charged before. Returns how many were charged:

@@ -228,7 +228,7 @@ class StepLoop:
         for sequence in self._running:
             sequence.awaited = 0
         for sequence in self._running:
-            if sequence.attached:
+            if sequence.attached or sequence.stands_still:
                 continue
             if sequence.waits is None or sequence.waits.over:
                 sequence.waits = self._twin_of(sequence)

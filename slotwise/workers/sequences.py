@@ -60,8 +60,11 @@ class Sequence:
 
     @property
     def stands_still(self) -> bool:
-        """The next token of its answer has no cell until it is promised more."""
-        return self.attached and is_decoding(self) and self.stored >= self.promised
+        """There are no cells for it until it is promised more: for the next token of its answer, or, after a pause that
+        came before its last report was heard, for all that it has."""
+        if not self.attached:
+            return len(self.tokens) > self.promised
+        return is_decoding(self) and self.stored >= self.promised
 
     @property
     def most_drafted(self) -> int:
@@ -90,7 +93,7 @@ class Sequence:
             text += self.text.push(piece(token))
             if self.text.stopped:
                 return Accepted(text, tuple(sampled[:count]), FinishReason.STOP)
-            if not self.output_left:
+            if self.output_left <= 0:
                 return Accepted(text + self.text.finish(), tuple(sampled[:count]), FinishReason.LENGTH)
         return Accepted(text, tuple(sampled))
 

@@ -252,6 +252,29 @@ def test_suspects_run_alone_and_the_one_that_kills_twice_is_poison(loaded: Drive
     assert loaded.ready(3) == [ev.PreparePrompt("later", 3)]
 
 
+def test_a_suspect_that_is_cut_by_a_drain_is_not_blamed(loaded: Driver) -> None:
+    loaded.run("a")
+    loaded.lose()
+    loaded.ready(2)
+    loaded.price("a")
+    loaded.do(ev.DrainRequested())
+
+    assert isinstance(_error(loaded.lose(2), "a"), ServerDraining)
+
+
+def test_what_has_begun_goes_on_also_while_the_server_drains(loaded: Driver) -> None:
+    loaded.run("begun")
+    loaded.said("begun")
+    loaded.lose(from_outside=True)
+    loaded.ready(2)
+    loaded.submit("new")
+
+    ended = [action.request_id for action in loaded.do(ev.DrainRequested()) if isinstance(action, ev.EndRequest)]
+
+    assert ended == ["new"]
+    assert loaded.price("begun") == [ev.Grant("begun", 2, 10, 20)]
+
+
 def test_a_prompt_that_kills_the_tokenizer_is_a_suspect_too(loaded: Driver) -> None:
     loaded.submit("bad")
     loaded.lose()

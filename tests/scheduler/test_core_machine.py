@@ -76,7 +76,7 @@ class CoreMachine(RuleBasedStateMachine):
                 self.assert_suspects_are_alone(request_id, worker_id)
                 self.preparing[request_id] = worker_id
             case ev.Grant(request_id, worker_id, max_output_tokens, cells):
-                assert not self.drained, "a grant after the drain"
+                assert not self.drained or request_id in self.most, "a first grant after the drain"
                 assert max_output_tokens >= 1
                 self.most[request_id] = self.prompt[request_id] + max_output_tokens
                 self.grant(request_id, worker_id, cells)

@@ -13,7 +13,7 @@ from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import MAX_UNREAD_BYTES, ClientTooSlow
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
-from slotwise.workers.protocol import CancelSequence, LoadModel, Prepare, StartSequence
+from slotwise.workers.protocol import CancelSequence, Delta, LoadModel, Prepare, StartSequence, StepReport
 from tests.fakes import FakePool
 
 
@@ -176,6 +176,20 @@ async def test_what_a_request_took_is_told_once_it_is_over() -> None:
                 await lease.next_chunk()
 
     assert [(usage.request_id, usage.outcome, usage.output_tokens) for usage in usages] == [("a", "completed", 3)]
+
+
+async def test_an_answer_that_fails_is_booked_as_failed_with_what_was_heard_of_it() -> None:
+    usages: list[ev.BookUsage] = []
+    async with _dispatcher(on_usage=usages.append) as (dispatcher, pool), dispatcher.lease(_request("a")) as lease:
+        pool.prepared("a")
+        pool.delta("a", "x")
+        delta = Delta("a", finish_reason=FinishReason.ERROR, error="no cells")
+        pool.hears().worker_report(1, StepReport((delta,)))
+        assert (await lease.next_chunk()).text == "x"
+        with pytest.raises(WorkerFailed):
+            await lease.next_chunk()
+
+    assert [(usage.outcome, usage.prompt_tokens, usage.output_tokens) for usage in usages] == [("failed", 5, 1)]
 
 
 async def test_a_failed_sequence_fails_its_lease_alone() -> None:

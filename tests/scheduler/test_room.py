@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.peak import Holding, fits_when, may_pass, peak
+from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.scheduler.shares import Flow
 from tests.scheduler.test_core import Driver
@@ -64,6 +65,13 @@ def _driver(slots: int = 4, cells: int = 100, cap: int = 60, **config: int | boo
     return driver
 
 
+def _rated(driver: Driver) -> None:
+    """Prompts cost little, and a row more in a step next to nothing."""
+    for rows in (1, 2, 3, 4):
+        driver.do(ev.StepDone(1, rows, 0, tuple((f"before {row}", 1) for row in range(rows)), 0.02 + 0.0001 * rows))
+    driver.do(ev.StepDone(1, 0, 1000, (), 0.1))
+
+
 def test_a_request_gets_cells_bit_by_bit_as_it_comes_near_their_end() -> None:
     driver = _driver()
     assert driver.run("a", tokens=10, max_output=40) == [ev.Grant("a", 1, 40, 18)]
@@ -98,6 +106,7 @@ def test_where_answers_are_longer_than_was_planned_whoever_came_last_is_paused()
 
 def test_a_small_one_goes_before_a_large_one_that_waits_for_cells_but_not_for_longer_than_that_waits() -> None:
     driver = _driver(reserve_full=True)
+    _rated(driver)
     driver.run("a", tokens=40, max_output=20)  # 60 of 100 cells
     assert driver.run("large", tokens=40, max_output=20) == []
 
@@ -107,18 +116,47 @@ def test_a_small_one_goes_before_a_large_one_that_waits_for_cells_but_not_for_lo
     assert driver.do(ev.SequenceFinished("a")) == [ev.Grant("large", 1, 20, 60)]
 
 
-def test_a_large_one_is_not_passed_for_ever() -> None:
-    driver = _driver(reserve_full=True)
-    driver.run("a", tokens=40, max_output=20)
-    driver.run("large", tokens=40, max_output=20)
+def _waited(others: int, prompt: int) -> float:
+    """Seconds that one waits for cells that somebody has for a while yet; others with little to say keep coming."""
+    world = World(Machine(slots=16, kv_cells=8000, context_cap=8000), SchedulerConfig(reserve_full=True))
+    world.submit(Flow("holder"), 3400, 600, most=600)
+    world.run(10.0)
+    head = world.submit(Flow("head"), 5000, 50, most=50)
 
-    passed = 0
-    for number in range(40):
-        if driver.run(f"small {number}", tokens=5, max_output=5):
-            passed += 1
-            driver.do(ev.SequenceFinished(f"small {number}"))
+    def come(number: int) -> None:
+        def ask(now: float) -> None:
+            world.submit(Flow(f"o{number}"), prompt, 10, most=10)
 
-    assert passed == 16
+        world.at(10.1 + 0.3 * number, ask)
+
+    for number in range(others):
+        come(number)
+    world.run(200.0)
+    assert head.granted is not None
+    return head.granted - head.submitted
+
+
+@pytest.mark.parametrize("prompt", [20, 300, 2500])
+def test_those_who_pass_hardly_hold_up_the_one_that_waits(prompt: int) -> None:
+    """Their prompts take time too, and a long one of them takes as long as many answers."""
+    assert _waited(40, prompt) <= 1.15 * _waited(0, prompt)
+
+
+def test_a_key_at_its_limit_does_not_hide_those_who_may_pass() -> None:
+    driver = Driver(
+        SchedulerConfig(cells_ahead=8, reserve_full=True),
+        {"m": ModelSpec(10, 4, 100, 60)},
+        {"limited": KeyPolicy(max_parallel=1, weight=100)},
+    )
+    driver.do(ev.PreloadRequested("m"))
+    driver.do(ev.WorkerReady(1, 4, 100, 60))
+    driver.run("a", tokens=40, max_output=20, key="limited")
+    driver.run("large", tokens=40, max_output=20, key="large")
+    for number in range(20):
+        driver.run(f"limited {number}", tokens=5, max_output=5, key="limited")
+    driver.now += 10.0
+
+    assert driver.run("small", tokens=5, max_output=5, key="small") == [ev.Grant("small", 1, 5, 10)]
 
 
 def _served(config: SchedulerConfig, most: int | None) -> tuple[int, int, int]:

@@ -436,6 +436,20 @@ def test_where_its_cells_end_a_sequence_stands_still_until_it_has_more() -> None
     assert (_text([*deltas, *again]), again[-1].finish_reason) == _alone("abc", 8)
 
 
+def test_one_that_goes_on_before_its_last_token_was_heard_waits_for_a_cell_for_it() -> None:
+    """Its lease is by what the scheduler has heard, and a report may be under way."""
+    loop = StepLoop(_model())
+    _start(loop, "r", "abc", 8, cells=5)
+    deltas = _run(loop)["r"]
+    loop.pause("r")
+    loop.resume(ResumeSequence("r", 5))
+    assert loop.idle
+
+    loop.extend(ExtendSequence("r", 11))
+
+    assert _text([*deltas, *_run(loop)["r"]]) == _alone("abc", 8)[0]
+
+
 class LoopMachine(RuleBasedStateMachine):
     """Random traffic; each answer must equal the same request run alone, or a beginning of it when cancelled."""
 
@@ -487,7 +501,8 @@ class LoopMachine(RuleBasedStateMachine):
     def _cells(self, request_id: str, ahead: int | None) -> int:
         """Enough for what it has and `ahead` more tokens; None: for all of it."""
         prompt, max_output = self.asked[request_id]
-        has = len(prompt) + sum(len(delta.tokens) for delta in self.got.get(request_id, []))
+        # The scheduler may not have heard the last one yet.
+        has = len(prompt) + max(0, sum(len(delta.tokens) for delta in self.got.get(request_id, [])) - 1)
         most = len(prompt) + max_output
         return most if ahead is None else min(has + ahead, most)
 
