@@ -215,7 +215,6 @@ class Placement:
         self._books.release(request, now)
         self._books.advance(request, RequestState.QUEUED)
         request.paused = True
-        request.pauses += 1
         worker.paused += 1
         model.demand.pause(request.claim)
         model.priced.add(request.request_id, request.claim.place)

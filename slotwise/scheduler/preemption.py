@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from slotwise.scheduler.records import RequestRecord
 from slotwise.scheduler.shares import Flow
 
-#: Whoever has just begun is let run for so long, and as much longer for each time that it was paused: moving a sequence
-#: has a cost.
+#: Whoever has just begun, or goes on, is let run for so long: moving a sequence has a cost. (Longer for each time that
+#: it was paused was tried: light keys then wait three times as long beside a heavy one.)
 LEAST_RUN_S = 1.0
 
 
@@ -54,7 +54,7 @@ def victims_for(
         for held in running
         if held.flow != flow
         and (held.level < priority or (held.level == priority and slots_of[held.flow] > 1))
-        and now - held.granted_at >= LEAST_RUN_S * (1 + held.pauses)
+        and now - held.granted_at >= LEAST_RUN_S
     ]
     if not candidates:
         return []

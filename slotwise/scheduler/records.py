@@ -98,7 +98,6 @@ class RequestRecord:
     failed: bool = False
     #: It has begun, and its worker keeps what it has until it goes on.
     paused: bool = False
-    pauses: int = 0
     #: Cells of its prompt and the longest answer that it may have.
     most_cells: int = 0
     #: Seconds by which those that began before it, though it came first, have held it up.

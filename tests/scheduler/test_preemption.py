@@ -165,15 +165,6 @@ def test_one_that_was_served_before_a_higher_class_for_its_age_is_not_paused_for
     assert _changed(driver.said("old")) == []
 
 
-def test_who_was_paused_is_let_run_longer_the_next_time(full: Driver) -> None:
-    assert _changed(full.run("x", key="light")) == [("PauseSequence", "d"), ("Grant", "x")]
-    full.do(ev.SequenceFinished("x"))  # d goes on
-
-    full.now += 1.5 * LEAST_RUN_S
-    assert _changed(full.run("y", key="light"))[0] == ("PauseSequence", "c")
-
-
-@pytest.mark.parametrize("end", [lambda d: d.do(ev.DrainRequested()), lambda d: d.submit("other", "n")])
 def test_what_was_paused_is_ended_before_the_worker_stops(end: Callable[[Driver], object]) -> None:
     """At a drain, and where the model has to make room for another."""
     from slotwise.scheduler.records import SchedulerConfig
