@@ -6,8 +6,9 @@ costs its owner time, and nobody an answer.
 
 A request may take the slot of one that is
 1. of a lower class, whatever the parts, or
-2. of its own class, if its flow has fewer slots than its part (rounded up), and the other's flow more than its own:
-   neither can take it back.
+2. of its own class, if the other's flow has more slots than its part (rounded up), and its own flow fewer than its
+   part; or, where others leave slots to these two, if it still has no more than the other by their parts once the slot
+   has changed hands. So nobody can take back what was taken.
 
 One that had its turn before a higher class, for its age, counts as of the higher one (`RequestRecord.level`).
 """
@@ -64,12 +65,14 @@ def victims_for(
     for held in chosen:
         left[held.flow] -= 1
     equals = [held for held in candidates if held.level == priority]
-    if not equals or not is_owed(slots_of.get(flow, 0), part(flow)):
+    if not equals:
         return chosen
+    mine, slots = part(flow), slots_of.get(flow, 0)
     parts = {held.flow: part(held.flow) for held in equals}
     while equals:
         held = max(equals, key=lambda held: left[held.flow] - parts[held.flow])
-        if left[held.flow] <= whole(parts[held.flow]):
+        has, its = left[held.flow], parts[held.flow]
+        if has <= whole(its) or not (is_owed(slots, mine) or (slots + 1) * its <= (has - 1) * mine):
             break
         equals.remove(held)
         left[held.flow] -= 1

@@ -165,6 +165,7 @@ def test_one_that_was_served_before_a_higher_class_for_its_age_is_not_paused_for
     assert _changed(driver.said("old")) == []
 
 
+@pytest.mark.parametrize("end", [lambda d: d.do(ev.DrainRequested()), lambda d: d.submit("other", "n")])
 def test_what_was_paused_is_ended_before_the_worker_stops(end: Callable[[Driver], object]) -> None:
     """At a drain, and where the model has to make room for another."""
     from slotwise.scheduler.records import SchedulerConfig
