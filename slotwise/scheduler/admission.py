@@ -67,6 +67,10 @@ class Comebacks:
     def __init__(self) -> None:
         self._ahead = self._at = 0.0
 
+    def forget(self) -> None:
+        """There is room for whoever comes."""
+        self._ahead = 0.0
+
     def tell(self, excess: float, work: float, now: float) -> float:
         """Retry-After of a request of `work` device seconds, for which there is room in `excess` seconds."""
         self._ahead = max(0.0, self._ahead - (now - self._at))

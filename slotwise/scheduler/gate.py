@@ -116,6 +116,8 @@ class Gate:
             seconds = self._come_back(model, expected.work, 0.0, now)
             message = f"The queue is full ({queued} requests wait). Come back in {seconds:g} s."
             return ServerOverloaded(message, retry_after_s=seconds)
+        if not must_wait:
+            self._comebacks[model.name].forget()
         longest = self.max_wait(event)
         if longest is None or not must_wait or not model.demand.is_known:
             return None
