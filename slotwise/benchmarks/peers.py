@@ -12,14 +12,14 @@ import re
 import shlex
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 #: What the model is called on every server that is started here.
 MODEL = "m"
-#: Not the folder with the keys of whoever runs this: the load has names of its own.
-NO_KEYS = os.path.join(tempfile.gettempdir(), "slotwise-bench-without-keys")
+#: In a command line: a folder that goes with the server. Not that with the keys of whoever runs this: the load has
+#: names of its own, and what it used is nobody's usage.
+A_FOLDER = "{folder}"
 #: Slots of a llama-server that is not told how many (`-np -1`).
 _LLAMA_SERVER_SLOTS = 4
 _DEFAULTS, _TUNED = "defaults", "tuned"
@@ -111,7 +111,7 @@ def _runnable(text: str) -> str:
 
 def _slotwise(wanted: Wanted, extra: list[str]) -> Contestant:
     options = ["--num-parallel", wanted.slots, "--context", wanted.context, "--threads", wanted.threads, "--preload"]
-    options += ["--data", NO_KEYS]
+    options += ["--data", A_FOLDER]
     command = (sys.executable, "-m", "slotwise", "serve", f"{MODEL}={wanted.gguf}", *map(str, options), *extra)
     return Contestant("slotwise", command)
 

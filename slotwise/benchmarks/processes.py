@@ -25,7 +25,7 @@ import httpx
 
 from slotwise.benchmarks import probes
 from slotwise.benchmarks.document import RawLimit
-from slotwise.benchmarks.peers import MODEL, Contestant, PeerError, Wanted, publishable
+from slotwise.benchmarks.peers import A_FOLDER, MODEL, Contestant, PeerError, Wanted, publishable
 
 READY_WITHIN_S = 300.0
 #: From SIGTERM to SIGKILL.
@@ -143,7 +143,8 @@ async def _started(contestant: Contestant, port: int, ready_within: float, grace
 def _where_to_listen(contestant: Contestant, port: int, folder: Path) -> tuple[tuple[str, ...], dict[str, str]]:
     """Command line and whole environment."""
     if not contestant.modelfile:
-        return (*contestant.command, "--port", str(port)), _environment(contestant.environment)
+        command = [str(folder / "data") if word == A_FOLDER else word for word in contestant.command]
+        return (*command, "--port", str(port)), _environment(contestant.environment)
     (folder / "Modelfile").write_text(contestant.modelfile)
     place = {"OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_MODELS": str(folder / "models")}
     return contestant.command, _environment(contestant.environment | place)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from slotwise.benchmarks import processes
-from slotwise.benchmarks.peers import NO_KEYS, Contestant, PeerError, Wanted, contestants, publishable
+from slotwise.benchmarks.peers import A_FOLDER, Contestant, PeerError, Wanted, contestants, publishable
 from slotwise.benchmarks.processes import Running, free_port, raw_limits, running
 from slotwise.loads import demo_model_path
 
@@ -146,7 +146,7 @@ def test_slotwise_is_started_by_this_interpreter_with_what_is_wanted(context: in
 
     assert ours.name == "slotwise"
     assert ours.command[:5] == (sys.executable, "-m", "slotwise", "serve", "m=fake:row_us=20")
-    rest = f"--num-parallel 3 --context {context} --threads 2 --preload --data {NO_KEYS} --kv-cells 900"
+    rest = f"--num-parallel 3 --context {context} --threads 2 --preload --data {A_FOLDER} --kv-cells 900"
     assert " ".join(ours.command[5:]) == rest
 
 
