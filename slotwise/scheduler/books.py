@@ -72,6 +72,15 @@ class Books:
         if request.worker_id is not None:
             self._actions.append(ev.CancelSequence(request.request_id, request.worker_id))
 
+    def hold(self, request: RequestRecord, cells: int) -> None:
+        """It has a slot of its worker, and so many cells."""
+        worker = self.worker_of(request)
+        worker.cells.reserve(request.request_id, cells)
+        worker.holding[request.request_id] = request
+        worker.changes += 1
+        tally(worker.running_of, request.flow, 1)
+        tally(worker.running_at, request.level, 1)
+
     def release(self, request: RequestRecord, now: float) -> None:
         """Its slot and its cells are free again."""
         request.run_s += now - request.granted_at
@@ -93,7 +102,7 @@ class Books:
         else:
             model.demand.ended(request.claim, request.done, model.slots)
         if request.begun:
-            self._limits.used(request.flow.key, request.prompt_tokens + request.output_tokens, now)
+            self._limits.used(request.flow.key, request.tokens, now)
         for line in (model.unpriced, model.priced, model.suspects):
             line.discard(request.request_id)
         if (worker := self._residency.workers.get(request.worker_id or 0)) is not None:

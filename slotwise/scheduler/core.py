@@ -257,9 +257,8 @@ class Scheduler:
         worker.advance(WorkerState.READY)
         worker.slots, worker.context_cap, worker.ready_at = event.slots, event.context_cap, now
         worker.cells = Ledger(event.kv_cells)
-        spec = self._models[worker.model].spec
-        worker.active = ActiveLimit(event.slots, spec.itl_target, fixed=self.config.fixed_parallel)
         model = self._models[worker.model]
+        worker.active = ActiveLimit(event.slots, model.spec.itl_target, fixed=self.config.fixed_parallel)
         model.start_deaths = 0
         model.last_used = now
         self._pump(model, now)
@@ -304,11 +303,10 @@ class Scheduler:
             message = "This request was tried twice, the second time alone, and the model's process died both times"
             self._end(request, PoisonRequest(f"{message}: {reason}."), now)
         else:
-            stored = request.prompt_tokens + request.output_tokens
             if request.state is RequestState.RUNNING:
-                model.demand.interrupted(request.claim, stored)
+                model.demand.interrupted(request.claim, request.tokens)
             elif request.paused:
-                work = Work(stored, request.claim.work.output)
+                work = Work(request.tokens, request.claim.work.output)
                 model.demand.reprice(request.claim, work, request.claim.most_output)
             request.paused = False
             self._books.advance(request, RequestState.SUBMITTED)

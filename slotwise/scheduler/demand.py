@@ -95,13 +95,12 @@ class Demand:
         if characters and tokens:
             self._characters_per_token += _WEIGHT * (characters / tokens - self._characters_per_token)
 
-    def likely_left(self, claim: Claim, ahead: int = 0) -> float:
-        """Output tokens that are probably still to come of a request that is priced; `ahead`: at least so many, if it
-        may have them."""
-        if claim.generated + ahead >= claim.likely_output:
+    def likely_left(self, claim: Claim) -> float:
+        """Output tokens that are probably still to come of a request that is priced."""
+        if claim.generated >= claim.likely_output:
             quantile = _CAUTIOUS if self._cautious else _LIKELY
             lengths = self._of(claim.place.flow.key).lengths
-            claim.likely_output = lengths.quantile(quantile, claim.most_output, claim.generated + ahead)
+            claim.likely_output = lengths.quantile(quantile, claim.most_output, claim.generated)
         return max(min(claim.likely_output, claim.most_output) - claim.generated, 1.0)
 
     def went_wrong(self) -> None:

@@ -90,10 +90,9 @@ class Placement:
     def _grant_heads(self, model: ModelRecord, worker: WorkerRecord, now: float) -> None:
         worker.waits_for_cells = False
         while (head := self._next(model, worker, now)) is not None:
-            slots = worker.active.now_at_most - worker.running
-            if self._place(model, worker, head, now, slots, worker.cells.free):
+            if self._place(model, worker, head, now, worker.free_slots, worker.cells.free):
                 continue
-            worker.waits_for_cells = slots > 0
+            worker.waits_for_cells = worker.free_slots > 0
             if worker.alone or model.retiring:
                 return
             if not self._place_owed(model, worker, now) and not self._place_behind(model, worker, head, now):
@@ -109,8 +108,7 @@ class Placement:
             if not self._room.may_pass(model, worker, head, other, now):
                 continue
             held_up_s = self._room.holds_up_s(model, worker, other)
-            slots = worker.active.now_at_most - worker.running
-            if self._place(model, worker, other, now, slots, worker.cells.free, may_pause=False):
+            if self._place(model, worker, other, now, worker.free_slots, worker.cells.free, may_pause=False):
                 head.passed_s += held_up_s
                 return True
         return False
@@ -194,12 +192,8 @@ class Placement:
         request.level = model.priced.level(request.request_id, now)
         model.priced.remove(request.request_id)
         cells = self._room.lease(worker, request, cost.cells)
-        worker.cells.reserve(request.request_id, cells)
+        self._books.hold(request, cells)
         request.most_cells = cost.cells
-        worker.holding[request.request_id] = request
-        worker.changes += 1
-        worker.running_of[request.flow] += 1
-        worker.running_at[request.level] += 1
         model.demand.run(request.claim, model.slots, now)
         self._books.advance(request, RequestState.RUNNING)
         request.granted_at = model.last_used = now

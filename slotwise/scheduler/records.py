@@ -130,6 +130,11 @@ class RequestRecord:
         return self.claim.generated
 
     @property
+    def tokens(self) -> int:
+        """Of its prompt and of its answer so far: each takes a cell."""
+        return self.prompt_tokens + self.output_tokens
+
+    @property
     def done(self) -> Work:
         """What it took by now."""
         return Work(self.prompt_tokens - self.cached_tokens, self.output_tokens) if self.begun else Work()
@@ -179,6 +184,11 @@ class WorkerRecord:
     def may_give_to(self, priority: Priority) -> bool:
         """There is a flow with more than one slot, or a lower class: somebody may have to give a slot up."""
         return len(self.running_of) < len(self.holding) or any(level < priority for level in self.running_at)
+
+    @property
+    def free_slots(self) -> int:
+        """Below 0 where more run than may by now."""
+        return self.active.now_at_most - self.running
 
     @property
     def at_work(self) -> int:

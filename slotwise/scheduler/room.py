@@ -23,7 +23,7 @@ _GAP_KEPT_S = 0.25
 
 
 class Room:
-    """Looks at records, and changes none."""
+    """Looks at records, and changes none but the gap that a worker keeps."""
 
     def __init__(self, config: SchedulerConfig) -> None:
         self._config = config
@@ -32,14 +32,12 @@ class Room:
         """Cells that it gets now; `most`: those of the whole answer."""
         if self._in_full(worker):
             return most
-        return min(most, request.prompt_tokens + request.output_tokens + self._config.cells_ahead)
+        return min(most, request.tokens + self._config.cells_ahead)
 
     def wants_more(self, worker: WorkerRecord, request: RequestRecord) -> bool:
         """It comes near the end of its cells: half of what it is given ahead is for the steps until it has more."""
         held = worker.cells.of(request.request_id)
-        return held < request.most_cells and (
-            request.prompt_tokens + request.output_tokens + self._config.cells_ahead // 2 >= held
-        )
+        return held < request.most_cells and request.tokens + self._config.cells_ahead // 2 >= held
 
     def fits(
         self,
@@ -99,13 +97,12 @@ class Room:
     def _holding(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord) -> Holding:
         if request.state is RequestState.CANCELLING:
             return Holding(worker.cells.of(request.request_id), 0.0)
-        cells = request.prompt_tokens + request.output_tokens
         if self._config.reserve_full:
-            return Holding(cells, max(request.claim.most_output - request.output_tokens, 1))
+            return Holding(request.tokens, max(request.claim.most_output - request.output_tokens, 1))
         # What it is given ahead is nobody else's either.
         left = model.demand.likely_left(request.claim)
         ahead = min(self._config.cells_ahead, request.claim.most_output - request.output_tokens - left)
-        return Holding(cells + ahead, left)
+        return Holding(request.tokens + ahead, left)
 
 
 def _step_s(model: ModelRecord, rows: int) -> float:

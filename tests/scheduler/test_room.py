@@ -58,8 +58,9 @@ def test_whoever_passes_keeps_the_head_waiting_for_no_longer(
     assert fits_when([*running, other], head, capacity).steps <= gap.steps
 
 
-def _driver(slots: int = 4, cells: int = 100, cap: int = 60, **config: int | bool) -> Driver:
-    driver = Driver(SchedulerConfig(cells_ahead=8, **config), {"m": ModelSpec(10, slots, cells, cap)})  # type: ignore[arg-type]
+def _driver(slots: int = 4, cells: int = 100, cap: int = 60, *, reserve_full: bool = False) -> Driver:
+    config = SchedulerConfig(cells_ahead=8, reserve_full=reserve_full)
+    driver = Driver(config, {"m": ModelSpec(10, slots, cells, cap)})
     driver.do(ev.PreloadRequested("m"))
     driver.do(ev.WorkerReady(1, slots, cells, cap))
     return driver
