@@ -322,5 +322,6 @@ class Dispatcher:
             scope=request.key if self._isolate_keys else "",
             generated=tuple(lease.generated),
             cells=grant.cells,
+            asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
         )
         self._pool.send(grant.worker_id, command)

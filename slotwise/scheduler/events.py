@@ -161,6 +161,9 @@ class Grant:
     worker_id: int
     max_output_tokens: int
     cells: int
+    #: Of its key, beside others; and the class that it counts as.
+    weight: float = 1.0
+    level: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,8 +184,14 @@ class Placement:
         if worker.alone is not None or model.retiring or not worker.may_give_to(request.claim.place.priority):
             return []
         running = (held for held in worker.holding.values() if held.state is RequestState.RUNNING)
+        demand = model.demand
         return victims_for(
-            request, running, worker.running_of, lambda flow: model.demand.part(flow, model.at_most), now
+            request,
+            running,
+            worker.running_of,
+            lambda flow: demand.part(flow, model.at_most),
+            lambda flow: demand.shares.lead(flow, request.flow),
+            now,
         )
 
     def _grant(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, cost: Price, now: float) -> None:
@@ -203,7 +209,10 @@ class Placement:
             worker.paused -= 1
             self._actions.append(ev.ResumeSequence(request.request_id, worker.worker_id, cells))
         else:
-            self._actions.append(ev.Grant(request.request_id, worker.worker_id, cost.max_output_tokens, cells))
+            weight = self._limits.policy(request.flow.key).weight
+            self._actions.append(
+                ev.Grant(request.request_id, worker.worker_id, cost.max_output_tokens, cells, weight, request.level)
+            )
 
     def _pause(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, now: float) -> None:
         self._books.release(request, now)

@@ -9,6 +9,9 @@ A request may take the slot of one that is
 2. of its own class, if the other's flow has more slots than its part (rounded up), and its own flow fewer than its
    part; or, where others leave slots to these two, if it still has no more than the other by their parts once the slot
    has changed hands. So nobody can take back what was taken.
+3. of its own class, if the other's flow has had LEAD_S more of the device, down to that one's part rounded down, and to
+   one slot. For slots are not what is scarce: many short answers of one who has had little are not kept waiting for
+   each other beside long ones. And who is that far ahead takes none back (2).
 
 One that had its turn before a higher class, for its age, counts as of the higher one (`RequestRecord.level`).
 """
@@ -24,6 +27,8 @@ from slotwise.scheduler.shares import Flow
 #: Whoever has just begun, or goes on, is let run for so long: moving a sequence has a cost. (Longer for each time that
 #: it was paused was tried: light keys then wait three times as long beside a heavy one.)
 LEAST_RUN_S = 1.0
+#: Device seconds (per weight) by which one flow is ahead of another when it is no matter of whose request came last.
+LEAD_S = 4.0
 
 
 def whole(part: float) -> int:
@@ -41,12 +46,14 @@ def victims_for(
     running: Iterable[RequestRecord],
     slots_of: Mapping[Flow, int],
     part: Callable[[Flow], float],
+    lead: Callable[[Flow], float],
     now: float,
 ) -> list[RequestRecord]:
     """Those who may be paused for a request, in the order in which they should be: lower classes first, then of the
     flow that is furthest over its part, the one that came last.
 
-    `slots_of`: slots that each flow has; `part`: those that would be its share.
+    `slots_of`: slots that each flow has; `part`: those that would be its share; `lead`: device seconds by which it is
+    ahead of the request's.
     """
     flow, priority = request.flow, request.claim.place.priority
     # A flow that has one slot has no more than its part of them.
@@ -69,11 +76,18 @@ def victims_for(
         return chosen
     mine, slots = part(flow), slots_of.get(flow, 0)
     parts = {held.flow: part(held.flow) for held in equals}
-    while equals:
-        held = max(equals, key=lambda held: left[held.flow] - parts[held.flow])
-        has, its = left[held.flow], parts[held.flow]
-        if has <= whole(its) or not (is_owed(slots, mine) or (slots + 1) * its <= (has - 1) * mine):
-            break
+    leads = {other: lead(other) for other in parts}
+
+    def may_give(other: Flow) -> bool:
+        has, its = left[other], parts[other]
+        if leads[other] >= LEAD_S:
+            return has > max(1, math.floor(its + 1e-9))
+        if leads[other] <= -LEAD_S or has <= whole(its):
+            return False
+        return is_owed(slots, mine) or (slots + 1) * its <= (has - 1) * mine
+
+    while able := [held for held in equals if may_give(held.flow)]:
+        held = max(able, key=lambda held: left[held.flow] - parts[held.flow])
         equals.remove(held)
         left[held.flow] -= 1
         chosen.append(held)

@@ -153,6 +153,13 @@ class Shares:
             users = self._users[key] = Accounts()
         return users
 
+    def lead(self, flow: Flow, other: Flow) -> float:
+        """Device seconds per weight that a flow has had more than another: its key, or its user where they have one."""
+        if flow.key != other.key:
+            return self.keys.virtual(flow.key) - self.keys.virtual(other.key)
+        users = self.users(flow.key)
+        return users.virtual(flow.user) - users.virtual(other.user)
+
     def join(self, flow: Flow, weight: float) -> None:
         self.keys.join(flow.key, weight)
         self.users(flow.key).join(flow.user)

@@ -10,12 +10,13 @@ Rules:
    beyond the decode rows is not lost, it is in the next); but not twice in a row, so that long prompts get on.
 4. A prompt that others wait for (they have its beginning too) is as urgent as the part that they wait for.
 5. Only rows that will be sampled ask for logits: each decode row, the last row of a completed prompt, drafted rows.
-6. Chunks are in order of rows: llama.cpp cuts a batch of split cells into runs of consecutive rows.
+6. A prompt of a lower class waits for those of a higher one, but for the oldest's turn.
+7. Chunks are in order of rows: llama.cpp cuts a batch of split cells into runs of consecutive rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +42,10 @@ class Batchable(Protocol):
     prompt_tokens: int
     #: Others wait until this many tokens are stored; 0 if nobody waits.
     awaited: int
+
+    @property
+    def level(self) -> int:
+        """Its class: a higher one is served first."""
 
 
 class Budget(Protocol):
@@ -111,15 +116,16 @@ def plan_step(
     *,
     turn: int = 0,
     may_be_brief: bool = False,
+    held: Collection[int] = (),
 ) -> StepPlan:
     """The next step for `sequences` (in order of arrival): at most `n_batch` rows, prompts as `budget` allows.
 
     `drafts`: tokens to check after a decoding sequence's own, by its index, as far as there is room. `turn` counts
-    steps; `may_be_brief`: the last one was not.
+    steps; `may_be_brief`: the last one was not; `held`: sequences (by index) whose prompts are left for a later one.
     """
     decoding = [index for index, sequence in enumerate(sequences) if is_decoding(sequence)][:n_batch]
     room = n_batch - len(decoding)
-    prefill, brief = share_room(sequences, room, budget, turn, may_be_brief=may_be_brief)
+    prefill, brief = share_room(sequences, room, budget, turn, may_be_brief=may_be_brief, held=held)
     room -= sum(prefill.values())
     shares: list[Share] = []
     rows = drafted_rows = 0
@@ -138,13 +144,20 @@ def plan_step(
 
 
 def share_room(
-    sequences: Sequence[Batchable], room: int, budget: Budget | None, turn: int, *, may_be_brief: bool = False
+    sequences: Sequence[Batchable],
+    room: int,
+    budget: Budget | None,
+    turn: int,
+    *,
+    may_be_brief: bool = False,
+    held: Collection[int] = (),
 ) -> tuple[dict[int, int], bool]:
     """How many tokens of which prompt (by index) are computed next, `room` at most; and whether parts of others were
     left out because a prompt ends."""
     counts: dict[int, int] = {}
     ends_one = False
-    order = sorted(_prompts(sequences), key=lambda index: _urgency(sequences[index]))
+    prompts = [index for index in _prompts(sequences) if index not in held]
+    order = sorted(prompts, key=lambda index: _urgency(sequences[index]))
     # The oldest's turn is not a brief step: it comes after it.
     brief = may_be_brief and bool(order) and _fits(sequences[order[0]], room, budget)
     if turn % OLDEST_TURN == 0 and order and not brief:
@@ -179,6 +192,8 @@ def _fits(sequence: Batchable, room: int, budget: Budget | None) -> bool:
     return len(sequence.tokens) - sequence.stored <= most
 
 
-def _urgency(sequence: Batchable) -> int:
+def _urgency(sequence: Batchable) -> tuple[int, int]:
     left = len(sequence.tokens) - sequence.stored
-    return min(left, sequence.awaited - sequence.stored) if sequence.awaited > sequence.stored else left
+    if sequence.awaited > sequence.stored:
+        left = min(left, sequence.awaited - sequence.stored)
+    return -sequence.level, left

@@ -13,14 +13,13 @@ import time
 from collections.abc import Callable
 
 from slotwise.request import FinishReason, Usage
-from slotwise.workers.batch import Budget, NoPrompts, Share, StepPlan, is_decoding, plan_step
+from slotwise.workers.batch import NoPrompts, Share, StepPlan, is_decoding, plan_step
 from slotwise.workers.cells import CellsExhausted
-from slotwise.workers.cost import PromptChunk, StepCost
+from slotwise.workers.composer import Composer, PromptPart
 from slotwise.workers.kv import KVCache
 from slotwise.workers.model import Model
 from slotwise.workers.protocol import Delta, ExtendSequence, ResumeSequence, StartSequence, StepReport
 from slotwise.workers.sequences import TWIN_TOKENS, Sequence, Wait, twin_of
-from slotwise.workers.speculation import Speculator
 from slotwise.workers.text import TextStream
 from slotwise.workers.warm import WarmPrefixes
 
@@ -43,11 +42,9 @@ class StepLoop:
     ) -> None:
         """`itl_target`: seconds that a step with prompts may take beside answers; 0 = any."""
         self._model = model
-        self._itl_target = itl_target
         self._timer = timer
         self._kv = KVCache(model, warm, host_bytes)
-        self._cost = StepCost()
-        self._speculator = Speculator(self._cost, model.info.draft_rows)
+        self._composer = Composer(model.n_batch, model.info.draft_rows, itl_target)
         #: In order of arrival.
         self._running: list[Sequence] = []
         self._prompts: dict[str, list[int]] = {}
@@ -56,10 +53,6 @@ class StepLoop:
         #: Ends that happened between steps (cancels, refusals), told with the next report.
         self._ended: list[Delta] = []
         self._failures = 0
-        #: Counts steps: whose prompt is served first.
-        self._turn = 0
-        #: The last step left parts of prompts out, so as to be short.
-        self._was_brief = False
 
     @property
     def idle(self) -> bool:
@@ -96,6 +89,7 @@ class StepLoop:
             end_tokens=frozenset() if command.ignore_eos else self._model.vocabulary.end_tokens,
             promised=promised,
             scope=command.scope,
+            asker=command.asker,
             # A seed promises the same text again, and rounding may differ with the number of rows.
             drafted_for=command.sampling.seed is None,
         )
@@ -163,16 +157,7 @@ class StepLoop:
         no_cells = drafts_accepted = 0
         copied = self._attach()
         active = self._active()
-        self._turn += 1
-        plan = plan_step(
-            active,
-            self._model.n_batch,
-            self._budget(active),
-            self._drafts(active),
-            turn=self._turn,
-            may_be_brief=not self._was_brief,
-        )
-        self._was_brief = plan.brief
+        plan = self._composer.plan(active, [sequence for sequence in self._running if sequence.waits])
         if plan.rows:
             self._kv.make_room(plan.rows)
             began = self._timer()
@@ -183,11 +168,10 @@ class StepLoop:
             if code == 0:
                 self._failures = 0
                 self._kv.decoded()
-                chunks = _prompt_chunks(active, plan)
+                prompts = _prompt_parts(active, plan)
                 drafts_accepted = self._advance(active, plan, deltas)
-                if not copied:  # copies are made in the decode
-                    took = self._timer() - began
-                    self._cost.observe(plan.decode_rows, chunks, took, drafted=plan.drafted_rows)
+                # Copies are made in the decode.
+                self._composer.computed(plan, prompts, self._timer() - began, copied=copied)
             else:
                 self._repair(code, deltas)
         return StepReport(
@@ -249,19 +233,6 @@ class StepLoop:
         prospect = self._kv.prospect(sequence.tokens, sequence.scope)
         return twin_of(sequence, prospect, self._running, max(TWIN_TOKENS, self._kv.worth_sharing))
 
-    def _budget(self, active: list[Sequence]) -> Budget | None:
-        """For prompts in the next step; None where nobody waits for the next word of an answer."""
-        decode_rows = sum(map(is_decoding, active))
-        if not self._itl_target or not decode_rows:
-            return None
-        return self._cost.prompt_budget(self._itl_target, decode_rows)
-
-    def _drafts(self, active: list[Sequence]) -> dict[int, list[int]]:
-        """What to check beyond each sequence's own token, by index: while no prompt wants the time."""
-        if not self._model.info.draft_rows or not all(map(is_decoding, active)):
-            return {}
-        return dict(enumerate(self._speculator.propose(active, self._itl_target)))
-
     # ---- after a decode
 
     def _advance(self, active: list[Sequence], plan: StepPlan, deltas: list[Delta]) -> int:
@@ -273,7 +244,7 @@ class StepLoop:
             self._kv.store(sequence, tokens, wrong=len(share.sampled) - len(sampled))
             if sampled:
                 drafts_accepted += len(sampled) - 1
-                self._speculator.learn(sequence, sampled)
+                self._composer.learn(sequence, sampled)
                 deltas.append(self._tell(sequence, sampled))
         return drafts_accepted
 
@@ -355,10 +326,14 @@ def _sample(sequence: Sequence, share: Share) -> list[int]:
     return sampled
 
 
-def _prompt_chunks(active: list[Sequence], plan: StepPlan) -> list[PromptChunk]:
-    """The prompts' part of a step, before it is booked."""
-    chunks = [share.chunk for share in plan.shares if not is_decoding(active[share.index])]
-    return [(len(chunk.tokens), chunk.start + len(chunk.tokens) / 2) for chunk in chunks]
+def _prompt_parts(active: list[Sequence], plan: StepPlan) -> list[PromptPart]:
+    """What a step computes of prompts, before it is booked."""
+    parts = [(active[share.index], share.chunk) for share in plan.shares]
+    return [
+        PromptPart(sequence.asker, len(chunk.tokens), chunk.start + len(chunk.tokens) / 2)
+        for sequence, chunk in parts
+        if not is_decoding(sequence)
+    ]
 
 
 def _terminal(

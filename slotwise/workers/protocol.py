@@ -75,6 +75,20 @@ class Prepare(Message, frozen=True, tag="prepare"):
     prompt: Prompt
 
 
+class Asker(msgspec.Struct, frozen=True, array_like=True):
+    """Whose request it is: an API key, and an end user behind it; with the key's weight, and the class of the request
+    (higher is served first)."""
+
+    key: str = ""
+    user: str = ""
+    weight: float = 1.0
+    level: int = 0
+
+    @property
+    def flow(self) -> tuple[str, str]:
+        return self.key, self.user
+
+
 class StartSequence(Message, frozen=True, tag="start"):
     """Run a prepared prompt. The scheduler has reserved a slot and cells for it: enough for the prompt and a part of
     the answer. Where these end it stands still until it is given more."""
@@ -91,6 +105,8 @@ class StartSequence(Message, frozen=True, tag="start"):
     generated: tuple[int, ...] = ()
     #: 0 = the whole answer's.
     cells: int = 0
+    #: Who shares the time for prompts with whom: see `workers/promptshares`.
+    asker: Asker = Asker()
 
 
 class ExtendSequence(Message, frozen=True, tag="extend"):

@@ -14,6 +14,7 @@ from slotwise.workers.batch import is_decoding
 from slotwise.workers.lookup import Draft, NgramIndex
 from slotwise.workers.model import Sampler
 from slotwise.workers.prefixes import common_length
+from slotwise.workers.protocol import Asker
 from slotwise.workers.speculation import Acceptance
 from slotwise.workers.text import TextStream
 
@@ -37,6 +38,7 @@ class Sequence:
     #: Cells that it may hold now.
     promised: int
     scope: str = ""
+    asker: Asker = Asker()
     row: int = -1
     stored: int = 0
     #: Prompt tokens taken over from others, when it began.
@@ -53,6 +55,10 @@ class Sequence:
     @property
     def attached(self) -> bool:
         return self.row >= 0
+
+    @property
+    def level(self) -> int:
+        return self.asker.level
 
     @property
     def output_left(self) -> int:

@@ -7,8 +7,9 @@ import pytest
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.fairline import AGE_S, Priority
 from slotwise.scheduler.policy import KeyPolicy
-from slotwise.scheduler.preemption import LEAST_RUN_S
+from slotwise.scheduler.preemption import LEAD_S, LEAST_RUN_S
 from slotwise.scheduler.records import ModelSpec
+from slotwise.scheduler.shares import Flow
 from tests.scheduler.test_core import Driver
 
 SLOTS = 4
@@ -79,6 +80,35 @@ def test_one_who_has_just_begun_is_let_run(full: Driver) -> None:
     full.run("e", key="heavy")
 
     assert _changed(full.run("x", key="light")) == [("PauseSequence", "c"), ("Grant", "x")]
+
+
+def _heavy_is_ahead() -> Driver:
+    """One key had the machine for long beside three others, who now have what is their part of four slots."""
+    driver = _driver()
+    for turn in range(8):
+        for name in "bcd":
+            driver.run(f"{name}{turn}", tokens=1, max_output=1, key=name)
+            driver.do(ev.SequenceFinished(f"{name}{turn}", 1, 0, 1, complete=True))
+        driver.run(f"a{turn}", tokens=50, max_output=50, key="heavy")
+        driver.now += 1.0
+        driver.do(ev.StepDone(1, 1, 0, ((f"a{turn}", 1),), 1.0))
+        driver.do(ev.SequenceFinished(f"a{turn}", 50, 0, 50, complete=True))
+    return driver
+
+
+def test_who_had_much_gives_up_slots_to_who_had_little_even_below_its_part_rounded_up() -> None:
+    driver = _heavy_is_ahead()
+    for name, key in {"x": "b", "y": "heavy", "z": "heavy", "w": "c"}.items():
+        driver.run(name, key=key)
+    driver.now += 2 * LEAST_RUN_S
+    shares = driver.core._models["m"].demand.shares
+    assert shares.lead(Flow("heavy"), Flow("b")) > LEAD_S
+
+    assert _changed(driver.run("v", key="b")) == [("PauseSequence", "z"), ("Grant", "v")]
+    assert _changed(driver.run("u", key="b")) == [], "one is left to it"
+    assert _changed(driver.do(ev.SequenceFinished("w"))) == [("Grant", "u")]
+    driver.now += 10 * LEAST_RUN_S
+    assert _changed(driver.run("t", key="heavy")) == [], "it has one of four, and takes none back while it is ahead"
 
 
 def test_a_higher_class_takes_a_lower_ones_slot_whatever_the_parts() -> None:

@@ -15,6 +15,7 @@ class Running:
     stored: int
     prompt_tokens: int
     awaited: int = 0
+    level: int = 0
 
 
 @st.composite

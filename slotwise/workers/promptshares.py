@@ -1,0 +1,112 @@
+"""How much of a worker's time each flow's prompts may take, beside others. Pure.
+
+Answers get a row in every step, so what makes them slow is the prompts that come along. A flow earns its part of the
+seconds that pass (its weight over that of all that have sequences here), and its prompts spend what they take. Whose
+credit is used up is *held*: its prompts wait while others here can use the time. So beside a key that sends prompt
+after prompt, the answers of four others keep four fifths of the machine; and a prompt now and then never waits, for it
+is paid from what was earned before.
+
+1. Credit is bounded: who was idle for long does not get more than CREDIT_S before the others notice.
+2. Between prompts, whose flow has clearly less credit waits: a question of one who asks now and then does not share its
+   step with one of somebody's many.
+3. Work conserving: nobody is held while no other flow is being answered or has credit for a prompt of its own.
+4. Nobody is held for long: while it waits, it earns.
+
+References: deficit round robin (Shreedhar, Varghese 1995), here with the time that a step took instead of packet sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+
+from slotwise.workers.protocol import Asker
+
+#: The most that is saved up: prompts of so many seconds go at full speed.
+CREDIT_S = 4.0
+#: Credits that differ by less are the same: prompts go by their length then.
+EVEN_S = 1.0
+#: Of its weight, what a flow counts for beside one of a higher class: it gets on, and little more.
+LOWER_CLASS = 0.25
+#: Flows that have gone are swept out when there are so many of them.
+_SWEEP = 64
+
+
+#: An API key, and an end user behind it.
+Flow = tuple[str, str]
+
+
+class PromptShares:
+    """The credit of each flow, in seconds."""
+
+    def __init__(self) -> None:
+        self._credit: dict[Flow, float] = {}
+        #: Of each that has sequences here, as of the last `present`; together 1.
+        self._parts: dict[Flow, float] = {}
+        self._askers: list[Asker] = []
+        #: Those that have gone: what they had left, and as of which second of `_passed`.
+        self._gone: dict[Flow, tuple[float, float]] = {}
+        #: Seconds of all steps.
+        self._passed = 0.0
+
+    def credit(self, flow: Flow) -> float:
+        return self._credit.get(flow, CREDIT_S)
+
+    def present(self, askers: Iterable[Asker]) -> None:
+        """The askers of all sequences that are here now; others have gone, and may come back."""
+        askers = list(askers)
+        if askers == self._askers:
+            return
+        self._askers, self._parts = askers, parts_of(askers)
+        for flow in self._credit.keys() - self._parts.keys():
+            self._gone[flow] = self._credit.pop(flow), self._passed
+        for flow in self._parts.keys() - self._credit.keys():
+            had, since = self._gone.pop(flow, (CREDIT_S, self._passed))
+            self._credit[flow] = min(CREDIT_S, had + (self._passed - since) * self._parts[flow])
+        if len(self._gone) > _SWEEP:
+            recovered = CREDIT_S - self._passed
+            self._gone = {flow: was for flow, was in self._gone.items() if was[0] - was[1] < recovered}
+
+    def held(self, answered: Set[Flow], prompting: Set[Flow]) -> frozenset[Flow]:
+        """Whose prompts are to wait in the next step, for others who can use the time.
+
+        `answered`: flows with a sequence whose answer has begun; `prompting`: with one whose prompt is to be computed.
+        """
+        credit = {flow: self.credit(flow) for flow in prompting}
+        most = max(credit.values(), default=0.0)
+        return frozenset(
+            flow
+            for flow, has in credit.items()
+            if has < most - EVEN_S or (has <= 0 and (most > 0 or answered - {flow}))
+        )
+
+    def poor(self, flows: Set[Flow]) -> bool:
+        """None of them has much credit."""
+        return all(self.credit(flow) < CREDIT_S / 2 for flow in flows)
+
+    def passed(self, seconds: float, prompt_seconds: float, tokens: Mapping[Flow, int]) -> None:
+        """A step took `seconds`, of which prompts took `prompt_seconds`: so many tokens of each flow's."""
+        self._passed += seconds
+        total = sum(tokens.values())
+        for flow, part in self._parts.items():
+            spent = prompt_seconds * tokens[flow] / total if flow in tokens else 0.0
+            self._credit[flow] = min(CREDIT_S, self._credit[flow] + part * seconds - spent)
+
+
+def parts_of(askers: Iterable[Asker]) -> dict[Flow, float]:
+    """The part of each flow; together 1. A key's weight counts once, however many sequences it has, and its users
+    share it evenly; a flow counts as of its highest class."""
+    levels: dict[Flow, int] = {}
+    weights: dict[str, float] = {}
+    users: dict[str, int] = {}
+    for asker in askers:
+        if asker.flow not in levels:
+            users[asker.key] = users.get(asker.key, 0) + 1
+        levels[asker.flow] = max(levels.get(asker.flow, asker.level), asker.level)
+        weights[asker.key] = asker.weight
+    highest = max(levels.values(), default=0)
+    counted = {
+        flow: weights[flow[0]] / users[flow[0]] * (1.0 if level == highest else LOWER_CLASS)
+        for flow, level in levels.items()
+    }
+    total = sum(counted.values())
+    return {flow: weight / total for flow, weight in counted.items()}
