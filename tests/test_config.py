@@ -165,7 +165,7 @@ def test_what_is_no_size(text: str) -> None:
 
 
 def _loads(**flags: object) -> dict[str, LoadModel]:
-    return model_loads(load_settings(flags, environment={}))
+    return {name: load for name, (load,) in model_loads(load_settings(flags, environment={})).items()}
 
 
 def test_models_are_named_by_their_file_or_in_words(tmp_path: Path) -> None:
@@ -203,14 +203,14 @@ def test_a_models_table_wins_over_the_settings_for_all(tmp_path: Path) -> None:
     text = f"num_parallel = 3\ncontext = 100\nflash_attn = 'off'\n[model.own]\npath = '{FAKE}'\nnum_parallel = 5\n"
     settings = load_settings({"models": [f"all={FAKE}"]}, config_file=_file(tmp_path, text), environment={})
 
-    loads = model_loads(settings)
+    loads = {name: load for name, (load,) in model_loads(settings).items()}
 
     assert (loads["own"].slots, loads["own"].context_cap, loads["own"].flash_attn) == (5, 100, "off")
     assert loads["all"].slots == 3
 
 
 def test_without_a_model_the_demo_model_is_served() -> None:
-    (load,) = model_loads(load_settings(environment={})).values()
+    ((load,),) = model_loads(load_settings(environment={})).values()
 
     assert load.model_id == "smollm2:135m"
     assert Path(load.path).is_file()
@@ -225,8 +225,8 @@ def test_a_budget_that_is_not_given_is_most_of_what_is_free() -> None:
 
 
 def test_reproducible_chooses_cells_and_attention_that_are() -> None:
-    (load,) = model_loads(load_settings({"models": [FAKE], "reproducible": True}, environment={})).values()
-    (usual,) = model_loads(load_settings({"models": [FAKE]}, environment={})).values()
+    ((load,),) = model_loads(load_settings({"models": [FAKE], "reproducible": True}, environment={})).values()
+    ((usual,),) = model_loads(load_settings({"models": [FAKE]}, environment={})).values()
 
     assert (load.reproducible, load.kv_type, load.flash_attn, load.n_gpu_layers) == (True, "bf16", "on", 0)
     assert (usual.reproducible, usual.kv_type, usual.flash_attn) == (False, "f16", "auto")
@@ -248,7 +248,7 @@ def test_reproducible_refuses_what_it_can_not_be_had_with(flags: dict[str, objec
 
 
 def test_no_cache_in_main_memory_can_be_had_and_a_folder_that_is_a_file_not(tmp_path: Path) -> None:
-    (load,) = model_loads(load_settings({"models": [FAKE], "cache_ram": "0"}, environment={})).values()
+    ((load,),) = model_loads(load_settings({"models": [FAKE], "cache_ram": "0"}, environment={})).values()
     assert load.host_bytes == 0
     with pytest.raises(ConfigError, match="is a file; it must be a folder"):
         _with_prefix(tmp_path, f'prefix_cache = "{tmp_path}/slotwise.toml"\n[prefix.x]\nsystem = "a"')
@@ -257,7 +257,8 @@ def test_no_cache_in_main_memory_can_be_had_and_a_folder_that_is_a_file_not(tmp_
 def _with_prefix(tmp_path: Path, text: str) -> dict[str, LoadModel]:
     file = tmp_path / "slotwise.toml"
     file.write_text(text)
-    return model_loads(load_settings({"models": [f"a={FAKE}", f"b={FAKE}"]}, config_file=str(file), environment={}))
+    loads = model_loads(load_settings({"models": [f"a={FAKE}", f"b={FAKE}"]}, config_file=str(file), environment={}))
+    return {name: load for name, (load,) in loads.items()}
 
 
 def test_named_prefixes_are_for_all_models_or_for_those_named(tmp_path: Path) -> None:

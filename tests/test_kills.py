@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,27 @@ PROMPTS = [
 USERS = 6
 
 
-@pytest.fixture(params=["fake", pytest.param("demo", marks=[pytest.mark.model, pytest.mark.slow])])
-def load(request: pytest.FixtureRequest) -> tuple[str, float, float]:
-    """Path of a model, seconds of load, seconds between kills."""
+@dataclass(frozen=True)
+class Load:
+    path: str
+    seconds: float
+    #: One worker is killed each time, whichever it is.
+    every_s: float
+    replicas: int = 1
+
+
+@pytest.fixture(params=["fake", "two workers", pytest.param("demo", marks=[pytest.mark.model, pytest.mark.slow])])
+def load(request: pytest.FixtureRequest) -> Load:
     if request.param == "demo":
-        return str(demo_model_path()), 300.0, 5.0
-    return "fake:step_ms=4,eos_after=0", 6.0, 1.0
+        return Load(str(demo_model_path()), 300.0, 5.0)
+    return Load("fake:step_ms=4,eos_after=0", 6.0, 1.0, replicas=2 if request.param == "two workers" else 1)
 
 
 @pytest.fixture
-def server(load: tuple[str, float, float], tmp_path: Path) -> Iterator[ServerProcess]:
+def server(load: Load, tmp_path: Path) -> Iterator[ServerProcess]:
     options = ("--num-parallel", "4", "--context", "1024", "--max-wait", "0", "--reproducible", "--preload")
-    with run_server(tmp_path / "log", f"m={load[0]}", *options) as running:
+    replicas = ("--replicas", str(load.replicas), "--places", "cpus:0", "--places", "cpus:0")[: 2 + 2 * load.replicas]
+    with run_server(tmp_path / "log", f"m={load.path}", *options, *replicas) as running:
         yield running
 
 
@@ -74,21 +84,24 @@ class Killer(threading.Thread):
         super().__init__()
         self._server, self._every_s = server, every_s
         self.over = threading.Event()
+        self._random = random.Random(1)
         self.kills = 0
 
     def run(self) -> None:
         while not self.over.wait(self._every_s):
-            for worker in self._server.workers():
-                try:
-                    worker.kill()
-                    self.kills += 1
-                except psutil.NoSuchProcess:
-                    continue
+            workers = self._server.workers()
+            if not workers:
+                continue
+            try:
+                self._random.choice(workers).kill()
+                self.kills += 1
+            except psutil.NoSuchProcess:
+                continue
 
 
 @pytest.mark.timeout(600)
-def test_kills_cost_time_and_nothing_else(server: ServerProcess, load: tuple[str, float, float]) -> None:
-    _, seconds, every_s = load
+def test_kills_cost_time_and_nothing_else(server: ServerProcess, load: Load) -> None:
+    seconds, every_s = load.seconds, load.every_s
     asks = [_body(prompt, 60 + 20 * (number % 5)) for number, prompt in enumerate(PROMPTS)]
     undisturbed = [_whole(server, body) for body in asks]
     until, ended, wrong = time.monotonic() + seconds, Counter[str](), list[str]()

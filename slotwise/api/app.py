@@ -199,8 +199,14 @@ class Routes:
 
 def _status_object(served: ServedModel) -> dict[str, Any]:
     counters = asdict(served.counters)
-    info = counters.pop("info")
-    return asdict(served.status) | counters | {"info": msgspec.to_builtins(served.counters.info) if info else None}
+    info, _ = counters.pop("info"), counters.pop("cells")
+    of_all = {name: getattr(served.counters, name) for name in ("cells_used", "cells_retained", "host_bytes")}
+    return (
+        asdict(served.status)
+        | counters
+        | of_all
+        | {"info": msgspec.to_builtins(served.counters.info) if info else None}
+    )
 
 
 def _percent(progress: float | None) -> int | None:

@@ -99,6 +99,7 @@ class _ModelCollector(Collector):
         models = self._status()
         gauges: list[tuple[str, str, Callable[[ServedModel], float]]] = [
             ("model_ready", "1 if the model is loaded and takes requests", lambda m: m.status.state == "ready"),
+            ("workers", "Workers that are ready", lambda m: m.status.workers),
             ("requests_running", "Requests that hold a slot", lambda m: m.status.busy_slots),
             ("requests_waiting", "Requests in line", lambda m: m.status.waiting),
             (
@@ -152,6 +153,11 @@ class _ModelCollector(Collector):
                 "requests_continued",
                 "Requests that had begun when their worker died, and went on with the next",
                 lambda m: m.counters.continued_total,
+            ),
+            (
+                "requests_moved",
+                "Requests that had begun and went on with another worker, which had a slot for them",
+                lambda m: m.counters.moved_total,
             ),
             ("worker_restarts", "Workers lost that nobody had asked to stop", lambda m: m.status.restarts),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,21 @@ def read_memory() -> MemoryReading:
 def physical_cores() -> int:
     """Cores for compute threads; hyper-threads do not help matrix products."""
     return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+
+
+def cpu_cores() -> list[tuple[int, ...]]:
+    """The logical CPUs of each physical core that this process may use, socket by socket."""
+    try:
+        usable = sorted(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return [(cpu,) for cpu in range(physical_cores())]
+    cores: dict[tuple[int, int], list[int]] = {}
+    for cpu in usable:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        socket = _first_number((f"{topology}/physical_package_id",)) or 0
+        core = _first_number((f"{topology}/core_id",))
+        cores.setdefault((socket, cpu if core is None else core), []).append(cpu)
+    return [tuple(cores[place]) for place in sorted(cores)]
 
 
 def busy_core_seconds() -> float:

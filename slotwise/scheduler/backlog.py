@@ -9,6 +9,9 @@ Before are those of higher classes, and of one's own class as much of each key a
 (`_served_before`). The last term: when a slot comes free, the others are in the middle of theirs. `bias` is how much
 longer waits were than predicted (feedback corrects the scale of a model, it does not replace it).
 
+Several workers of a model take what waits from one line, so it passes so many times as fast. Device seconds are one
+worker's.
+
 A request that waits already is told by `turn`, in requests and in seconds (`turns`).
 
 A wait is a sum over the requests before, so how far it may be off grows with its root:
@@ -94,6 +97,8 @@ class Backlog:
 
     def __init__(self, rates: ServiceRates) -> None:
         self._rates = rates
+        #: Workers that share the work.
+        self.workers = 1
         self.bias = 1.0
         #: The square of `scatter`.
         self._variance = _FIRST_SCATTER**2
@@ -176,8 +181,11 @@ class Backlog:
         return Work(max(self._prompts - self._computed, 0.0), max(self._output_left, 0.0))
 
     def seconds(self, work: Work, rows: int) -> float:
-        """Device seconds of some work while `rows` sequences are decoded together."""
-        return max(work.prompt, 0.0) * self._rates.prompt_s + max(work.output, 0.0) * self._rates.output_s(rows)
+        """Device seconds of some work while `rows` sequences run, on all workers together."""
+        return max(work.prompt, 0.0) * self._rates.prompt_s + max(work.output, 0.0) * self._output_s(rows)
+
+    def _output_s(self, rows: int) -> float:
+        return self._rates.output_s(-(-rows // self.workers))
 
     def wait(self, flow: Flow, weight: float, priority: Priority, shares: Shares, slots: int) -> float:
         """Seconds until a request that comes now has its turn; 0.0 where a slot is free and nobody is before it."""
@@ -188,11 +196,11 @@ class Backlog:
             if other > priority:
                 before += self.seconds(waiting.all, slots)
         if mine := self._waiting.get(priority):
-            costs = self._rates.prompt_s, self._rates.output_s(slots)
+            costs = self._rates.prompt_s, self._output_s(slots)
             users, keys = mine.of_user.get(flow.key, {}), mine.of_key
             own = self._served_before(flow.user, 1.0, None, users, shares.users(flow.key), costs)
             before += self._served_before(flow.key, weight, own, keys, shares.keys, costs)
-        return self.bias * (before + self._until_free(slots))
+        return self.bias * (before + self._until_free(slots)) / self.workers
 
     def turn(self, flow: Flow, weight: float, priority: Priority, shares: Shares, slots: int, line: Line) -> Turn:
         """When a request that waits has its turn. Looks at every flow that waits, so that arrivals need not count."""
@@ -214,7 +222,7 @@ class Backlog:
         count += own[0]
         if self.requests_running + count < slots:
             return Turn(count + 1, 0.0)
-        return Turn(count + 1, self.bias * (seconds + own[1] + self._until_free(slots)))
+        return Turn(count + 1, self.bias * (seconds + own[1] + self._until_free(slots)) / self.workers)
 
     def _requests(self, priority: Priority, key: str) -> int:
         """Of a key that wait in a class."""
@@ -261,14 +269,16 @@ class Backlog:
 
     def at_most(self, wait: float) -> float:
         """What a wait that was predicted will hardly exceed."""
-        return wait + _SURE * math.sqrt(self._variance * (wait + self.mean_s) * self.mean_s) if wait else 0.0
+        mean_s = self.mean_s / self.workers
+        return wait + _SURE * math.sqrt(self._variance * (wait + mean_s) * mean_s) if wait else 0.0
 
     def waited(self, predicted: float, actual: float) -> None:
         """A request waited so long, for which `predicted` was told."""
         if not predicted or not self.mean_s:
             return
-        seen = (actual - predicted) ** 2 / ((predicted + self.mean_s) * self.mean_s)
+        mean_s = self.mean_s / self.workers
+        seen = (actual - predicted) ** 2 / ((predicted + mean_s) * mean_s)
         self._variance += _WEIGHT * (min(seen, _MOST_SCATTER**2) - self._variance)
-        if predicted >= min(self.mean_s, _LEAST_TOLD_S):
+        if predicted >= min(mean_s, _LEAST_TOLD_S):
             ratio = self.bias * actual / predicted
             self.bias += _WEIGHT * (min(max(ratio, _LEAST_BIAS), _MOST_BIAS) - self.bias)

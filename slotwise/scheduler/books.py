@@ -48,6 +48,24 @@ class Books:
         model.unpriced.add(request.request_id, request.claim.place)
         model.unprepared[request.flow] = None
 
+    def queue(self, request: RequestRecord) -> None:
+        """It is tokenised, or was paused, and waits for a slot. A suspect that has a worker to itself stays one."""
+        model = self._models[request.model]
+        if self.worker_of(request).alone == request.request_id:
+            model.suspects.add(request.request_id, request.arrival)
+        else:
+            model.priced.add(request.request_id, request.claim.place)
+
+    def move(self, request: RequestRecord, to: WorkerRecord) -> None:
+        """What its worker has of it is forgotten: it is to begin, or to go on, on another one."""
+        self.tell_worker_to_forget(request)
+        before = self.worker_of(request)
+        del before.requests[request.request_id]
+        before.paused -= request.paused
+        request.paused = False
+        request.worker_id = to.worker_id
+        to.requests[request.request_id] = request
+
     def worker_of(self, request: RequestRecord) -> WorkerRecord:
         return self._residency.workers[request.worker_id or 0]
 

@@ -33,7 +33,7 @@ from slotwise.scheduler.placement import Placement
 from slotwise.scheduler.policy import Policies
 from slotwise.scheduler.preemption import LEAST_RUN_S
 from slotwise.scheduler.ranking import Ranking
-from slotwise.scheduler.records import ModelRecord, ModelSpec, ModelStatus, RequestRecord, SchedulerConfig
+from slotwise.scheduler.records import ModelRecord, ModelSpec, ModelStatus, RequestRecord, SchedulerConfig, WorkerRecord
 from slotwise.scheduler.residency import Residency
 from slotwise.scheduler.room import Room
 
@@ -161,7 +161,7 @@ class Scheduler:
             most = self._gate.most_output(request.submitted, model, event.prompt_tokens)
             work = model.demand.expected(request.flow.key, event.prompt_tokens, most, request.output_tokens)
             model.demand.reprice(request.claim, work, most)
-            model.priced.add(request.request_id, request.claim.place)
+            self._books.queue(request)
         self._pump(model, now)
 
     def _prepare_refused(self, event: ev.PrepareRefused, now: float) -> None:
@@ -186,6 +186,8 @@ class Scheduler:
         request = self._books.requests.get(event.request_id)
         if request is None or not (request.state in HOLDING or request.paused):
             return
+        if event.worker_id not in (None, request.worker_id):
+            return  # it goes on elsewhere
         model = self._models[request.model]
         request.complete, request.failed = event.complete, event.failed
         if event.prompt_tokens:  # a failure may not say what was done: then it is what was heard before
@@ -210,7 +212,8 @@ class Scheduler:
         output_tokens = 0
         for request_id, tokens in event.outputs:
             output_tokens += tokens
-            if (request := self._books.requests.get(request_id)) is not None:
+            request = self._books.requests.get(request_id)
+            if request is not None and request.worker_id == event.worker_id:
                 model.demand.said(request.claim, tokens)
                 self._placement.extend(model, worker, request, now)
         model.demand.rates.observe(event.decode_rows, event.prompt_tokens, output_tokens, event.seconds)
@@ -261,14 +264,15 @@ class Scheduler:
         worker.active = ActiveLimit(event.slots, model.spec.itl_target, fixed=self.config.fixed_parallel)
         model.start_deaths = 0
         model.last_used = now
+        model.demand.backlog.workers = len(model.ready)
         self._pump(model, now)
 
     def _worker_start_failed(self, event: ev.WorkerStartFailed, now: float) -> None:
         worker = self._residency.workers.get(event.worker_id)
         if worker is None or worker.state is not WorkerState.STARTING:
             return
-        self._fail_model(self._models[worker.model], event.reason, now)
-        self._actions += self._residency.stop(self._models[worker.model])
+        self._can_not_be_loaded(worker, event.reason, now)
+        self._actions += self._residency.stop(worker)
 
     def _worker_lost(self, event: ev.WorkerLost, now: float) -> None:
         worker = self._residency.workers.get(event.worker_id)
@@ -280,13 +284,14 @@ class Scheduler:
         # whoever kills each try to load it (a machine without memory) is not given more and more of them.
         blame = not asked_for and worker.alone is None and (loading or not event.from_outside)
         self._residency.lost(worker, now, blame=blame)
+        model.demand.backlog.workers = max(1, len(model.ready))
         for request in sorted(worker.requests.values(), key=lambda request: request.arrival):
             if not asked_for and request.state in (RequestState.PREPARING, RequestState.RUNNING):
                 request.deaths += _is_to_blame(request, event)
             self._survive(request, model, event.reason, now)
         if model.start_deaths >= self.config.start_deaths_limit:
             said = f"it died {model.start_deaths} times while starting; the last time: {event.reason}"
-            self._fail_model(model, said, now)
+            self._can_not_be_loaded(worker, said, now)
         self._pump_all(now)
 
     def _survive(self, request: RequestRecord, model: ModelRecord, reason: str, now: float) -> None:
@@ -310,11 +315,20 @@ class Scheduler:
                 model.demand.reprice(request.claim, work, request.claim.most_output)
             request.paused = False
             self._books.advance(request, RequestState.SUBMITTED)
-            model.priced.discard(request.request_id)
+            for line in (model.priced, model.suspects):
+                line.discard(request.request_id)
             if request.deaths:
                 model.suspects.add(request.request_id, request.arrival)
             else:
                 self._books.line_up(request)
+
+    def _can_not_be_loaded(self, worker: WorkerRecord, reason: str, now: float) -> None:
+        """Not in this one's place: the model has failed if that goes for all of its places."""
+        model = self._models[worker.model]
+        model.unusable[worker.replica] = reason
+        model.start_deaths = 0
+        if len(model.unusable) >= model.spec.replicas:
+            self._fail_model(model, reason, now)
 
     def _fail_model(self, model: ModelRecord, reason: str, now: float) -> None:
         model.failure = reason
@@ -351,13 +365,12 @@ class Scheduler:
             self._deadlines.remove(request.request_id)
             return
         model = self._models[request.model]
-        worker = model.worker
         # Not less than it takes to be tokenised.
         longest = max(self._gate.max_wait(request.submitted) or 0.0, _DEADLINE_LOOK_S)
-        if worker is None or worker.state is not WorkerState.READY:
+        if not model.ready:
             self._deadlines.put(request.request_id, now + _DEADLINE_LOOK_S)
             return
-        due = max(request.claim.place.since, worker.ready_at) + longest
+        due = max(request.claim.place.since, min(worker.ready_at for worker in model.ready)) + longest
         if due > now:
             self._deadlines.put(request.request_id, due)
             return
@@ -373,17 +386,15 @@ class Scheduler:
 
     def _pump(self, model: ModelRecord, now: float) -> None:
         """Grant and prepare all that may go now; start or stop workers where that is what is missing."""
-        if model.worker is not None and model.worker.state is WorkerState.READY:
-            self._placement.pump(model, model.worker, now)
+        self._placement.pump(model, now)
         if not self.draining:
             self._pump_memory(model, now)
 
     def _pump_memory(self, model: ModelRecord, now: float) -> None:
         for reprieved in self._residency.reprieve():
-            if reprieved.worker is not None and reprieved.worker.state is WorkerState.READY:
-                self._placement.pump(reprieved, reprieved.worker, now)
+            self._placement.pump(reprieved, now)
         self._actions += self._residency.ensure(model, now)
-        if model.begun == 0 and (model.idle or model.retiring):
+        if any(w.begun == 0 and (model.waiting == 0 or w.retiring) for w in model.workers.values()):
             # It may be in the way of somebody who waits for memory.
             for other in self._models.values():
                 if other.memory_wait_since is not None:

@@ -17,9 +17,8 @@ class ModelCounters:
     info: ModelInfo | None = None
     load_stage: str = ""
     load_progress: float | None = None
-    cells_used: int = 0
-    cells_retained: int = 0
-    host_bytes: int = 0
+    #: Of each worker: cells in use, cells retained, bytes of main memory.
+    cells: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     output_tokens_total: int = 0
     prompt_tokens_total: int = 0
     cached_tokens_total: int = 0
@@ -33,8 +32,22 @@ class ModelCounters:
     pauses_total: int = 0
     #: Requests that had begun when their worker died, and went on with the next.
     continued_total: int = 0
+    #: Requests that had been paused, and went on with another worker.
+    moved_total: int = 0
     #: Of workers, by cause.
     deaths_total: dict[str, int] = field(default_factory=lambda: dict.fromkeys(DEATH_CAUSES, 0))
+
+    @property
+    def cells_used(self) -> int:
+        return sum(used for used, _, _ in self.cells.values())
+
+    @property
+    def cells_retained(self) -> int:
+        return sum(retained for _, retained, _ in self.cells.values())
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(count for _, _, count in self.cells.values())
 
 
 def cause_of_death(reason: str, *, from_outside: bool) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -18,6 +18,7 @@ import anyio
 from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
 from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, prompt_characters
 from slotwise.scheduler import events as ev
+from slotwise.scheduler.affinity import Marks, marks_of
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.counters import ModelCounters, cause_of_death
 from slotwise.scheduler.enquiries import PRIORITIES, Enquiries
@@ -51,14 +52,14 @@ class Dispatcher:
         self,
         core: Scheduler,
         pool: WorkerPool,
-        loads: Mapping[str, LoadModel],
+        loads: Mapping[str, Sequence[LoadModel]],
         *,
         isolate_keys: bool = False,
         on_usage: Callable[[ev.BookUsage], None] = lambda usage: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """With `isolate_keys`, what one key's requests have computed is not taken over by another's. `on_usage` hears
-        what each request took, once it is over."""
+        """`loads`: of each of a model's places. With `isolate_keys`, what one key's requests have computed is not taken
+        over by another's. `on_usage` hears what each request took, once it is over."""
         self._core = core
         self._pool = pool
         self._loads = loads
@@ -145,8 +146,15 @@ class Dispatcher:
                 prompt_characters(request.prompt),
                 request.max_wait_s,
                 request.patience_s,
+                self._marks(request),
             )
         )
+
+    def _marks(self, request: GenerationRequest) -> Marks:
+        """Which worker has had its prompt is asked only where there is more than one."""
+        if len(self._loads.get(request.model, ())) < 2:
+            return ()
+        return marks_of(request.prompt, request.key if self._isolate_keys else "")
 
     def _leave(self, lease: Lease) -> None:
         request_id = lease.request.request_id
@@ -169,6 +177,8 @@ class Dispatcher:
             case StepReport():
                 self._step(worker_id, report, counters)
             case protocol.Prepared():
+                if report.tokens and (lease := self._leases.get(report.request_id)):
+                    lease.prompt, lease.worker_id = report.tokens, worker_id
                 self._post(ev.RequestPriced(report.request_id, report.prompt_tokens))
             case protocol.PrepareFailed():
                 error = InvalidRequest(report.message, param=report.param, code=report.code)
@@ -200,8 +210,10 @@ class Dispatcher:
             logger.warning("the worker of %s died: %s", model, reason)
             counters.deaths_total[cause_of_death(reason, from_outside=from_outside)] += 1
         self._stopping.discard(worker_id)
-        counters.info, counters.load_progress = None, None
-        counters.cells_used = counters.cells_retained = counters.host_bytes = 0
+        counters.load_progress = None
+        if model not in self._workers.values():
+            counters.info = None
+        counters.cells.pop(worker_id, None)
         self._post(ev.WorkerLost(worker_id, reason, from_outside))
 
     def _step(self, worker_id: int, report: StepReport, counters: ModelCounters) -> None:
@@ -214,13 +226,14 @@ class Dispatcher:
         counters.no_cells_total += report.no_cells
         counters.drafted_total += report.drafted
         counters.drafts_accepted_total += report.drafts_accepted
-        counters.cells_used, counters.cells_retained = report.cells_used, report.cells_retained
-        counters.host_bytes = report.host_bytes
+        counters.cells[worker_id] = report.cells_used, report.cells_retained, report.host_bytes
         for delta in report.deltas:
-            self._deliver(delta, counters)
+            self._deliver(worker_id, delta, counters)
 
-    def _deliver(self, delta: Delta, counters: ModelCounters) -> None:
+    def _deliver(self, worker_id: int, delta: Delta, counters: ModelCounters) -> None:
         lease = self._leases.get(delta.request_id)
+        if lease is not None and lease.worker_id != worker_id:
+            return  # it goes on elsewhere, after what was heard of it by then
         counters.output_tokens_total += len(delta.tokens)
         if delta.finish_reason is None:
             if lease is not None:
@@ -249,6 +262,7 @@ class Dispatcher:
                 spent.completion_tokens,
                 complete,
                 failed=delta.finish_reason is FinishReason.ERROR,
+                worker_id=worker_id,
             )
         )
 
@@ -279,7 +293,9 @@ class Dispatcher:
     def _perform(self, action: ev.Action) -> None:
         match action:
             case ev.PreparePrompt(request_id, worker_id):
-                self._pool.send(worker_id, protocol.Prepare(request_id, self._leases[request_id].request.prompt))
+                request = self._leases[request_id].request
+                several = len(self._loads[request.model]) > 1
+                self._pool.send(worker_id, protocol.Prepare(request_id, request.prompt, tell_tokens=several))
             case ev.Grant():
                 self._start_sequence(action)
             case ev.ExtendSequence(request_id, worker_id, cells):
@@ -295,11 +311,11 @@ class Dispatcher:
                 self._on_usage(action)
             case ev.CancelSequence(request_id, worker_id):
                 self._pool.send(worker_id, protocol.CancelSequence(request_id))
-            case ev.StartWorker(worker_id, model):
-                logger.info("loading %s", model)
+            case ev.StartWorker(worker_id, model, place):
+                logger.info("loading %s%s", model, f" (worker {place + 1})" if len(self._loads[model]) > 1 else "")
                 self._workers[worker_id] = model
                 self._counters[model].load_progress = 0.0
-                self._pool.start(worker_id, self._loads[model])
+                self._pool.start(worker_id, self._loads[model][place])
             case ev.StopWorker(worker_id):
                 self._stopping.add(worker_id)
                 self._pool.stop(worker_id)
@@ -308,10 +324,15 @@ class Dispatcher:
 
     def _start_sequence(self, grant: ev.Grant) -> None:
         lease = self._leases[grant.request_id]
+        counters = self._counters[lease.request.model]
         if lease.granted_at is None:
             lease.granted_at = self._clock()
+        elif lease.worker_id in self._workers and lease.worker_id != grant.worker_id:
+            counters.moved_total += 1
         else:
-            self._counters[lease.request.model].continued_total += 1
+            counters.continued_total += 1
+        prompt = lease.prompt if lease.worker_id != grant.worker_id else ()
+        lease.worker_id = grant.worker_id
         request = lease.request
         command = protocol.StartSequence(
             grant.request_id,
@@ -322,6 +343,7 @@ class Dispatcher:
             scope=request.key if self._isolate_keys else "",
             generated=tuple(lease.generated),
             cells=grant.cells,
+            prompt=prompt,
             asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
         )
         self._pool.send(grant.worker_id, command)

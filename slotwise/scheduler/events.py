@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slotwise.errors import SlotwiseError
+from slotwise.scheduler.affinity import Marks
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.shares import Flow
 
@@ -30,6 +31,8 @@ class RequestSubmitted:
     max_wait_s: float | None = None
     #: Seconds after which nobody waits for it any more; None = not known.
     patience_s: float | None = None
+    #: How its prompt begins (`affinity`); for models with more than one worker.
+    marks: Marks = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ class SequenceFinished:
     complete: bool = False
     #: It failed.
     failed: bool = False
+    #: Who says so; None = its worker.
+    worker_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,9 @@ class PreparePrompt:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Slot and cells are reserved: start the sequence with at most this many output tokens. More cells may follow."""
+    """Slot and cells are reserved: start the sequence with at most this many output tokens. More cells may follow.
+
+    The worker need not be the one that tokenised the prompt."""
 
     request_id: str
     worker_id: int
@@ -228,6 +235,8 @@ class CancelSequence:
 class StartWorker:
     worker_id: int
     model: str
+    #: Which of the model's places it is for.
+    replica: int = 0
 
 
 @dataclass(frozen=True, slots=True)

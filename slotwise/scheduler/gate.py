@@ -99,8 +99,9 @@ class Gate:
 
     def limit(self, event: RequestSubmitted, model: ModelRecord) -> int:
         """Most tokens of the request, prompt and answer."""
-        worker, cap = model.worker, self._limits.policy(event.flow.key).context_cap
-        limit = worker.limit if worker and worker.slots else model.spec.context_cap
+        cap = self._limits.policy(event.flow.key).context_cap
+        # All workers of a model are alike, but one with less memory may have had to take fewer cells.
+        limit = min([w.limit for w in model.workers.values() if w.slots], default=model.spec.context_cap)
         return limit if cap is None else min(limit, cap)
 
     def _not_now(
@@ -133,25 +134,25 @@ class Gate:
 
     def _is_let_in_before(self, event: RequestSubmitted, model: ModelRecord, policy: KeyPolicy) -> bool:
         """Somebody who runs would be paused for it: it does not wait for what they take (`preemption`)."""
-        worker, flow = model.worker, event.flow
-        if worker is None or flow in model.prepared:
+        flow = event.flow
+        if not model.workers or flow in model.prepared:
             return False
-        running_of = worker.running_of
+        running_of = model.slots_of
 
         def part(other: Flow) -> float:
             return model.demand.part(other, model.at_most, comes=flow, weight=policy.weight)
 
-        if is_owed(running_of[flow], part(flow)):
+        if is_owed(running_of.get(flow, 0), part(flow)):
             others = ((other, count) for other, count in running_of.items() if other != flow and count > 1)
             to_give = sum(max(count - whole(part(other)), 0) for other, count in others)
             if to_give:
                 # As many as can be given something are looked at, however many wait.
-                rivals = (other for other in model.prepared if is_owed(running_of[other], part(other)))
+                rivals = (other for other in model.prepared if is_owed(running_of.get(other, 0), part(other)))
                 if len(list(islice(rivals, to_give))) < to_give:
                     return True
         priority = policy.class_of(event.priority)
-        running = (one for one in worker.holding.values() if one.state is RequestState.RUNNING)
-        return any(one.level < priority and one.flow != flow for one in running)
+        held = (one for worker in model.workers.values() for one in worker.holding.values())
+        return any(one.state is RequestState.RUNNING and one.level < priority and one.flow != flow for one in held)
 
     def _come_back(self, model: ModelRecord, work: Work, excess: float, now: float) -> float:
         seconds = model.demand.backlog.seconds(work, model.parallel)

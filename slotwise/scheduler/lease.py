@@ -49,6 +49,9 @@ class Lease:
         self._held: list[TokenChunk] = []
         #: Output tokens so far: from here the answer goes on if its worker dies.
         self.generated: list[int] = []
+        #: Whose reports count, and the tokens of the prompt where several workers may have it.
+        self.worker_id: int | None = None
+        self.prompt: tuple[int, ...] = ()
         self._unread_bytes = 0
         self._error: SlotwiseError | None = None
         self._wake = anyio.Event()

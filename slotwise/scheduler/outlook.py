@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from slotwise.scheduler.admission import Allowance, KeyLimits
 from slotwise.scheduler.books import Books
 from slotwise.scheduler.fairline import Priority
-from slotwise.scheduler.lifecycle import HOLDING, RequestState, WorkerState
+from slotwise.scheduler.lifecycle import HOLDING, RequestState
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.records import ModelRecord, RequestRecord
 from slotwise.scheduler.shares import Flow
@@ -92,20 +92,17 @@ class Outlook:
 
 
 def _has_forecast(model: ModelRecord) -> bool:
-    worker = model.worker
-    ready = worker is not None and worker.state is WorkerState.READY
-    return ready and worker is not None and worker.alone is None and not model.suspects and not model.retiring
+    return not model.suspects and any(worker.alone is None for worker in model.open)
 
 
 def _turn(request: RequestRecord, model: ModelRecord, policy: KeyPolicy) -> Turn:
-    worker, place, demand = model.worker, request.claim.place, model.demand
-    # One that was cancelled may still have the tokenizer to itself.
-    alone = worker.alone if worker is not None and not worker.running and worker.alone in worker.requests else None
+    place, demand = request.claim.place, model.demand
     # Suspects are before all others, by arrival, each alone.
-    if request.request_id == alone:
+    if request.request_id in _alone(model):
         return Turn(1, 0.0)
+    preparing = sum(name not in model.suspects for name in _alone(model))
     if request.request_id in model.suspects:
-        return Turn(model.suspects.before(request.arrival) + (alone is not None) + 1, 0.0)
+        return Turn(model.suspects.before(request.arrival) + preparing + 1, 0.0)
     line = Line(
         _ahead(request, model),
         lambda key: _key_rank(model, place.priority, key) < _key_rank(model, place.priority, place.flow.key),
@@ -115,21 +112,28 @@ def _turn(request: RequestRecord, model: ModelRecord, policy: KeyPolicy) -> Turn
         ),
     )
     turn = demand.backlog.turn(place.flow, policy.weight, place.priority, demand.shares, model.parallel, line)
-    return Turn(max(turn.position, len(model.suspects) + (alone is not None) + 1), turn.seconds)
+    return Turn(max(turn.position, len(model.suspects) + preparing + 1), turn.seconds)
+
+
+def _alone(model: ModelRecord) -> list[str]:
+    """Suspects that have a worker to themselves and do not run yet. One that was cancelled may still have the
+    tokenizer."""
+    return [w.alone for w in model.workers.values() if w.alone in w.requests and not w.running and w.alone]
 
 
 def _ahead(request: RequestRecord, model: ModelRecord) -> int:
     """How many of its flow and class came before it and wait."""
-    place, worker = request.claim.place, model.worker
+    place = request.claim.place
     ahead = model.priced.before(place) + model.unpriced.before(place)
-    if worker is not None and worker.preparing:
-        ahead += sum(
-            one.state is RequestState.PREPARING
-            and one.flow == place.flow
-            and one.arrival < place.arrival
-            and one.claim.place.priority is place.priority
-            for one in worker.requests.values()
-        )
+    for worker in model.workers.values():
+        if worker.preparing:
+            ahead += sum(
+                one.state is RequestState.PREPARING
+                and one.flow == place.flow
+                and one.arrival < place.arrival
+                and one.claim.place.priority is place.priority
+                for one in worker.requests.values()
+            )
     return ahead
 
 

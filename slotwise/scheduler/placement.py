@@ -1,9 +1,11 @@
-"""Who gets which slot, and when a prompt is tokenised: the lines of one model against its worker. Pure.
+"""Who gets which slot, and when a prompt is tokenised: the lines of one model against its workers. Pure.
 
 1. Work conserving: the next in line that fits a free slot of a ready worker is granted in the call that made it fit.
 2. Nobody overtakes a head that does not fit (order before backfill).
 3. A flow that is owed a slot gets one of a flow that has more than its part, whose request is paused (`preemption`).
-4. Whoever was at work when a worker died runs alone.
+4. Whoever was at work when a worker died runs alone on its worker.
+5. A request is not bound to the worker that tokenised or paused it: it gets a slot where it is expected to be through
+   soonest, by what each worker has had of its prompt (`affinity`) and how many run there.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from slotwise.scheduler.lifecycle import RequestState
 from slotwise.scheduler.preemption import is_owed, victims_for
 from slotwise.scheduler.ranking import Ranking
 from slotwise.scheduler.records import ModelRecord, RequestRecord, WorkerRecord
-from slotwise.scheduler.room import Room
+from slotwise.scheduler.room import Room, step_s
 from slotwise.scheduler.shares import Flow
 
 #: So many that wait are looked at for one that may pass a head that waits for cells.
@@ -48,32 +50,43 @@ class Placement:
         self._room = room
         self._actions = actions
 
-    def pump(self, model: ModelRecord, worker: WorkerRecord, now: float) -> None:
-        """Grant and tokenise all that may go now. `worker`: the model's own, ready."""
-        if model.retiring:
-            self._grant_heads(model, worker, now)  # those that were begun go on to their end
+    def pump(self, model: ModelRecord, now: float) -> None:
+        """Grant and tokenise all that may go now."""
+        ready = model.ready
+        kept = self._run_suspect_alone(model, ready) if model.suspects else None
+        workers = []
+        for worker in ready:
+            if worker.alone is not None or worker.retiring:
+                self._grant_bound(model, worker, now)
+            elif worker is not kept:
+                workers.append(worker)
+        if not workers:
             return
-        if worker.alone is None and (suspect := model.suspects.head()) is not None:
-            if worker.at_work == 0:
-                worker.alone = self._prepare(model.suspects, suspect, worker)
-            return
-        self._grant_heads(model, worker, now)
-        if worker.alone is not None:
-            return
-        ahead = worker.slots + _PREPARE_AHEAD
-        while worker.preparing + len(worker.abandoned) + len(model.priced) < ahead:
+        self._grant_heads(model, workers, now)
+        ahead = _PREPARE_AHEAD + sum([worker.slots - worker.preparing - len(worker.abandoned) for worker in workers])
+        for _ in range(ahead - len(model.priced)):
             if (request_id := model.unpriced.head(now)) is None:
                 return
-            self._prepare(model.unpriced, request_id, worker)
-        self._prepare_first_ones(model, worker)
+            self._prepare(model.unpriced, request_id, _least_preparing(workers))
+        self._prepare_first_ones(model, workers)
 
-    def _prepare_first_ones(self, model: ModelRecord, worker: WorkerRecord) -> None:
+    def _run_suspect_alone(self, model: ModelRecord, ready: list[WorkerRecord]) -> WorkerRecord | None:
+        """The worker that is kept free for the first suspect: one at a time, on whichever has the least to do."""
+        workers = [worker for worker in ready if not worker.retiring]
+        if not workers or any(worker.alone is not None for worker in ready):
+            return None
+        worker = min(workers, key=lambda worker: (worker.at_work, worker.worker_id))
+        if worker.at_work == 0 and (suspect := model.suspects.head()) is not None:
+            worker.alone = self._prepare(model.suspects, suspect, worker)
+        return worker
+
+    def _prepare_first_ones(self, model: ModelRecord, workers: list[WorkerRecord]) -> None:
         """Whoever has none at the tokenizer, or through with it, is not kept waiting behind others' prompts."""
         for flow in model.unprepared:
-            if model.prepared[flow] or flow in worker.abandoned.values():
+            if model.prepared[flow] or any(flow in worker.abandoned.values() for worker in workers):
                 continue
             if (request_id := model.unpriced.first_of(flow)) is not None:
-                self._prepare(model.unpriced, request_id, worker)
+                self._prepare(model.unpriced, request_id, _least_preparing(workers))
         model.unprepared.clear()
 
     def _prepare(self, line: FairLine | Ranking[int], request_id: str, worker: WorkerRecord) -> str:
@@ -87,16 +100,72 @@ class Placement:
         self._actions.append(ev.PreparePrompt(request_id, worker.worker_id))
         return request_id
 
-    def _grant_heads(self, model: ModelRecord, worker: WorkerRecord, now: float) -> None:
+    def _grant_bound(self, model: ModelRecord, worker: WorkerRecord, now: float) -> None:
+        """A worker that takes nothing new: the suspect that has it to itself, or those that it has paused go on."""
+        if worker.alone is not None:
+            request = self._books.requests.get(worker.alone)
+            waiting = [] if request is None or request.state is not RequestState.QUEUED else [request]
+        else:
+            waiting = [self._books.requests[name] for name in model.priced if name in worker.requests]
+            waiting = [one for one in waiting if one.paused]
         worker.waits_for_cells = False
-        while (head := self._next(model, worker, now)) is not None:
-            if self._place(model, worker, head, now, worker.free_slots, worker.cells.free):
+        for request in waiting:
+            if self._limits.may_run(request.flow.key) and not self._place(
+                model, worker, request, now, worker.free_slots, worker.cells.free, may_pause=False
+            ):
+                worker.waits_for_cells = worker.free_slots > 0
+                return
+
+    def _grant_heads(self, model: ModelRecord, workers: list[WorkerRecord], now: float) -> None:
+        has_free = False
+        for worker in workers:
+            worker.waits_for_cells = False
+            has_free = has_free or worker.free_slots > 0
+        if not has_free and not model.may_give_to(Priority.HIGH):
+            return  # the rule, under load: nobody can begin until somebody ends
+        while (name := model.priced.head(now, key_may=self._limits.may_run)) is not None:
+            head = self._books.requests[name]
+            if self._place_anywhere(model, workers, head, now):
                 continue
-            worker.waits_for_cells = worker.free_slots > 0
-            if worker.alone or model.retiring:
+            for worker in workers:
+                worker.waits_for_cells = worker.free_slots > 0
+            if not self._place_another(model, workers, head, now):
                 return
-            if not self._place_owed(model, worker, now) and not self._place_behind(model, worker, head, now):
-                return
+
+    def _place_another(self, model: ModelRecord, workers: list[WorkerRecord], head: RequestRecord, now: float) -> bool:
+        """Whoever may go before a head that does not fit."""
+        owed = self._owed(model, now) if model.may_give_to(Priority.HIGH) else None
+        for worker in workers:
+            if owed is not None and self._place(model, worker, owed, now, 0, 0):
+                return True
+            if self._place_behind(model, worker, head, now):
+                return True
+        return False
+
+    def _place_anywhere(
+        self, model: ModelRecord, workers: list[WorkerRecord], request: RequestRecord, now: float
+    ) -> bool:
+        """Where it is through soonest and need not take somebody's slot; else where the first is who may be paused."""
+        if len(workers) > 1:
+            for worker in sorted(workers, key=lambda worker: self._through_s(model, worker, request)):
+                if worker.free_slots > 0 and self._place(
+                    model, worker, request, now, worker.free_slots, worker.cells.free, may_pause=False
+                ):
+                    return True
+            of = {worker.worker_id: worker for worker in workers}
+            victims = self._victims(model, workers, request, now)
+            workers = [of[worker_id] for worker_id in dict.fromkeys(one.worker_id for one in victims) if worker_id]
+        return any(self._place(model, worker, request, now, worker.free_slots, worker.cells.free) for worker in workers)
+
+    def _through_s(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord) -> tuple[float, bool, int]:
+        """Seconds that it would run on a worker; where that is the same, the one that has it already."""
+        demand, here = model.demand, worker.worker_id == request.worker_id
+        if request.paused and here:
+            known = float(request.tokens)
+        else:
+            known = demand.tokens_of(worker.seen.characters(request.submitted.marks))
+        prompt = max(request.tokens - known, 0.0) * demand.rates.prompt_s
+        return prompt + request.claim.work.output * step_s(model, worker.running + 1), not here, worker.worker_id
 
     def _place_behind(self, model: ModelRecord, worker: WorkerRecord, head: RequestRecord, now: float) -> bool:
         """One that does not keep a head waiting that waits for cells."""
@@ -120,31 +189,18 @@ class Placement:
             return False
         return self._room.lease(worker, other, cost.cells) <= worker.cells.free
 
-    def _place_owed(self, model: ModelRecord, worker: WorkerRecord, now: float) -> bool:
+    def _owed(self, model: ModelRecord, now: float) -> RequestRecord | None:
         """Nobody overtakes the head; but a flow that is owed a slot gets one from a flow that has too many.
 
         Whoever waits and has no slot is owed one: so no more flows are passed over than have slots.
         """
-
-        if not worker.may_give_to(Priority.HIGH):
-            return False
+        slots_of, demand, at_most = model.slots_of, model.demand, model.at_most
 
         def may(flow: Flow) -> bool:
-            return is_owed(worker.running_of[flow], model.demand.part(flow, model.at_most))
+            return is_owed(slots_of.get(flow, 0), demand.part(flow, at_most))
 
         owed = model.priced.head(now, may, self._limits.may_run)
-        return owed is not None and self._place(model, worker, self._books.requests[owed], now, 0, 0)
-
-    def _next(self, model: ModelRecord, worker: WorkerRecord, now: float) -> RequestRecord | None:
-        """Who is to have the next slot."""
-        if worker.alone is not None:
-            request_id = worker.alone if worker.alone in model.priced else None
-        elif model.retiring:
-            begun = (self._books.requests[waiting] for waiting in model.priced)
-            return next((one for one in begun if one.paused and self._limits.may_run(one.flow.key)), None)
-        else:
-            request_id = model.priced.head(now, key_may=self._limits.may_run)
-        return None if request_id is None else self._books.requests[request_id]
+        return None if owed is None else self._books.requests[owed]
 
     def _place(
         self,
@@ -164,7 +220,7 @@ class Placement:
             return False
         chosen: list[RequestRecord] = []
         fits = slots > 0 and self._room.fits(model, worker, request, cost, cells)
-        for victim in self._victims(model, worker, request, now) if may_pause and not fits else ():
+        for victim in self._victims(model, [worker], request, now) if may_pause and not fits else ():
             chosen.append(victim)
             cells += worker.cells.of(victim.request_id)
             fits = self._room.fits(model, worker, request, cost, cells, chosen)
@@ -178,25 +234,33 @@ class Placement:
         return True
 
     def _victims(
-        self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, now: float
+        self, model: ModelRecord, workers: list[WorkerRecord], request: RequestRecord, now: float
     ) -> list[RequestRecord]:
-        """Running requests that may be paused for this one, in order."""
-        if worker.alone is not None or model.retiring or not worker.may_give_to(request.claim.place.priority):
+        """Running requests of some workers that may be paused for this one, in order."""
+        if not model.may_give_to(request.claim.place.priority):
             return []
-        running = (held for held in worker.holding.values() if held.state is RequestState.RUNNING)
+        held = (one for worker in workers for one in worker.holding.values())
+        running = (one for one in held if one.state is RequestState.RUNNING)
         demand = model.demand
         return victims_for(
             request,
             running,
-            worker.running_of,
+            model.slots_of,
             lambda flow: demand.part(flow, model.at_most),
             lambda flow: demand.shares.lead(flow, request.flow),
             now,
         )
 
     def _grant(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, cost: Price, now: float) -> None:
-        request.level = model.priced.level(request.request_id, now)
-        model.priced.remove(request.request_id)
+        if request.request_id in model.priced:
+            request.level = model.priced.level(request.request_id, now)
+            model.priced.remove(request.request_id)
+        else:
+            request.level = request.claim.place.priority
+            model.suspects.remove(request.request_id)
+        if request.worker_id != worker.worker_id:
+            self._books.move(request, worker)
+        worker.seen.add(request.submitted.marks)
         cells = self._room.lease(worker, request, cost.cells)
         self._books.hold(request, cells)
         request.most_cells = cost.cells
@@ -220,7 +284,7 @@ class Placement:
         request.paused = True
         worker.paused += 1
         model.demand.pause(request.claim)
-        model.priced.add(request.request_id, request.claim.place)
+        self._books.queue(request)
         self._actions.append(ev.PauseSequence(request.request_id, worker.worker_id))
 
     def extend(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, now: float) -> None:
@@ -243,6 +307,10 @@ class Placement:
     def price(self, request: RequestRecord) -> Price | None:
         limit = self._gate.limit(request.submitted, self._models[request.model])
         return price(request.prompt_tokens, request.submitted.max_output_tokens, limit, request.output_tokens)
+
+
+def _least_preparing(workers: list[WorkerRecord]) -> WorkerRecord:
+    return min(workers, key=lambda worker: (worker.preparing + len(worker.abandoned), worker.worker_id))
 
 
 def _last(worker: WorkerRecord) -> RequestRecord:

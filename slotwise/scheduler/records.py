@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from slotwise.memory.ledger import Ledger
 from slotwise.scheduler.active import ActiveLimit
+from slotwise.scheduler.affinity import Seen
 from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.demand import Claim, Demand
 from slotwise.scheduler.events import RequestSubmitted
@@ -54,6 +56,8 @@ class ModelSpec:
     context_cap: int
     #: Seconds that a step should take at most; 0 = any.
     itl_target: float = 0.0
+    #: Workers that it may have at the same time, each with slots and cells of its own.
+    replicas: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class ModelStatus:
     context_cap: int  # most tokens of one request
     failure: str | None  # why it can not be loaded
     worker_id: int | None
+    workers: int  # that are ready
+    replicas: int  # most workers
     restarts: int  # workers lost that nobody asked to stop
     admitted: int = 0  # requests that were let in
 
@@ -149,7 +155,11 @@ class WorkerRecord:
 
     worker_id: int
     model: str
+    #: Which of its model's places it has.
+    replica: int = 0
     state: WorkerState = WorkerState.STARTING
+    #: Takes no new grants, so that a model waiting for memory gets its turn.
+    retiring: bool = False
     slots: int = 0
     context_cap: int = 0
     ready_at: float = 0.0
@@ -176,19 +186,22 @@ class WorkerRecord:
     waits_for_cells: bool = False
     #: The suspect that has the worker to itself, also while it is abandoned.
     alone: str | None = None
+    #: Prompts that it has had.
+    seen: Seen = field(default_factory=Seen)
 
     @property
     def running(self) -> int:
         return self.cells.owners
 
-    def may_give_to(self, priority: Priority) -> bool:
-        """There is a flow with more than one slot, or a lower class: somebody may have to give a slot up."""
-        return len(self.running_of) < len(self.holding) or any(level < priority for level in self.running_at)
-
     @property
     def free_slots(self) -> int:
         """Below 0 where more run than may by now."""
         return self.active.now_at_most - self.running
+
+    @property
+    def begun(self) -> int:
+        """Requests that it has something of, running or paused."""
+        return self.running + self.paused
 
     @property
     def at_work(self) -> int:
@@ -215,7 +228,10 @@ class ModelRecord:
 
     name: str
     spec: ModelSpec
-    worker: WorkerRecord | None = None
+    #: By id, in order of their starts.
+    workers: dict[int, WorkerRecord] = field(default_factory=dict)
+    #: Places in which it can not be loaded, and why.
+    unusable: dict[int, str] = field(default_factory=dict)
     demand: Demand = field(default_factory=Demand)
     #: Not yet tokenised.
     unpriced: FairLine = field(init=False)
@@ -236,8 +252,6 @@ class ModelRecord:
     not_before: float = 0.0
     #: Since when it waits for memory that others hold.
     memory_wait_since: float | None = None
-    #: Takes no new grants, so that a model waiting for memory gets its turn.
-    retiring: bool = False
     last_used: float = 0.0
     #: When those who wait are looked at again, though nobody came or went.
     look_again: float = 0.0
@@ -245,34 +259,66 @@ class ModelRecord:
     def __post_init__(self) -> None:
         self.unpriced, self.priced = FairLine(self.demand.shares), FairLine(self.demand.shares)
 
+    # These are asked for many times at every event, and one worker is the rule: loops, since comprehensions are calls.
+
+    @property
+    def ready(self) -> list[WorkerRecord]:
+        return [worker for worker in self.workers.values() if worker.state is WorkerState.READY]
+
+    @property
+    def open(self) -> list[WorkerRecord]:
+        """Those that take what is new."""
+        return [worker for worker in self.ready if not worker.retiring]
+
     @property
     def waiting(self) -> int:
-        preparing = self.worker.preparing if self.worker else 0
-        return len(self.unpriced) + len(self.priced) + len(self.suspects) + preparing
+        count = len(self.unpriced) + len(self.priced) + len(self.suspects)
+        for worker in self.workers.values():
+            count += worker.preparing
+        return count
 
     @property
     def running(self) -> int:
-        return self.worker.running if self.worker else 0
-
-    @property
-    def begun(self) -> int:
-        """Requests that its worker has something of, running or paused."""
-        return self.worker.running + self.worker.paused if self.worker else 0
+        count = 0
+        for worker in self.workers.values():
+            count += worker.cells.owners
+        return count
 
     @property
     def slots(self) -> int:
-        """As configured until a worker is ready, then as the worker says."""
-        return self.worker.slots if self.worker and self.worker.slots else self.spec.slots
+        """As configured until a worker is ready, then as the workers say."""
+        count = 0
+        for worker in self.workers.values():
+            count += worker.slots
+        return count or self.spec.slots
 
     @property
     def at_most(self) -> int:
         """Requests that may run at the same time now."""
-        return self.worker.active.now_at_most if self.worker and self.worker.slots else self.spec.slots
+        count = 0
+        for worker in self.workers.values():
+            if worker.slots:
+                count += worker.active.now_at_most
+        return count or self.spec.slots
+
+    @property
+    def slots_of(self) -> Mapping[Flow, int]:
+        """How many slots each flow has."""
+        if len(self.workers) == 1:
+            return next(iter(self.workers.values())).running_of
+        return sum([worker.running_of for worker in self.workers.values()], Counter[Flow]())
+
+    def may_give_to(self, priority: Priority) -> bool:
+        """There is a flow with more than one slot, or a lower class: somebody may have to give a slot up."""
+        if len(self.slots_of) < self.running:
+            return True
+        return any(level < priority for worker in self.workers.values() for level in worker.running_at)
 
     @property
     def queued(self) -> int:
         """Requests that wait and find no free slot. The others are only on their way to theirs."""
-        return max(0, min(self.waiting, self.running + self.waiting - self.at_most))
+        waiting = self.waiting
+        return max(0, min(waiting, self.running + waiting - self.at_most)) if waiting else 0
 
     @property
     def wanted(self) -> bool:
@@ -286,9 +332,10 @@ class ModelRecord:
     @property
     def parallel(self) -> int:
         """Requests that run at the same time when there are enough: fewer than slots where cells are short."""
-        worker = self.worker
-        if worker is not None and worker.waits_for_cells and len(self.priced):
-            return max(worker.running, 1)
+        if len(self.priced):
+            for worker in self.workers.values():
+                if worker.waits_for_cells:
+                    return max(self.running, 1)
         return max(self.at_most, 1)
 
     def predicted_wait(self, flow: Flow, policy: KeyPolicy, tier: Priority | None = None) -> float:
@@ -298,22 +345,25 @@ class ModelRecord:
 
     def status(self) -> ModelStatus:
         """As configured until a worker is ready, then as the worker says."""
-        worker = self.worker
-        ready = worker if worker is not None and worker.slots > 0 else None
+        ready, workers = self.ready, list(self.workers.values())
+        known = [worker for worker in workers if worker.slots > 0]
         unloaded = "failed" if self.failure else "unloaded"
+        shown = next(iter(ready or workers), None)
         return ModelStatus(
             model=self.name,
-            state=worker.state.value if worker else unloaded,
+            state=shown.state.value if shown else unloaded,
             slots=self.slots,
             active_limit=self.at_most,
             busy_slots=self.running,
             waiting=self.waiting,
             predicted_wait_s=self.predicted_wait(Flow(""), OPEN),
-            kv_cells=ready.cells.capacity if ready else self.spec.kv_cells,
-            reserved_cells=worker.cells.reserved if worker else 0,
-            context_cap=ready.limit if ready else self.spec.context_cap,
+            kv_cells=sum(worker.cells.capacity for worker in known) or self.spec.kv_cells,
+            reserved_cells=sum(worker.cells.reserved for worker in workers),
+            context_cap=known[0].limit if known else self.spec.context_cap,
             failure=self.failure,
-            worker_id=worker.worker_id if worker else None,
+            worker_id=shown.worker_id if shown else None,
+            workers=len(ready),
+            replicas=self.spec.replicas,
             restarts=self.restarts,
             admitted=self.admitted,
         )

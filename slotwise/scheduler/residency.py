@@ -3,9 +3,12 @@
 Rules:
 1. Bytes are reserved before a worker is started and come back only when its process is gone.
 2. Idle models make room first, least recently used first, and only if that is enough.
-3. A model that has waited `memory_patience_s` may retire the busy model that was loaded longest: it takes no new
-   grants, becomes idle, and goes. Each model so keeps its memory for at least that long: no thrashing.
+3. A model that has waited `memory_patience_s` may retire the busy worker that was loaded longest, first of models that
+   have another: it takes no new grants, becomes idle, and goes. Each so keeps its memory for at least that long: no
+   thrashing.
 4. Only requests that wait make others go. A preload takes memory that is free and is content without.
+5. A model whose workers are all busy gets one more, up to its `replicas`, from memory that is free and that no model
+   without a worker waits for.
 """
 
 from __future__ import annotations
@@ -40,23 +43,25 @@ class Residency:
         return f"it needs {need:.2f} GiB of memory and {there:.2f} GiB are there for all models"
 
     def ensure(self, model: ModelRecord, now: float) -> list[Action]:
-        """Start the model's worker if it is wanted and may start now, making room if need be."""
-        if model.worker is not None or not model.wanted or now < model.not_before or self.too_large(model):
+        """Start a worker of the model if one is wanted and may start now, making room if need be."""
+        if not model.wanted or now < model.not_before or self.too_large(model):
             return []
+        if model.workers:
+            return self._start_another(model)
         # Who waited longer goes first: room that was made for one model is not for whoever asks next.
         need = model.spec.memory_bytes + self._wanted_before(model, now)
         if self.memory.fits(need):
-            return [self._start(model)]
+            return [self._start(model), *self._start_another(model)]
         if model.waiting == 0:
             return []
         if model.memory_wait_since is None:
             model.memory_wait_since = now
-        victims: list[ModelRecord] = []
+        victims: list[WorkerRecord] = []
         coming = self._coming_free()
-        for victim in self._idle_models():
+        for victim in self._idle_workers():
             if self.memory.free + coming >= need:
                 break
-            coming += victim.spec.memory_bytes
+            coming += self._bytes_of(victim)
             victims.append(victim)
         if self.memory.free + coming < need:
             if now < model.memory_wait_since + self._config.memory_patience_s:
@@ -64,22 +69,43 @@ class Residency:
             self._retire_one(now)
         return [action for victim in victims for action in self.stop(victim)]
 
+    def _start_another(self, model: ModelRecord) -> list[Action]:
+        """More workers of one that has some, where all of them are busy or it is to be loaded anyway."""
+        actions: list[Action] = []
+        if any(worker.state is not WorkerState.READY for worker in model.workers.values()) and not model.preload:
+            return []  # it will take some of what waits
+        while (
+            self._free_place(model) is not None
+            and (model.queued or model.preload)
+            and self.memory.fits(model.spec.memory_bytes)
+            and all(other.memory_wait_since is None for other in self._models.values())
+        ):
+            actions.append(self._start(model))
+            if not model.preload:
+                break
+        return actions
+
+    @staticmethod
+    def _free_place(model: ModelRecord) -> int | None:
+        """The first place of the model that is neither taken nor unusable."""
+        taken = {worker.replica for worker in model.workers.values()} | model.unusable.keys()
+        return next((place for place in range(model.spec.replicas) if place not in taken), None)
+
     def reprieve(self) -> list[ModelRecord]:
-        """Nobody waits for memory any more: the models that were to make room go on; returns them."""
+        """Nobody waits for memory any more: the workers that were to make room go on; returns their models."""
         for model in self._models.values():
             if model.waiting == 0:
                 model.memory_wait_since = None
         if any(model.memory_wait_since is not None for model in self._models.values()):
             return []
-        retiring = [model for model in self._models.values() if model.retiring]
-        for model in retiring:
-            model.retiring = False
-        return retiring
+        retiring = [worker for worker in self.workers.values() if worker.retiring]
+        for worker in retiring:
+            worker.retiring = False
+        return list({worker.model: self._models[worker.model] for worker in retiring}.values())
 
-    def stop(self, model: ModelRecord) -> list[Action]:
-        """Ask its worker to end; its bytes come back with `lost`."""
-        worker = model.worker
-        if worker is None or worker.state is WorkerState.DRAINING:
+    def stop(self, worker: WorkerRecord) -> list[Action]:
+        """Ask it to end; its bytes come back with `lost`."""
+        if worker.state is WorkerState.DRAINING:
             return []
         worker.advance(WorkerState.DRAINING)
         return [StopWorker(worker.worker_id)]
@@ -90,10 +116,8 @@ class Residency:
         asked_for = worker.state is WorkerState.DRAINING
         was_starting = worker.state is WorkerState.STARTING
         worker.advance(WorkerState.DEAD)
-        del self.workers[worker.worker_id]
+        del self.workers[worker.worker_id], model.workers[worker.worker_id]
         self.memory.release(worker.worker_id)
-        model.worker = None
-        model.retiring = False
         model.restarts += not asked_for
         if not blame:
             return
@@ -105,13 +129,13 @@ class Residency:
 
     def next_deadline(self) -> float | None:
         """When `ensure` may decide otherwise than at the last event; None if only an event can change that."""
-        deadlines = (self._deadline(m) for m in self._models.values() if m.worker is None and m.wanted)
+        deadlines = (self._deadline(m) for m in self._models.values() if not m.workers and m.wanted)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _deadline(self, model: ModelRecord) -> float | None:
         if model.memory_wait_since is None:
             return model.not_before if model.waiting or self._room_for_preload(model) else None
-        if any(other.retiring for other in self._models.values()):
+        if any(worker.retiring for worker in self.workers.values()):
             return None
         if self.memory.free + self._coming_free() >= model.spec.memory_bytes:
             return None
@@ -121,10 +145,13 @@ class Residency:
 
     def check_invariants(self) -> None:
         self.memory.check_invariants()
-        assert self.memory.owners == len(self.workers)
+        assert self.memory.owners == len(self.workers) == sum(len(model.workers) for model in self._models.values())
+        for model in self._models.values():
+            places = [worker.replica for worker in model.workers.values()]
+            assert len(set(places)) == len(places) <= model.spec.replicas
         for worker in self.workers.values():
             worker.cells.check_invariants()
-            assert self._models[worker.model].worker is worker
+            assert self._models[worker.model].workers[worker.worker_id] is worker
             assert worker.running <= worker.slots or worker.state is WorkerState.STARTING
 
     def _room_for_preload(self, model: ModelRecord) -> bool:
@@ -144,37 +171,39 @@ class Residency:
         )
 
     def _start(self, model: ModelRecord) -> StartWorker:
+        place = self._free_place(model)
+        assert place is not None
         self._last_worker_id += 1
-        worker = WorkerRecord(self._last_worker_id, model.name)
+        worker = WorkerRecord(self._last_worker_id, model.name, place)
         self.memory.reserve(worker.worker_id, model.spec.memory_bytes)
         self.workers[worker.worker_id] = worker
-        model.worker = worker
+        model.workers[worker.worker_id] = worker
         model.memory_wait_since = None
-        return StartWorker(worker.worker_id, model.name)
+        return StartWorker(worker.worker_id, model.name, place)
+
+    def _bytes_of(self, worker: WorkerRecord) -> int:
+        return self._models[worker.model].spec.memory_bytes
 
     def _coming_free(self) -> int:
-        draining = (w for w in self.workers.values() if w.state is WorkerState.DRAINING)
-        return sum(self._models[worker.model].spec.memory_bytes for worker in draining)
+        return sum(self._bytes_of(w) for w in self.workers.values() if w.state is WorkerState.DRAINING)
 
-    def _idle_models(self) -> list[ModelRecord]:
-        idle = [m for m in self._models.values() if m.worker and m.worker.state is WorkerState.READY]
-        return sorted((m for m in idle if m.begun == 0 and (m.waiting == 0 or m.retiring)), key=_last_used)
+    def _idle_workers(self) -> list[WorkerRecord]:
+        """Those that may go: of models for which nobody waits, or that were told to make room."""
+        ready = [worker for worker in self.workers.values() if worker.state is WorkerState.READY]
+        idle = [w for w in ready if w.begun == 0 and (w.retiring or self._models[w.model].waiting == 0)]
+        return sorted(idle, key=lambda w: (self._models[w.model].last_used, w.model, w.worker_id))
 
     def _retire_one(self, now: float) -> None:
-        """One at a time: the busy model that was loaded longest."""
-        if any(model.retiring for model in self._models.values()):
+        """One at a time: the busy worker that was loaded longest, first of models that have another."""
+        if any(worker.retiring for worker in self.workers.values()):
             return
         patience = self._config.memory_patience_s
         ready = [w for w in self.workers.values() if w.state is WorkerState.READY and now >= w.ready_at + patience]
         if ready:
-            longest = min(ready, key=lambda worker: (worker.ready_at, worker.worker_id))
-            self._models[longest.model].retiring = True
+            longest = min(ready, key=lambda w: (len(self._models[w.model].ready) == 1, w.ready_at, w.worker_id))
+            longest.retiring = True
 
     def _backoff(self, deaths: int) -> float:
         if deaths <= 1:
             return 0.0
         return float(min(self._config.restart_backoff_s * 2 ** min(deaths - 2, 30), self._config.restart_backoff_max_s))
-
-
-def _last_used(model: ModelRecord) -> tuple[float, str]:
-    return model.last_used, model.name

@@ -62,16 +62,16 @@ class Room:
         self, model: ModelRecord, worker: WorkerRecord, head: RequestRecord, other: RequestRecord, now: float
     ) -> bool:
         """`other` may begin before `head`, which waits for cells."""
-        gap, step_s = self._gap(model, worker, head, now), _step_s(model, worker.running)
-        waits_s = now - head.claim.place.since + gap.steps * step_s
+        gap, step = self._gap(model, worker, head, now), step_s(model, worker.running)
+        waits_s = now - head.claim.place.since + gap.steps * step
         if head.passed_s + self.holds_up_s(model, worker, other) > _PASSED * waits_s:
             return False
-        prompt_steps = other.claim.work.prompt * model.demand.rates.prompt_s / step_s
+        prompt_steps = other.claim.work.prompt * model.demand.rates.prompt_s / step
         return may_pass(self._holding(model, worker, other), gap, prompt_steps)
 
     def holds_up_s(self, model: ModelRecord, worker: WorkerRecord, other: RequestRecord) -> float:
         """Seconds by which those that run end later if `other` begins: its prompt, and one row more in each step."""
-        row_s = max(_step_s(model, worker.running + 1) - _step_s(model, worker.running), 0.0)
+        row_s = max(step_s(model, worker.running + 1) - step_s(model, worker.running), 0.0)
         return other.claim.work.prompt * model.demand.rates.prompt_s + other.claim.work.output * row_s
 
     def _gap(self, model: ModelRecord, worker: WorkerRecord, head: RequestRecord, now: float) -> Gap:
@@ -105,6 +105,6 @@ class Room:
         return Holding(request.tokens + ahead, left)
 
 
-def _step_s(model: ModelRecord, rows: int) -> float:
+def step_s(model: ModelRecord, rows: int) -> float:
     """Seconds of a step with so many decode rows."""
     return max(rows, 1) * model.demand.rates.output_s(max(rows, 1))

@@ -137,7 +137,8 @@ class Preparer:
             try:
                 if command.request_id not in self._cancelled:
                     tokens = self._prompts.prepare(command.prompt)
-                report = Prepared(command.request_id, prompt_tokens=len(tokens))
+                told = tuple(tokens) if command.tell_tokens else ()
+                report = Prepared(command.request_id, prompt_tokens=len(tokens), tokens=told)
             except PromptRefused as refusal:
                 report = PrepareFailed(command.request_id, refusal.message, refusal.param, refusal.code)
             except Exception:
@@ -231,6 +232,8 @@ def _load(load: LoadModel, writer: FrameWriter) -> Model:
             reported = percent
             writer.send(Loading(stage, fraction))
 
+    if load.cpus:
+        os.sched_setaffinity(0, load.cpus)
     if load.path.startswith(SCHEME):
         return FakeModel(load, on_progress)
     from slotwise.workers.llama import LlamaModel  # the native library, loaded only where a model is

@@ -65,8 +65,8 @@ class StepLoop:
 
     def start(self, command: StartSequence) -> None:
         """Begin a prepared prompt; it takes part from the next step on."""
-        tokens = self._prompts.pop(command.request_id, None)
-        if tokens is None:
+        tokens = self._prompts.pop(command.request_id, None) or list(command.prompt)
+        if not tokens:
             self._ended.append(_failure(command.request_id, "the prompt was not prepared on this worker"))
             return
         # The last output token is never stored: nothing comes after it.

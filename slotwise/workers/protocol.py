@@ -44,6 +44,8 @@ class LoadModel(Message, frozen=True, tag="load"):
     n_batch: int = 512
     n_gpu_layers: int = 0
     threads: int = 0  # 0 = physical cores
+    gpu: int = -1  # the only one that is used; -1 = all there are
+    cpus: tuple[int, ...] = ()  # that it may use; none = all
     kv_type: str = "f16"
     flash_attn: str = "auto"
     #: Repacked weight buffers (AMX, NEON …). Off after a crash in the first decode; see BUILDING notes on AMX.
@@ -73,6 +75,8 @@ class Prepare(Message, frozen=True, tag="prepare"):
 
     request_id: str
     prompt: Prompt
+    #: The tokens are wanted in front as well: the prompt may be started on another worker of the model.
+    tell_tokens: bool = False
 
 
 class Asker(msgspec.Struct, frozen=True, array_like=True):
@@ -90,8 +94,8 @@ class Asker(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StartSequence(Message, frozen=True, tag="start"):
-    """Run a prepared prompt. The scheduler has reserved a slot and cells for it: enough for the prompt and a part of
-    the answer. Where these end it stands still until it is given more."""
+    """Run a prompt that was prepared here, or whose tokens come along. The scheduler has reserved a slot and cells for
+    it: enough for the prompt and a part of the answer. Where these end it stands still until it is given more."""
 
     request_id: str
     max_output_tokens: int
@@ -105,6 +109,8 @@ class StartSequence(Message, frozen=True, tag="start"):
     generated: tuple[int, ...] = ()
     #: 0 = the whole answer's.
     cells: int = 0
+    #: Of a prompt that another worker prepared.
+    prompt: tuple[int, ...] = ()
     #: Who shares the time for prompts with whom: see `workers/promptshares`.
     asker: Asker = Asker()
 
@@ -191,6 +197,8 @@ class StartFailed(Message, frozen=True, tag="start_failed"):
 class Prepared(Message, frozen=True, tag="prepared"):
     request_id: str
     prompt_tokens: int
+    #: Where they were asked for.
+    tokens: tuple[int, ...] = ()
 
 
 class PrepareFailed(Message, frozen=True, tag="prepare_failed"):

@@ -71,7 +71,7 @@ class FakeLease:
 def served(model: str = "m", state: str = "ready", **counters: Any) -> ServedModel:
     """A model with 4 slots, 1 of them busy."""
     failure = "no such file" if state == "failed" else None
-    status = ModelStatus(model, state, 4, 4, 1, 2, 0.0, 1000, 300, 512, failure, 1, 3)
+    status = ModelStatus(model, state, 4, 4, 1, 2, 0.0, 1000, 300, 512, failure, 1, 1, 1, 3)
     return ServedModel(status, ModelCounters(**counters))
 
 

@@ -66,7 +66,7 @@ def test_the_names_are_there_and_all_are_ours() -> None:
     ],
 )
 def test_a_scrape_reads_the_service(series: str, value: float) -> None:
-    model = served("a", cells_used=77, output_tokens_total=9, prompt_tokens_total=11)
+    model = served("a", cells={1: (70, 0, 0), 2: (7, 0, 0)}, output_tokens_total=9, prompt_tokens_total=11)
     found = _series(Metrics(FakeGeneration(model).status).render().decode())
 
     assert found[f"{series}[('model', 'a')]"] == value

@@ -1,5 +1,7 @@
 """Any order of events: each request ends exactly once, nothing leaks, nobody is granted what is not there."""
 
+from typing import ClassVar
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -28,9 +30,12 @@ FLOWS = [Flow("a", "1"), Flow("a", "2"), Flow("b"), Flow("c")]
 class CoreMachine(RuleBasedStateMachine):
     """Plays the workers and the clients; its own books are the reference."""
 
+    models: ClassVar = MODELS
+    config: ClassVar = CONFIG
+
     def __init__(self) -> None:
         super().__init__()
-        self.core = Scheduler(CONFIG, MODELS, POLICIES)
+        self.core = Scheduler(self.config, self.models, POLICIES)
         self.now = 0.0
         self.history: list[tuple[ev.Event, float, list[ev.Action]]] = []
         self.counter = 0
@@ -49,6 +54,8 @@ class CoreMachine(RuleBasedStateMachine):
         self.deaths: dict[str, int] = {}
         self.workers: dict[int, str] = {}  # worker -> "starting" | "ready" | "stopping"
         self.model_of: dict[int, str] = {}
+        self.place_of: dict[int, int] = {}
+        self.left: list[tuple[str, int]] = []  # requests, and workers that they went away from
         self.drained = False
 
     # ---- applying actions, as the world would
@@ -61,11 +68,14 @@ class CoreMachine(RuleBasedStateMachine):
 
     def apply(self, action: ev.Action) -> None:
         match action:
-            case ev.StartWorker(worker_id, model):
-                assert model not in [self.model_of[w] for w in self.workers], "one worker per model"
+            case ev.StartWorker(worker_id, model, place):
+                taken = {self.place_of[w] for w in self.workers if self.model_of[w] == model}
+                assert place not in taken, "two workers in one place"
+                assert place < self.models[model].replicas
                 self.workers[worker_id], self.model_of[worker_id] = "starting", model
-                total = sum(MODELS[self.model_of[w]].memory_bytes for w in self.workers)
-                assert total <= 15, "memory over the budget"
+                self.place_of[worker_id] = place
+                total = sum(self.models[self.model_of[w]].memory_bytes for w in self.workers)
+                assert total <= (self.config.memory_budget_bytes or 0), "memory over the budget"
             case ev.StopWorker(worker_id):
                 begun = [*self.running.items(), *self.paused.items()]
                 assert not [r for r, w in begun if w == worker_id], "stopped while running"
@@ -79,6 +89,10 @@ class CoreMachine(RuleBasedStateMachine):
                 assert not self.drained or request_id in self.most, "a first grant after the drain"
                 assert max_output_tokens >= 1
                 self.most[request_id] = self.prompt[request_id] + max_output_tokens
+                if (before := self.paused.pop(request_id, worker_id)) != worker_id:
+                    told = self.history[-1][2][: self.history[-1][2].index(action)]
+                    assert ev.CancelSequence(request_id, before) in told, "two workers have it"
+                    self.left.append((request_id, before))
                 self.grant(request_id, worker_id, cells)
             case ev.ExtendSequence(request_id, worker_id, cells):
                 assert self.running[request_id] == worker_id
@@ -102,7 +116,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def assert_cells_are_there(self, worker_id: int) -> None:
         held = sum(self.cells[r] for r, worker in self.running.items() if worker == worker_id)
-        assert held <= MODELS[self.model_of[worker_id]].kv_cells
+        assert held <= self.models[self.model_of[worker_id]].kv_cells
 
     def grant(self, request_id: str, worker_id: int, cells: int) -> None:
         assert self.workers[worker_id] == "ready"
@@ -112,7 +126,7 @@ class CoreMachine(RuleBasedStateMachine):
         policy = POLICIES.get(self.flow[request_id].key, KeyPolicy())
         of_key = [r for r in self.running if self.flow[r].key == self.flow[request_id].key]
         assert len(of_key) < (policy.max_parallel or 99)
-        spec = MODELS[self.model_of[worker_id]]
+        spec = self.models[self.model_of[worker_id]]
         beside = [r for r, w in self.running.items() if w == worker_id]
         assert len(beside) < spec.slots
         assert self.most[request_id] <= min(spec.context_cap, policy.context_cap or 99)
@@ -207,6 +221,15 @@ class CoreMachine(RuleBasedStateMachine):
         self.end(request_id)
         self.do(ev.SequenceFinished(request_id, tokens, 0, tokens, complete))
 
+    @precondition(lambda self: self.left)
+    @rule(data=st.data())
+    def a_worker_tells_of_one_that_went_elsewhere(self, data: st.DataObject) -> None:
+        """Of the step in which it was paused, or that it is cancelled there."""
+        request_id, worker_id = data.draw(st.sampled_from(self.left))
+        if request_id in self.open and self.running.get(request_id, self.paused.get(request_id)) != worker_id:
+            self.do(ev.StepDone(worker_id, 1, 0, ((request_id, 1),), 0.1))
+            self.do(ev.SequenceFinished(request_id, 3, 0, 1, worker_id=worker_id))
+
     @precondition(lambda self: self.open or self.ended)
     @rule(data=st.data())
     def cancelled(self, data: st.DataObject) -> None:
@@ -225,7 +248,7 @@ class CoreMachine(RuleBasedStateMachine):
         if fails == 0:
             self.do(ev.WorkerStartFailed(worker_id, "broken file"))
             return
-        spec = MODELS[self.model_of[worker_id]]
+        spec = self.models[self.model_of[worker_id]]
         self.workers[worker_id] = "ready"
         self.do(ev.WorkerReady(worker_id, spec.slots, spec.kv_cells, spec.context_cap))
 
@@ -272,7 +295,7 @@ class CoreMachine(RuleBasedStateMachine):
     @invariant()
     def books_agree(self) -> None:
         self.core.check_invariants()
-        for model in MODELS:
+        for model in self.models:
             status = self.core.model_status(model)
             workers = [w for w in self.workers if self.model_of[w] == model]
             held = [r for r, w in self.running.items() if w in workers]
@@ -281,9 +304,11 @@ class CoreMachine(RuleBasedStateMachine):
             short = [r for r in held if self.prompt[r] + self.made.get(r, 0) >= self.cells[r] < self.most[r]]
             leaving = {e.request_id for e, _, _ in self.history if isinstance(e, ev.RequestCancelled)}
             assert not short or leaving & set(held), "somebody stands still though others could make room"
-        of_model = {model: [r for r, m in self.open.items() if m == model] for model in MODELS}
-        queued = sum(max(0, len(requests) - MODELS[model].slots) for model, requests in of_model.items())
-        assert queued <= CONFIG.max_queue
+        of_model = {model: [r for r, m in self.open.items() if m == model] for model in self.models}
+        # More may wait than may, once a worker is gone.
+        most = {model: spec.slots * spec.replicas for model, spec in self.models.items()}
+        queued = sum(max(0, len(requests) - most[model]) for model, requests in of_model.items())
+        assert queued <= self.config.max_queue
 
     @invariant()
     def who_is_on_its_way_is_told_where_it_stands(self) -> None:
@@ -300,7 +325,7 @@ class CoreMachine(RuleBasedStateMachine):
             else:
                 assert standing.position is not None
                 assert 1 <= standing.position <= len(self.open)
-        for model in MODELS:
+        for model in self.models:
             for flow in FLOWS:
                 requests, tokens = self.core.outlook.allowance(flow.key, model, self.now)
                 assert requests is None or 0 <= requests.remaining <= requests.limit
@@ -321,9 +346,11 @@ class CoreMachine(RuleBasedStateMachine):
                 break
             self.world_goes_on()
         assert not self.open, f"never ended: {self.open} {self.core!r}"
-        known = {e.request_id for e, _, _ in self.history if isinstance(e, ev.RequestSubmitted) and e.model in MODELS}
+        known = {
+            e.request_id for e, _, _ in self.history if isinstance(e, ev.RequestSubmitted) and e.model in self.models
+        }
         assert self.booked == known & self.ended
-        again = Scheduler(CONFIG, MODELS, POLICIES)
+        again = Scheduler(self.config, self.models, POLICIES)
         for event, now, actions in self.history:
             assert [_plain(a) for a in again.handle(event, now)] == [_plain(a) for a in actions]
 
@@ -341,7 +368,7 @@ class CoreMachine(RuleBasedStateMachine):
         """Workers come up and prompts are tokenised, so that what follows happens among requests that run."""
         for worker_id, state in list(self.workers.items()):
             if state == "starting":
-                spec = MODELS[self.model_of[worker_id]]
+                spec = self.models[self.model_of[worker_id]]
                 self.workers[worker_id] = "ready"
                 self.do(ev.WorkerReady(worker_id, spec.slots, spec.kv_cells, spec.context_cap))
             elif state == "stopping":
@@ -363,5 +390,18 @@ def _plain(action: ev.Action) -> object:
     return (action.request_id, str(action.error)) if isinstance(action, ev.EndRequest) else action
 
 
+class ReplicasMachine(CoreMachine):
+    """Models may have several workers, where there is memory."""
+
+    models: ClassVar = {
+        "m": ModelSpec(memory_bytes=10, slots=2, kv_cells=60, context_cap=30, replicas=3),
+        "n": ModelSpec(memory_bytes=8, slots=1, kv_cells=30, context_cap=30, replicas=2),
+        "huge": ModelSpec(memory_bytes=99, slots=1, kv_cells=30, context_cap=30),
+    }
+    config: ClassVar = SchedulerConfig(max_queue=5, memory_budget_bytes=30, cells_ahead=4)
+
+
 TestCore = CoreMachine.TestCase
 TestCore.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
+TestReplicas = ReplicasMachine.TestCase
+TestReplicas.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

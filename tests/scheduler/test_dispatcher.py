@@ -31,7 +31,7 @@ async def _dispatcher(
 ) -> AsyncIterator[tuple[Dispatcher, FakePool]]:
     pool = FakePool()
     core = Scheduler(SchedulerConfig(), {"m": ModelSpec(10, 2, 100, 50)})
-    loads = {"m": LoadModel("m", "fake:", 2, 50)}
+    loads = {"m": [LoadModel("m", "fake:", 2, 50)]}
     dispatcher = Dispatcher(core, pool, loads, isolate_keys=isolate_keys, on_usage=on_usage)
     pool.listener = dispatcher
     if ready:

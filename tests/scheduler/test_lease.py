@@ -50,7 +50,7 @@ async def test_the_bound_on_unread_text_is_in_bytes() -> None:
 async def test_everybody_who_waits_for_idleness_is_told() -> None:
     pool = FakePool()
     core = Scheduler(SchedulerConfig(), {"m": ModelSpec(10, 2, 100, 50)})
-    dispatcher = Dispatcher(core, pool, {"m": LoadModel("m", "fake:", 2, 50)})
+    dispatcher = Dispatcher(core, pool, {"m": [LoadModel("m", "fake:", 2, 50)]})
     pool.listener = dispatcher
     with anyio.fail_after(5):
         async with dispatcher.lease(REQUEST), anyio.create_task_group() as tasks:
