@@ -1,8 +1,9 @@
 """The worker process: reads commands from its pipe, steps its model, writes reports to its pipe.
 
 Three threads, each with one job: the reader (pipe -> inbox), the preparer (templates and tokenising, with a large
-stack), and the main thread, which alone touches the context. Whatever the native library prints goes to the log pipe:
-the frame pipes are moved to descriptors of their own before anything else is imported.
+stack), and the main thread, which alone touches the context. Prompts go from the reader to the preparer directly: they
+are tokenised while a step is computed, so that they can be in the next one. Whatever the native library prints goes to
+the log pipe: the frame pipes are moved to descriptors of their own before anything else is imported.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ class Preparer:
         self._writer = writer
         self._queue: queue.SimpleQueue[Prepare] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
-        #: Asked for and not yet taken over by the main thread. Only the main thread touches it.
+        #: Asked for and not yet taken over by the main thread. The reader adds, before the main thread can hear of
+        #: anything that follows; the main thread removes.
         self.owed: set[str] = set()
         _start_thread(self._run, "prepare", stack_bytes=PREPARE_STACK_BYTES)
 
@@ -149,10 +151,33 @@ class Preparer:
             self._writer.send(report)
 
 
+class Reader:
+    """The thread that reads the pipe, from now on."""
+
+    def __init__(self, descriptor: int, inbox: Inbox) -> None:
+        self._descriptor = descriptor
+        self._inbox = inbox
+        #: There before the first Prepare comes: nobody is asked to prepare who has not said Ready.
+        self.preparer: Preparer | None = None
+        _start_thread(self._run, "reader")
+
+    def _run(self) -> None:
+        buffer = FrameBuffer()
+        while data := os.read(self._descriptor, 1 << 16):
+            for payload in buffer.feed(data):
+                command = decode_command(payload)
+                if isinstance(command, Prepare) and self.preparer is not None:
+                    self.preparer.submit(command)
+                else:
+                    self._inbox.put(command)
+        # The front is gone. Nobody reads our reports, nobody may own this memory: leave at once.
+        os._exit(0)
+
+
 def run_worker(frames_in: int, frames_out: int) -> int:
     """Load, then step until told to stop. Returns the exit code."""
     inbox, writer = Inbox(), FrameWriter(frames_out)
-    _start_thread(lambda: _read_commands(frames_in, inbox), "reader")
+    reader = Reader(frames_in, inbox)
     load = _first_command(inbox)
     if load is None:
         return 0
@@ -165,7 +190,7 @@ def run_worker(frames_in: int, frames_out: int) -> int:
     prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
     prepare = _with_large_stack(prompts.prepare)
     warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
-    preparer = Preparer(prompts, inbox, writer)
+    reader.preparer = preparer = Preparer(prompts, inbox, writer)
     loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target)
     # What is there by now stays: a full collection would hold up a step by walking through it.
     gc.collect()
@@ -196,8 +221,6 @@ def _apply(item: Command | _PreparedTokens, loop: StepLoop, preparer: Preparer) 
         tokens = preparer.take(item)
         if tokens:
             loop.prepared(item.request_id, tokens)
-    elif isinstance(item, Prepare):
-        preparer.submit(item)
     elif isinstance(item, StartSequence):
         loop.start(item)
     elif isinstance(item, ExtendSequence):
@@ -242,15 +265,6 @@ def _load(load: LoadModel, writer: FrameWriter) -> Model:
     writer.send(Loading("warm-up", 1.0))
     model.warm_up()
     return model
-
-
-def _read_commands(descriptor: int, inbox: Inbox) -> None:
-    buffer = FrameBuffer()
-    while data := os.read(descriptor, 1 << 16):
-        for payload in buffer.feed(data):
-            inbox.put(decode_command(payload))
-    # The front is gone. Nobody reads our reports, nobody may own this memory: leave at once.
-    os._exit(0)
 
 
 def _start_thread(target: Callable[[], object], name: str, *, stack_bytes: int = 0) -> None:
