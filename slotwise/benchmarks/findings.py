@@ -180,7 +180,8 @@ def of_noisy(server: str, legs: Sequence[Leg]) -> list[Finding]:
     name = f"wait of light keys ({by}), beside a heavy one over alone"
     return [
         judged(server, name, slower, "x", "2 or less", lambda v: v <= 2),
-        judged(server, "fairness over keys (Jain)", fairness, "", "0.9 or more", lambda v: v >= 0.9),
+        # No goal: light keys that get all they ask for get less than a heavy one that has what they leave.
+        Finding(server, "evenness of what keys got (Jain)", fairness, ""),
     ]
 
 
