@@ -293,8 +293,12 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     for variable, value in environment.items():
         if variable.startswith(ENV_PREFIX) and variable != f"{ENV_PREFIX}CONFIG":
             name = variable.removeprefix(ENV_PREFIX).lower()
-            many = name in ("models", "api_key", "places")
-            values[name] = [part.strip() for part in value.split(",") if part.strip()] if many else value
+            if name == "places":  # a comma may stand within one
+                values[name] = value.split()
+            elif name in ("models", "api_key"):
+                values[name] = [part.strip() for part in value.split(",") if part.strip()]
+            else:
+                values[name] = value
     return values
 
 

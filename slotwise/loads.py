@@ -36,6 +36,8 @@ def model_loads(settings: Settings) -> dict[str, tuple[LoadModel, ...]]:
     if not tables:
         tables[DEMO_MODEL] = ModelTable(path=demo_model_path())
     gpus = len(read_memory().gpus)
+    if gpus and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")):
+        gpus = min(gpus, len(visible.split(",")))
     prefixes = _prefixes(settings, tables.keys())
     return {name: _loads(name, table, settings, prefixes.get(name, ()), gpus) for name, table in tables.items()}
 
@@ -110,7 +112,14 @@ def _loads(
     )
     threads = own("threads")
     return tuple(
-        msgspec.structs.replace(load, gpu=place.gpu, cpus=place.cpus, threads=threads or place.threads)
+        msgspec.structs.replace(
+            load,
+            gpu=place.gpu,
+            cpus=place.cpus,
+            threads=threads or place.threads,
+            # On cores of its own it is not on all GPUs together with the others, unless that was asked for.
+            n_gpu_layers=0 if place.cpus and layers < 0 else load.n_gpu_layers,
+        )
         for place in places
     )
 

@@ -37,7 +37,9 @@ def places_of(name: str, replicas: int | None, places: Sequence[str], gpus: int)
     count = replicas or 1
     if count == 1:
         return (Place(threads=physical_cores()),)
-    if gpus >= count:
+    if 0 < gpus < count:
+        raise ConfigError(f"model '{name}': 'replicas' is {count}, and GPUs for them are {gpus}: name their 'places'")
+    if gpus:
         return tuple(Place(gpu=index, threads=physical_cores()) for index in range(count))
     cores = cpu_cores()
     if count > len(cores):
@@ -71,6 +73,8 @@ def _cpu_list(text: str) -> set[int]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) > 65_535:
+            return set()
+        if int(last or first) < int(first):
             return set()
         cpus |= set(range(int(first), int(last or first) + 1))
     return cpus

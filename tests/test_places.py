@@ -2,10 +2,10 @@
 
 import pytest
 
-from slotwise import places
+from slotwise import loads, places
 from slotwise.config import ConfigError, load_settings
 from slotwise.loads import model_loads
-from slotwise.memory.probe import cpu_cores
+from slotwise.memory.probe import GpuReading, MemoryReading, cpu_cores
 from slotwise.places import Place, places_of
 
 #: Two sockets of three cores, with two threads each.
@@ -36,7 +36,7 @@ def test_several_are_on_a_gpu_each_where_there_are_enough() -> None:
 def test_else_they_share_the_cores_whole_ones_socket_by_socket(
     replicas: int, cpus: list[tuple[int, ...]], threads: list[int]
 ) -> None:
-    found = places_of("m", replicas, (), 1)
+    found = places_of("m", replicas, (), 0)
 
     assert [place.cpus for place in found] == cpus
     assert [place.threads for place in found] == threads
@@ -61,6 +61,8 @@ def test_named_places_are_taken_as_they_are() -> None:
         (None, ("socket 1",), "'places' has 'socket 1'"),
         (None, ("cpus:0-99999999",), "'places' has"),
         (7, (), "'replicas' is 7, and there are 6 cores"),
+        (3, (), "'replicas' is 3, and GPUs for them are 2: name their 'places'"),
+        (None, ("cpus:0,3-1",), "'places' has 'cpus:0,3-1'"),
     ],
 )
 def test_what_can_not_be_is_refused_with_what_can(replicas: int | None, named: tuple[str, ...], says: str) -> None:
@@ -73,11 +75,21 @@ def test_what_can_not_be_is_refused_with_what_can(replicas: int | None, named: t
 def test_the_settings_say_how_many_and_where() -> None:
     settings = load_settings({"models": ["a=fake:"], "replicas": 2, "threads": 0}, environment={})
     first, second = model_loads(settings)["a"]
-    named = load_settings({"models": ["a=fake:"]}, environment={"SLOTWISE_PLACES": "cpus:0, cpus:1,cpus:2"})
+    named = load_settings({"models": ["a=fake:"]}, environment={"SLOTWISE_PLACES": "cpus:0 cpus:1,7 cpus:2"})
 
     assert (first.cpus, second.cpus) == ((0, 1, 2, 6, 7, 8), (3, 4, 5, 9, 10, 11))
     assert (first.threads, second.threads) == (3, 3)
     assert [load.threads for load in model_loads(named)["a"]] == [1, 1, 1]
+
+
+def test_workers_with_cores_of_their_own_use_no_gpu_unless_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = (GpuReading(0, "A", 1, 1),)
+    monkeypatch.setattr(loads, "read_memory", lambda: MemoryReading(1, 1, gpus))
+    flags: dict[str, object] = {"models": ["a=fake:"], "places": ["gpu:0", "cpus:0-2"]}
+
+    assert [load.n_gpu_layers for load in model_loads(load_settings(flags, environment={}))["a"]] == [-1, 0]
+    asked = load_settings(flags | {"gpu_layers": 10}, environment={})
+    assert [load.n_gpu_layers for load in model_loads(asked)["a"]] == [10, 10]
 
 
 def test_the_cores_of_this_machine_are_told_apart() -> None:

@@ -58,7 +58,7 @@ def _pieces(prompt: Prompt) -> Iterator[str]:
         case TextPrompt(text):
             yield text
         case _:
-            yield ",".join(map(str, prompt.tokens))
+            yield ",".join(map(str, prompt.tokens[: characters_of(_MOST_MARKS)]))
 
 
 class Seen:

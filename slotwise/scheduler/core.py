@@ -186,8 +186,6 @@ class Scheduler:
         request = self._books.requests.get(event.request_id)
         if request is None or not (request.state in HOLDING or request.paused):
             return
-        if event.worker_id not in (None, request.worker_id):
-            return  # it goes on elsewhere
         model = self._models[request.model]
         request.complete, request.failed = event.complete, event.failed
         if event.prompt_tokens:  # a failure may not say what was done: then it is what was heard before
@@ -212,8 +210,7 @@ class Scheduler:
         output_tokens = 0
         for request_id, tokens in event.outputs:
             output_tokens += tokens
-            request = self._books.requests.get(request_id)
-            if request is not None and request.worker_id == event.worker_id:
+            if (request := self._books.requests.get(request_id)) is not None:
                 model.demand.said(request.claim, tokens)
                 self._placement.extend(model, worker, request, now)
         model.demand.rates.observe(event.decode_rows, event.prompt_tokens, output_tokens, event.seconds)

@@ -23,6 +23,7 @@ from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.counters import ModelCounters, cause_of_death
 from slotwise.scheduler.enquiries import PRIORITIES, Enquiries
 from slotwise.scheduler.lease import Lease
+from slotwise.scheduler.names import SequenceNames
 from slotwise.scheduler.records import ModelStatus
 from slotwise.scheduler.shares import Flow
 from slotwise.workers import protocol
@@ -69,6 +70,7 @@ class Dispatcher:
         self._leases: dict[str, Lease] = {}
         self.enquiries = Enquiries(core.outlook, self._leases, clock)
         self._workers: dict[int, str] = {}
+        self._names = SequenceNames()
         #: Workers that were asked to exit.
         self._stopping: set[int] = set()
         self._counters = {model: ModelCounters() for model in core.models}
@@ -177,12 +179,14 @@ class Dispatcher:
             case StepReport():
                 self._step(worker_id, report, counters)
             case protocol.Prepared():
-                if report.tokens and (lease := self._leases.get(report.request_id)):
-                    lease.prompt, lease.worker_id = report.tokens, worker_id
-                self._post(ev.RequestPriced(report.request_id, report.prompt_tokens))
+                # Also of one that was cancelled: the tokenizer is free again.
+                request_id = self._names.request_of(report.request_id)
+                if report.tokens and (lease := self._leases.get(request_id)):
+                    lease.prompt = report.tokens
+                self._post(ev.RequestPriced(request_id, report.prompt_tokens))
             case protocol.PrepareFailed():
                 error = InvalidRequest(report.message, param=report.param, code=report.code)
-                self._post(ev.PrepareRefused(report.request_id, error))
+                self._post(ev.PrepareRefused(self._names.request_of(report.request_id), error))
             case protocol.Loading():
                 counters.load_stage, counters.load_progress = report.stage, report.progress
             case protocol.Ready():
@@ -214,11 +218,18 @@ class Dispatcher:
         if model not in self._workers.values():
             counters.info = None
         counters.cells.pop(worker_id, None)
+        self._names.gone(worker_id)
         self._post(ev.WorkerLost(worker_id, reason, from_outside))
 
     def _step(self, worker_id: int, report: StepReport, counters: ModelCounters) -> None:
-        outputs = tuple([(delta.request_id, len(delta.tokens)) for delta in report.deltas if delta.tokens])
-        self._post(ev.StepDone(worker_id, report.decode_rows, report.prefill_tokens, outputs, report.seconds))
+        outputs = []
+        # Before the core hears of the step: it may have a request go on elsewhere, after what it has by now.
+        for delta in report.deltas:
+            request_id = self._names.request(worker_id, delta.request_id)
+            if request_id is not None:
+                outputs.append((request_id, len(delta.tokens)))
+                self._deliver(request_id, delta, counters)
+        self._post(ev.StepDone(worker_id, report.decode_rows, report.prefill_tokens, tuple(outputs), report.seconds))
         counters.steps_total += 1
         counters.step_seconds_total += report.seconds
         counters.decode_rows_total += report.decode_rows
@@ -227,13 +238,9 @@ class Dispatcher:
         counters.drafted_total += report.drafted
         counters.drafts_accepted_total += report.drafts_accepted
         counters.cells[worker_id] = report.cells_used, report.cells_retained, report.host_bytes
-        for delta in report.deltas:
-            self._deliver(worker_id, delta, counters)
 
-    def _deliver(self, worker_id: int, delta: Delta, counters: ModelCounters) -> None:
-        lease = self._leases.get(delta.request_id)
-        if lease is not None and lease.worker_id != worker_id:
-            return  # it goes on elsewhere, after what was heard of it by then
+    def _deliver(self, request_id: str, delta: Delta, counters: ModelCounters) -> None:
+        lease = self._leases.get(request_id)
         counters.output_tokens_total += len(delta.tokens)
         if delta.finish_reason is None:
             if lease is not None:
@@ -250,19 +257,18 @@ class Dispatcher:
                 chunk = TokenChunk(text=delta.text, tokens=tokens, finish_reason=delta.finish_reason, usage=usage)
                 self._push(lease, chunk)
         else:
-            self._fail(delta.request_id, WorkerFailed(f"The model failed during the answer: {delta.error}."))
-        self._leases.pop(delta.request_id, None)
+            self._fail(request_id, WorkerFailed(f"The model failed during the answer: {delta.error}."))
+        self._leases.pop(request_id, None)
         complete = delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
         spent = usage or Usage(0, 0)
         self._post(
             ev.SequenceFinished(
-                delta.request_id,
+                request_id,
                 spent.prompt_tokens,
                 spent.cached_tokens,
                 spent.completion_tokens,
                 complete,
                 failed=delta.finish_reason is FinishReason.ERROR,
-                worker_id=worker_id,
             )
         )
 
@@ -293,24 +299,27 @@ class Dispatcher:
     def _perform(self, action: ev.Action) -> None:
         match action:
             case ev.PreparePrompt(request_id, worker_id):
-                request = self._leases[request_id].request
-                several = len(self._loads[request.model]) > 1
-                self._pool.send(worker_id, protocol.Prepare(request_id, request.prompt, tell_tokens=several))
+                lease = self._leases[request_id]
+                lease.worker_id = worker_id
+                several = len(self._loads[lease.request.model]) > 1
+                name = self._names.new(worker_id, request_id)
+                self._pool.send(worker_id, protocol.Prepare(name, lease.request.prompt, tell_tokens=several))
             case ev.Grant():
                 self._start_sequence(action)
             case ev.ExtendSequence(request_id, worker_id, cells):
-                self._pool.send(worker_id, protocol.ExtendSequence(request_id, cells))
+                self._pool.send(worker_id, protocol.ExtendSequence(self._name(worker_id, request_id), cells))
             case ev.PauseSequence(request_id, worker_id):
                 self._counters[self._workers[worker_id]].pauses_total += 1
-                self._pool.send(worker_id, protocol.PauseSequence(request_id))
+                self._pool.send(worker_id, protocol.PauseSequence(self._name(worker_id, request_id)))
             case ev.ResumeSequence(request_id, worker_id, cells):
-                self._pool.send(worker_id, protocol.ResumeSequence(request_id, cells))
+                self._pool.send(worker_id, protocol.ResumeSequence(self._name(worker_id, request_id), cells))
             case ev.EndRequest(request_id, error):
                 self._fail(request_id, error)
-            case ev.BookUsage():
+            case ev.BookUsage(request_id):
+                self._names.over(request_id)
                 self._on_usage(action)
             case ev.CancelSequence(request_id, worker_id):
-                self._pool.send(worker_id, protocol.CancelSequence(request_id))
+                self._pool.send(worker_id, protocol.CancelSequence(self._name(worker_id, request_id)))
             case ev.StartWorker(worker_id, model, place):
                 logger.info("loading %s%s", model, f" (worker {place + 1})" if len(self._loads[model]) > 1 else "")
                 self._workers[worker_id] = model
@@ -327,15 +336,19 @@ class Dispatcher:
         counters = self._counters[lease.request.model]
         if lease.granted_at is None:
             lease.granted_at = self._clock()
-        elif lease.worker_id in self._workers and lease.worker_id != grant.worker_id:
+        elif lease.started_on in self._workers:
             counters.moved_total += 1
         else:
             counters.continued_total += 1
-        prompt = lease.prompt if lease.worker_id != grant.worker_id else ()
-        lease.worker_id = grant.worker_id
+        if lease.worker_id is not None and lease.worker_id != grant.worker_id:
+            self._names.left(lease.worker_id, grant.request_id)
+        name = self._names.of(grant.worker_id, grant.request_id)
+        prompt = lease.prompt if name is None else ()
+        name = name or self._names.new(grant.worker_id, grant.request_id)
+        lease.worker_id = lease.started_on = grant.worker_id
         request = lease.request
         command = protocol.StartSequence(
-            grant.request_id,
+            name,
             grant.max_output_tokens,
             request.sampling,
             request.stop,
@@ -347,3 +360,7 @@ class Dispatcher:
             asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
         )
         self._pool.send(grant.worker_id, command)
+
+    def _name(self, worker_id: int, request_id: str) -> str:
+        """How the worker calls it; where it is gone, nobody reads it."""
+        return self._names.of(worker_id, request_id) or request_id

@@ -64,8 +64,6 @@ class SequenceFinished:
     complete: bool = False
     #: It failed.
     failed: bool = False
-    #: Who says so; None = its worker.
-    worker_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.events import RequestSubmitted
 from slotwise.scheduler.lifecycle import RequestState
 from slotwise.scheduler.policy import KeyPolicy
-from slotwise.scheduler.preemption import is_owed, whole
+from slotwise.scheduler.preemption import is_owed, takes_none_back, whole
 from slotwise.scheduler.records import ModelRecord, SchedulerConfig
 from slotwise.scheduler.residency import Residency
 from slotwise.scheduler.shares import Flow
@@ -100,7 +100,7 @@ class Gate:
     def limit(self, event: RequestSubmitted, model: ModelRecord) -> int:
         """Most tokens of the request, prompt and answer."""
         cap = self._limits.policy(event.flow.key).context_cap
-        # All workers of a model are alike, but one with less memory may have had to take fewer cells.
+        # All workers of a model are alike.
         limit = min([w.limit for w in model.workers.values() if w.slots], default=model.spec.context_cap)
         return limit if cap is None else min(limit, cap)
 
@@ -143,7 +143,12 @@ class Gate:
             return model.demand.part(other, model.at_most, comes=flow, weight=policy.weight)
 
         if is_owed(running_of.get(flow, 0), part(flow)):
-            others = ((other, count) for other, count in running_of.items() if other != flow and count > 1)
+            slots, lead = running_of.get(flow, 0), model.demand.shares.lead
+            others = (
+                (other, count)
+                for other, count in running_of.items()
+                if other != flow and count > 1 and not takes_none_back(slots, lead(other, flow))
+            )
             to_give = sum(max(count - whole(part(other)), 0) for other, count in others)
             if to_give:
                 # As many as can be given something are looked at, however many wait.

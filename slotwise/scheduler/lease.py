@@ -49,8 +49,10 @@ class Lease:
         self._held: list[TokenChunk] = []
         #: Output tokens so far: from here the answer goes on if its worker dies.
         self.generated: list[int] = []
-        #: Whose reports count, and the tokens of the prompt where several workers may have it.
+        #: The worker that has it, and the one on which it was begun last.
         self.worker_id: int | None = None
+        self.started_on: int | None = None
+        #: The tokens of its prompt, where several workers may have it.
         self.prompt: tuple[int, ...] = ()
         self._unread_bytes = 0
         self._error: SlotwiseError | None = None

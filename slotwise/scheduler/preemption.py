@@ -11,7 +11,7 @@ A request may take the slot of one that is
    has changed hands. So nobody can take back what was taken.
 3. of its own class, if the other's flow has had LEAD_S more of the device, down to that one's part rounded down, and to
    one slot. For slots are not what is scarce: many short answers of one who has had little are not kept waiting for
-   each other beside long ones. And who is that far ahead takes none back (2).
+   each other beside long ones. And who is that far ahead takes none back (2), but for the first.
 
 One that had its turn before a higher class, for its age, counts as of the higher one (`RequestRecord.level`).
 """
@@ -39,6 +39,11 @@ def whole(part: float) -> int:
 def is_owed(slots: int, part: float) -> bool:
     """A flow that has so many slots has fewer than its part."""
     return slots < whole(part)
+
+
+def takes_none_back(slots: int, lead: float) -> bool:
+    """Of a flow that has so many slots. `lead`: of the other's, before its own."""
+    return slots > 0 and lead <= -LEAD_S
 
 
 def victims_for(
@@ -82,7 +87,7 @@ def victims_for(
         has, its = left[other], parts[other]
         if leads[other] >= LEAD_S:
             return has > max(1, math.floor(its + 1e-9))
-        if leads[other] <= -LEAD_S or has <= whole(its):
+        if takes_none_back(slots, leads[other]) or has <= whole(its):
             return False
         return is_owed(slots, mine) or (slots + 1) * its <= (has - 1) * mine
 

@@ -47,11 +47,11 @@ class Residency:
         if not model.wanted or now < model.not_before or self.too_large(model):
             return []
         if model.workers:
-            return self._start_another(model)
+            return self._start_more(model)
         # Who waited longer goes first: room that was made for one model is not for whoever asks next.
         need = model.spec.memory_bytes + self._wanted_before(model, now)
         if self.memory.fits(need):
-            return [self._start(model), *self._start_another(model)]
+            return [self._start(model), *self._start_more(model)]
         if model.waiting == 0:
             return []
         if model.memory_wait_since is None:
@@ -69,21 +69,21 @@ class Residency:
             self._retire_one(now)
         return [action for victim in victims for action in self.stop(victim)]
 
-    def _start_another(self, model: ModelRecord) -> list[Action]:
-        """More workers of one that has some, where all of them are busy or it is to be loaded anyway."""
+    def _start_more(self, model: ModelRecord) -> list[Action]:
         actions: list[Action] = []
-        if any(worker.state is not WorkerState.READY for worker in model.workers.values()) and not model.preload:
-            return []  # it will take some of what waits
-        while (
-            self._free_place(model) is not None
-            and (model.queued or model.preload)
-            and self.memory.fits(model.spec.memory_bytes)
-            and all(other.memory_wait_since is None for other in self._models.values())
-        ):
+        while self._wants_another(model):
             actions.append(self._start(model))
-            if not model.preload:
-                break
         return actions
+
+    def _wants_another(self, model: ModelRecord) -> bool:
+        """One more worker of a model that has some: where all of them are busy, or it is to be loaded anyway."""
+        if not model.preload:
+            # One that is being loaded will take some of what waits.
+            others = any(worker.state is not WorkerState.READY for worker in model.workers.values())
+            if others or not model.queued:
+                return False
+        nobody_waits = all(other.memory_wait_since is None for other in self._models.values())
+        return nobody_waits and self._free_place(model) is not None and self.memory.fits(model.spec.memory_bytes)
 
     @staticmethod
     def _free_place(model: ModelRecord) -> int | None:
@@ -129,10 +129,12 @@ class Residency:
 
     def next_deadline(self) -> float | None:
         """When `ensure` may decide otherwise than at the last event; None if only an event can change that."""
-        deadlines = (self._deadline(m) for m in self._models.values() if not m.workers and m.wanted)
+        deadlines = (self._deadline(m) for m in self._models.values() if m.wanted)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _deadline(self, model: ModelRecord) -> float | None:
+        if model.workers:
+            return model.not_before if self._wants_another(model) else None
         if model.memory_wait_since is None:
             return model.not_before if model.waiting or self._room_for_preload(model) else None
         if any(worker.retiring for worker in self.workers.values()):
@@ -191,7 +193,12 @@ class Residency:
         """Those that may go: of models for which nobody waits, or that were told to make room."""
         ready = [worker for worker in self.workers.values() if worker.state is WorkerState.READY]
         idle = [w for w in ready if w.begun == 0 and (w.retiring or self._models[w.model].waiting == 0)]
-        return sorted(idle, key=lambda w: (self._models[w.model].last_used, w.model, w.worker_id))
+        return sorted(idle, key=self._cost_of_going)
+
+    def _cost_of_going(self, worker: WorkerRecord) -> tuple[bool, float, str, int]:
+        """The least goes first: of models that have another worker, then of the one that was used longest ago."""
+        model = self._models[worker.model]
+        return len(model.ready) == 1, model.last_used, model.name, worker.worker_id
 
     def _retire_one(self, now: float) -> None:
         """One at a time: the busy worker that was loaded longest, first of models that have another."""

@@ -210,7 +210,7 @@ class StepLoop:
         """Give rows to those that have none and need not wait for a twin. Returns whether cells are to be copied."""
         copied = False
         for sequence in self._running:
-            sequence.awaited = 0
+            sequence.awaited = sequence.awaited_level = 0
         for sequence in self._running:
             if sequence.attached or sequence.stands_still:
                 continue
@@ -219,6 +219,7 @@ class StepLoop:
             if sequence.waits:
                 leader = sequence.waits.leader
                 leader.awaited = max(leader.awaited, sequence.waits.until)
+                leader.awaited_level = max(leader.awaited_level, sequence.level)
                 continue
             copied = self._kv.attach(sequence) or copied
         return copied

@@ -17,6 +17,7 @@ References: deficit round robin (Shreedhar, Varghese 1995), here with the time t
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Set
 
 from slotwise.workers.protocol import Asker
@@ -33,38 +34,44 @@ _SWEEP = 64
 
 #: An API key, and an end user behind it.
 Flow = tuple[str, str]
+#: A flow, or a key alone.
+Name = tuple[str, ...]
 
 
 class PromptShares:
-    """The credit of each flow, in seconds."""
+    """The credit of each key, and of each of its users, in seconds. A flow has what both have."""
 
     def __init__(self) -> None:
-        self._credit: dict[Flow, float] = {}
-        #: Of each that has sequences here, as of the last `present`; together 1.
-        self._parts: dict[Flow, float] = {}
+        self._credit: dict[Name, float] = {}
+        #: Of each that has sequences here, as of the last `present`; those of the flows, and those of the keys, are 1.
+        self._parts: dict[Name, float] = {}
         self._askers: list[Asker] = []
         #: Those that have gone: what they had left, and as of which second of `_passed`.
-        self._gone: dict[Flow, tuple[float, float]] = {}
+        self._gone: dict[Name, tuple[float, float]] = {}
         #: Seconds of all steps.
         self._passed = 0.0
 
     def credit(self, flow: Flow) -> float:
-        return self._credit.get(flow, CREDIT_S)
+        """A key does not get more by naming more users."""
+        return min(self._credit.get(flow, CREDIT_S), self._credit.get(flow[:1], CREDIT_S))
 
     def present(self, askers: Iterable[Asker]) -> None:
         """The askers of all sequences that are here now; others have gone, and may come back."""
         askers = list(askers)
         if askers == self._askers:
             return
-        self._askers, self._parts = askers, parts_of(askers)
-        for flow in self._credit.keys() - self._parts.keys():
-            self._gone[flow] = self._credit.pop(flow), self._passed
-        for flow in self._parts.keys() - self._credit.keys():
-            had, since = self._gone.pop(flow, (CREDIT_S, self._passed))
-            self._credit[flow] = min(CREDIT_S, had + (self._passed - since) * self._parts[flow])
+        self._askers, self._parts = askers, {}
+        for flow, part in parts_of(askers).items():
+            self._parts[flow] = part
+            self._parts[flow[:1]] = self._parts.get(flow[:1], 0.0) + part
+        for name in self._credit.keys() - self._parts.keys():
+            self._gone[name] = self._credit.pop(name), self._passed
+        for name in self._parts.keys() - self._credit.keys():
+            had, since = self._gone.pop(name, (CREDIT_S, self._passed))
+            self._credit[name] = min(CREDIT_S, had + (self._passed - since) * self._parts[name])
         if len(self._gone) > _SWEEP:
             recovered = CREDIT_S - self._passed
-            self._gone = {flow: was for flow, was in self._gone.items() if was[0] - was[1] < recovered}
+            self._gone = {name: was for name, was in self._gone.items() if was[0] - was[1] < recovered}
 
     def held(self, answered: Set[Flow], prompting: Set[Flow]) -> frozenset[Flow]:
         """Whose prompts are to wait in the next step, for others who can use the time.
@@ -86,10 +93,12 @@ class PromptShares:
     def passed(self, seconds: float, prompt_seconds: float, tokens: Mapping[Flow, int]) -> None:
         """A step took `seconds`, of which prompts took `prompt_seconds`: so many tokens of each flow's."""
         self._passed += seconds
-        total = sum(tokens.values())
-        for flow, part in self._parts.items():
-            spent = prompt_seconds * tokens[flow] / total if flow in tokens else 0.0
-            self._credit[flow] = min(CREDIT_S, self._credit[flow] + part * seconds - spent)
+        total, spent = sum(tokens.values()), defaultdict[Name, float](float)
+        for flow, count in tokens.items():
+            spent[flow] += prompt_seconds * count / total
+            spent[flow[:1]] += prompt_seconds * count / total
+        for name, part in self._parts.items():
+            self._credit[name] = min(CREDIT_S, self._credit[name] + part * seconds - spent[name])
 
 
 def parts_of(askers: Iterable[Asker]) -> dict[Flow, float]:

@@ -5,7 +5,8 @@ Rules:
 2. Every `StartSequence` is answered by exactly one terminal `Delta` (one with `finish_reason`), also after a
    `CancelSequence` (then the reason is CANCELLED, or whatever came first). Only that report gives slot and cells back.
 3. `CancelSequence` is idempotent; for a prompt that is prepared but not started it forgets the prompt and says nothing.
-4. A worker that is being loaded reports `Loading` any number of times, then one of `Ready` or `StartFailed`.
+4. `request_id` is whatever the front calls it: another one for each time that a worker is given the same request.
+5. A worker that is being loaded reports `Loading` any number of times, then one of `Ready` or `StartFailed`.
 
 The structs are the wire format (msgpack, tagged by `t`); `frames` turns them into bytes.
 """

@@ -46,6 +46,8 @@ class Sequence:
     begun: bool = False
     output_tokens: int = 0
     awaited: int = 0
+    #: The highest class of those who wait for it.
+    awaited_level: int = 0
     waits: Wait | None = None
     drafted_for: bool = True
     lookup: NgramIndex = field(default_factory=NgramIndex)
@@ -58,7 +60,8 @@ class Sequence:
 
     @property
     def level(self) -> int:
-        return self.asker.level
+        """Of those who wait for it too."""
+        return max(self.asker.level, self.awaited_level)
 
     @property
     def output_left(self) -> int:

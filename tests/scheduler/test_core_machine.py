@@ -55,7 +55,6 @@ class CoreMachine(RuleBasedStateMachine):
         self.workers: dict[int, str] = {}  # worker -> "starting" | "ready" | "stopping"
         self.model_of: dict[int, str] = {}
         self.place_of: dict[int, int] = {}
-        self.left: list[tuple[str, int]] = []  # requests, and workers that they went away from
         self.drained = False
 
     # ---- applying actions, as the world would
@@ -92,7 +91,6 @@ class CoreMachine(RuleBasedStateMachine):
                 if (before := self.paused.pop(request_id, worker_id)) != worker_id:
                     told = self.history[-1][2][: self.history[-1][2].index(action)]
                     assert ev.CancelSequence(request_id, before) in told, "two workers have it"
-                    self.left.append((request_id, before))
                 self.grant(request_id, worker_id, cells)
             case ev.ExtendSequence(request_id, worker_id, cells):
                 assert self.running[request_id] == worker_id
@@ -220,15 +218,6 @@ class CoreMachine(RuleBasedStateMachine):
         request_id = data.draw(st.sampled_from(sorted([*self.running, *self.paused])))
         self.end(request_id)
         self.do(ev.SequenceFinished(request_id, tokens, 0, tokens, complete))
-
-    @precondition(lambda self: self.left)
-    @rule(data=st.data())
-    def a_worker_tells_of_one_that_went_elsewhere(self, data: st.DataObject) -> None:
-        """Of the step in which it was paused, or that it is cancelled there."""
-        request_id, worker_id = data.draw(st.sampled_from(self.left))
-        if request_id in self.open and self.running.get(request_id, self.paused.get(request_id)) != worker_id:
-            self.do(ev.StepDone(worker_id, 1, 0, ((request_id, 1),), 0.1))
-            self.do(ev.SequenceFinished(request_id, 3, 0, 1, worker_id=worker_id))
 
     @precondition(lambda self: self.open or self.ended)
     @rule(data=st.data())

@@ -172,11 +172,7 @@ def test_a_paused_answer_goes_on_where_a_slot_comes_free_and_the_first_worker_fo
     assert [(p.request_id, p.worker_id) for p in paused] == [("d", 2)]
 
     assert two.do(ev.SequenceFinished("a")) == [ev.CancelSequence("d", 2), ev.Grant("d", 1, 10, 20)]
-    # What the second worker still says of it is of no account.
-    two.do(ev.StepDone(2, 1, 0, (("d", 1),), 0.1))
-    two.do(ev.SequenceFinished("d", worker_id=2))
-    assert two.core.model_status("m").busy_slots == 4
-    two.do(ev.SequenceFinished("d", worker_id=1))
+    two.do(ev.SequenceFinished("d"))
     assert two.core.model_status("m").busy_slots == 3
 
 

@@ -56,6 +56,25 @@ def test_nobody_waits_for_others_who_could_not_use_the_time() -> None:
     assert shares.held({A.flow}, {A.flow, B.flow}) == {B.flow}
 
 
+def test_a_key_does_not_get_more_by_naming_more_users() -> None:
+    machine = Machine()
+    light = [Asker(f"light {n}") for n in range(3)]
+    for turn in range(20_000):
+        machine.step(light, [Asker("heavy", f"user {turn // 20}")], turn)
+
+    heavy = sum(spent for (key, _), spent in machine.spent.items() if key == "heavy")
+    assert abs(heavy / machine.seconds - 0.25) < 0.05
+
+
+def test_the_users_of_a_key_share_what_it_has() -> None:
+    machine = Machine()
+    often, seldom = Asker("a", "often"), Asker("a", "seldom")
+    for turn in range(2000):
+        machine.step([B], [often, seldom] if turn % 40 == 0 else [often], turn)
+
+    assert machine.shares.credit(seldom.flow) > machine.shares.credit(often.flow) - 0.2
+
+
 def test_leaving_and_coming_back_does_not_fill_the_purse() -> None:
     shares = PromptShares()
     shares.present([A, B])

@@ -180,8 +180,6 @@ class LlamaModel:
 
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = load.n_gpu_layers
-        if load.gpu >= 0:
-            params.main_gpu, params.split_mode = load.gpu, llama_cpp.LLAMA_SPLIT_MODE_NONE
         params.load_mode = _LOAD_MODE_MMAP
         params.use_extra_bufts = load.repacks_weights
         params.progress_callback = progress

@@ -1,0 +1,291 @@
+"""The real dispatcher and scheduler over several real step loops, in virtual time: pipes with delays, kills, pauses,
+moves, clients that leave. Whatever happens, each answer is word for word the one that it would be alone.
+"""
+
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from slotwise.errors import ContextLengthExceeded
+from slotwise.request import GenerationRequest, SamplingParams, TextPrompt
+from slotwise.scheduler import events as ev
+from slotwise.scheduler.core import Scheduler
+from slotwise.scheduler.dispatcher import Dispatcher
+from slotwise.scheduler.lease import Lease
+from slotwise.scheduler.policy import KeyPolicy
+from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+from slotwise.workers import child
+from slotwise.workers.fake import FakeModel
+from slotwise.workers.loop import StepLoop
+from slotwise.workers.prepare import PromptPreparer
+from slotwise.workers.protocol import Command, LoadModel, Prepare, Prepared, Ready, Report, Shutdown, StartSequence
+
+GREEDY = SamplingParams(temperature=0)
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class World:
+    replicas: int = 2
+    slots: int = 2
+    cells: int = 100
+    cap: int = 60
+    ahead: int = 4
+    kills: bool = True
+    step_s: tuple[float, ...] = (0.05, 0.3)
+    requests: int = 40
+
+
+WORLDS = {
+    "kills": World(),
+    "few cells": World(slots=4, cells=90, ahead=2, kills=False),
+    "short contexts": World(slots=4, cells=80, cap=34, ahead=2, kills=False),
+    "three workers, kills": World(replicas=3, slots=3, cells=50, cap=28),
+    "long steps": World(slots=4, ahead=2, kills=False, step_s=(0.05, 1.5)),
+}
+
+
+class Preparer(child.Preparer):
+    """What the child's does, without its thread."""
+
+    def __init__(self, prompts: PromptPreparer) -> None:
+        self.prompts = prompts
+        self._cancelled = set()
+        self.owed = set()
+
+    def tokens(self, command: Prepare) -> list[int]:
+        return [] if command.request_id in self._cancelled else self.prompts.prepare(command.prompt)
+
+
+class Worker:
+    """One process: its pipe, its preparer and its step loop."""
+
+    def __init__(self, world: "Simulation", worker_id: int, load: LoadModel) -> None:
+        self.world, self.id = world, worker_id
+        self.model = FakeModel(load)
+        self.loop = StepLoop(self.model, timer=lambda: world.now)
+        self.preparer = Preparer(PromptPreparer(self.model.vocabulary, self.model.info.vocab_size))
+        self.inbox: deque[Command | child._PreparedTokens] = deque()
+        self.to_prepare: deque[Prepare] = deque()
+        self.prepares = self.steps = self.dead = False
+        self.heard = self.told = 0.0
+
+    def hear(self, command: Command) -> None:
+        if isinstance(command, Prepare):
+            self.preparer.owed.add(command.request_id)
+            self.to_prepare.append(command)
+            self.prepare()
+        else:
+            self.inbox.append(command)
+            self.wake()
+
+    def prepare(self) -> None:
+        if self.prepares or not self.to_prepare:
+            return
+        self.prepares = True
+        command = self.to_prepare.popleft()
+        tokens = self.preparer.tokens(command)
+
+        def done() -> None:
+            self.prepares = False
+            self.inbox.append(child._PreparedTokens(command.request_id, tokens))
+            self.tell(Prepared(command.request_id, len(tokens), tuple(tokens) if command.tell_tokens else ()))
+            self.wake()
+            self.prepare()
+
+        self.after(self.world.random.choice([0.001, 0.01, 0.1]), done)
+
+    def wake(self) -> None:
+        if not self.steps:
+            self.steps = True
+            self.after(0.0001, self.turn)
+
+    def turn(self) -> None:
+        while self.inbox:
+            item = self.inbox.popleft()
+            if isinstance(item, Shutdown):
+                self.world.lose(self, "exited with code 0")
+                return
+            child._apply(item, self.loop, self.preparer)
+        if self.loop.idle:
+            self.steps = False
+            return
+        took = self.world.random.choice(self.world.world.step_s)
+        report = msgspec.structs.replace(self.loop.step(), seconds=took)
+        self.loop.check_invariants()
+
+        def done() -> None:
+            self.tell(report)
+            self.turn()
+
+        self.after(took, done)
+
+    def tell(self, report: Report) -> None:
+        """In order, some time later."""
+        self.told = max(self.told, self.world.now + self.world.random.choice([0.0005, 0.002]))
+        self.world.at(self.told, lambda: self.world.report(self.id, report))
+
+    def after(self, seconds: float, step: Step) -> None:
+        self.world.at(self.world.now + seconds, lambda: None if self.dead else step())
+
+
+class Simulation:
+    """The pool of these workers, the clients, and the clock."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world, self.random, self.now = world, random.Random(seed), 0.0
+        self.events: list[tuple[float, int, Step]] = []
+        self.numbers = itertools.count()
+        self.workers: dict[int, Worker] = {}
+        self.leases: list[Lease] = []
+        self.text: dict[str, str] = {}
+        self.ended: set[str] = set()
+        spec = ModelSpec(10, world.slots, world.cells, world.cap, replicas=world.replicas)
+        config = SchedulerConfig(
+            memory_budget_bytes=10 * world.replicas, max_queue=1000, cells_ahead=world.ahead, fixed_parallel=True
+        )
+        self.core = Scheduler(config, {"m": spec}, {"c": KeyPolicy(max_parallel=2)})
+        load = LoadModel(
+            "m",
+            "fake:eos_after=24",
+            world.slots,
+            world.cap,
+            world.cells,
+            n_batch=32,
+            kv_layout="unified",
+            speculation=False,
+        )
+        self.dispatcher = Dispatcher(self.core, self, {"m": [load] * world.replicas}, clock=lambda: self.now)
+
+    # ---- WorkerPool
+
+    def start(self, worker_id: int, load: LoadModel) -> None:
+        def ready() -> None:
+            worker = self.workers[worker_id] = Worker(self, worker_id, load)
+            worker.tell(Ready(worker.model.info))
+
+        self.at(self.now + 0.5, ready)
+
+    def send(self, worker_id: int, command: Command) -> None:
+        if (worker := self.workers.get(worker_id)) is not None:
+            worker.heard = max(worker.heard, self.now + self.random.choice([0.0005, 0.002]))
+            self.at(worker.heard, lambda: None if worker.dead else worker.hear(command))
+
+    def stop(self, worker_id: int) -> None:
+        self.send(worker_id, Shutdown())
+
+    # ---- what happens
+
+    def at(self, when: float, step: Step) -> None:
+        heapq.heappush(self.events, (when, next(self.numbers), step))
+
+    def report(self, worker_id: int, report: Report) -> None:
+        if worker_id in self.workers:
+            self.dispatcher.worker_report(worker_id, report)
+        self.look()
+
+    def lose(self, worker: Worker, reason: str) -> None:
+        worker.dead = True
+        del self.workers[worker.id]
+        self.dispatcher.worker_lost(worker.id, reason, from_outside=reason.startswith("killed"))
+        self.look()
+
+    def kill(self) -> None:
+        if self.workers and self.world.kills:
+            self.lose(self.random.choice(list(self.workers.values())), "killed by signal 9 (SIGKILL)")
+        self.at(self.now + self.random.choice([0.3, 1.0, 3.0, 8.0]), self.kill)
+
+    def tick(self) -> None:
+        deadline = self.core.next_deadline()
+        if deadline is not None and deadline <= self.now:
+            self.dispatcher._post(ev.Tick())
+        self.at(self.now + 0.25, self.tick)
+
+    def ask(self) -> None:
+        number = len(self.leases)
+        text = self.random.choice(["abc def ", "hello hello ", "zz "]) * self.random.randint(1, 3) + str(number)
+        request = GenerationRequest(
+            request_id=f"r{number}",
+            model="m",
+            prompt=TextPrompt(text),
+            sampling=GREEDY,
+            max_output_tokens=self.random.choice([3, 12, 30]),
+            key=self.random.choice("aaabc"),
+            ignore_eos=self.random.random() < 0.5,
+        )
+        lease = self.dispatcher.lease(request)
+        self.leases.append(lease)
+        lease._submit(lease)
+        if self.random.random() < 0.15:
+            self.at(self.now + self.random.uniform(0, 5), lambda: self.leave(lease))
+
+    def leave(self, lease: Lease) -> None:
+        if lease.request.request_id not in self.ended:
+            self.ended.add(lease.request.request_id)
+            self.text[lease.request.request_id] = "left"
+            lease._leave(lease)
+
+    def look(self) -> None:
+        """Read what came for each client."""
+        self.dispatcher.check_invariants()
+        for lease in self.leases:
+            name = lease.request.request_id
+            if name in self.ended:
+                continue
+            if lease._error is not None:
+                self.text[name] = repr(lease._error)
+                self.ended.add(name)
+            for chunk in lease._unread:
+                self.text[name] = self.text.get(name, "") + chunk.text
+                if chunk.finish_reason is not None:
+                    self.ended.add(name)
+            lease._unread.clear()
+
+    def run(self) -> None:
+        self.dispatcher.preload("m")
+        when = 1.0
+        for _ in range(self.world.requests):
+            when += self.random.choice([0.0, 0.05, 0.3, 1.0])
+            self.at(when, self.ask)
+        self.at(3.0, self.kill)
+        self.at(0.25, self.tick)
+        while self.now < 600 and len(self.ended) < self.world.requests:
+            self.now, _, step = heapq.heappop(self.events)
+            step()
+
+    def alone(self, request: GenerationRequest) -> str:
+        """Its answer where nothing happens."""
+        assert isinstance(request.prompt, TextPrompt)
+        tokens = list(request.prompt.text.encode())
+        room = self.world.cap - len(tokens)
+        if room < 1:
+            return repr(ContextLengthExceeded(len(tokens), self.world.cap))
+        loop = StepLoop(FakeModel(LoadModel("m", "fake:eos_after=24", 1, 1000, 1000, speculation=False)))
+        loop.prepared("x", tokens)
+        most = min(request.max_output_tokens or room, room)
+        loop.start(StartSequence("x", most, GREEDY, ignore_eos=request.ignore_eos))
+        text = ""
+        while not loop.idle:
+            text += "".join(delta.text for delta in loop.step().deltas)
+        return text
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_each_answer_is_the_one_that_it_would_be_alone(name: str) -> None:
+    moved = 0
+    for seed in range(12):
+        simulation = Simulation(WORLDS[name], seed)
+        simulation.run()
+        moved += simulation.dispatcher.status()[0].counters.moved_total
+        for lease in simulation.leases:
+            got = simulation.text.get(lease.request.request_id, "nothing")
+            assert got in ("left", simulation.alone(lease.request)), f"seed {seed}, {lease.request.request_id}"
+        assert len(simulation.ended) == WORLDS[name].requests, f"seed {seed}: somebody waits for ever"
+
+    assert moved, "no answer went on with another worker"
