@@ -132,11 +132,13 @@ class Scheduler:
         model, policy = self._models[event.model], self._limits.policy(event.flow.key)
         place = Place(self._arrivals, now, event.flow, policy.class_of(event.priority))
         request = RequestRecord(event, Claim(place, verdict.work, predicted_wait=verdict.wait))
+        is_new = not model.demand.shares.has(event.flow)
         self._books.open(request)
         model.admitted += 1
         if (longest := self._gate.max_wait(event)) is not None:
             self._deadlines.add(request.request_id, now + longest)
-        self._pump(model, now)
+        # Nobody who waits for a slot gets one by it, unless the others' parts are smaller now.
+        self._pump(model, now, grant=is_new)
 
     def _refuse(self, event: ev.RequestSubmitted, error: SlotwiseError) -> None:
         self._actions.append(ev.EndRequest(event.request_id, error))
@@ -255,7 +257,8 @@ class Scheduler:
         if worker is None or worker.state is not WorkerState.STARTING:
             return
         worker.advance(WorkerState.READY)
-        worker.slots, worker.context_cap, worker.ready_at = event.slots, event.context_cap, now
+        worker.slots, worker.limit = event.slots, min(event.context_cap, event.kv_cells)
+        worker.ready_at = now
         worker.cells = Ledger(event.kv_cells)
         model = self._models[worker.model]
         worker.active = ActiveLimit(event.slots, model.spec.itl_target, fixed=self.config.fixed_parallel)
@@ -381,9 +384,9 @@ class Scheduler:
         for model in self._models.values():
             self._pump(model, now)
 
-    def _pump(self, model: ModelRecord, now: float) -> None:
+    def _pump(self, model: ModelRecord, now: float, *, grant: bool = True) -> None:
         """Grant and prepare all that may go now; start or stop workers where that is what is missing."""
-        self._placement.pump(model, now)
+        self._placement.pump(model, now, grant=grant)
         if not self.draining:
             self._pump_memory(model, now)
 

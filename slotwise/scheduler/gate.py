@@ -101,7 +101,11 @@ class Gate:
         """Most tokens of the request, prompt and answer."""
         cap = self._limits.policy(event.flow.key).context_cap
         # All workers of a model are alike.
-        limit = min([w.limit for w in model.workers.values() if w.slots], default=model.spec.context_cap)
+        limit = 0
+        for worker in model.workers.values():
+            if worker.slots and (not limit or worker.limit < limit):
+                limit = worker.limit
+        limit = limit or model.spec.context_cap
         return limit if cap is None else min(limit, cap)
 
     def _not_now(

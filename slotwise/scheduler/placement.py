@@ -50,8 +50,8 @@ class Placement:
         self._room = room
         self._actions = actions
 
-    def pump(self, model: ModelRecord, now: float) -> None:
-        """Grant and tokenise all that may go now."""
+    def pump(self, model: ModelRecord, now: float, *, grant: bool = True) -> None:
+        """Grant and tokenise all that may go now. `grant`: something happened by which somebody may."""
         ready = model.ready
         kept = self._run_suspect_alone(model, ready) if model.suspects else None
         workers = []
@@ -62,7 +62,8 @@ class Placement:
                 workers.append(worker)
         if not workers:
             return
-        self._grant_heads(model, workers, now)
+        if grant:
+            self._grant_heads(model, workers, now)
         ahead = _PREPARE_AHEAD + sum([worker.slots - worker.preparing - len(worker.abandoned) for worker in workers])
         for _ in range(ahead - len(model.priced)):
             if (request_id := model.unpriced.head(now)) is None:

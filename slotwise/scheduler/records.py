@@ -161,7 +161,8 @@ class WorkerRecord:
     #: Takes no new grants, so that a model waiting for memory gets its turn.
     retiring: bool = False
     slots: int = 0
-    context_cap: int = 0
+    #: Most tokens of one sequence.
+    limit: int = 0
     ready_at: float = 0.0
     cells: Ledger = field(default_factory=lambda: Ledger(0))
     active: ActiveLimit = field(default_factory=lambda: ActiveLimit(0))
@@ -212,11 +213,6 @@ class WorkerRecord:
     def has_cells_for_all(self) -> bool:
         """Each slot can have the largest sequence: nobody ever waits for cells."""
         return self.slots * self.limit <= self.cells.capacity
-
-    @property
-    def limit(self) -> int:
-        """Most tokens of one sequence."""
-        return min(self.context_cap, self.cells.capacity)
 
     def advance(self, to: WorkerState) -> None:
         self.state = next_worker_state(self.state, to)

@@ -153,6 +153,11 @@ class Shares:
             users = self._users[key] = Accounts()
         return users
 
+    def has(self, flow: Flow) -> bool:
+        """It has requests."""
+        users = self._users.get(flow.key)
+        return users is not None and flow.user in users.of
+
     def lead(self, flow: Flow, other: Flow) -> float:
         """Device seconds per weight that a flow has had more than another: its key, or its user where they have one."""
         if flow.key != other.key:
