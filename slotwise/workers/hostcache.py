@@ -64,9 +64,10 @@ class HostCache:
         self.used += len(state)
 
     def touch(self, kept: Kept) -> None:
-        """It was used."""
-        del self._kept[kept]
-        self._kept[kept] = None
+        """It was used. It may be gone: the room for it was made by pushing others out, which took its place here."""
+        if kept in self._kept:
+            del self._kept[kept]
+            self._kept[kept] = None
 
     def check_invariants(self) -> None:
         assert self.used == sum(len(kept.state) for kept in self._kept) <= self.capacity

@@ -64,3 +64,16 @@ def test_a_longer_one_takes_the_place_of_its_beginnings() -> None:
     cache.keep([1, 2], "other", b"x" * 10)
 
     assert (len(cache), cache.used) == (2, 25)
+
+
+def test_one_that_went_while_it_was_being_used_is_gone() -> None:
+    """Bringing it back pushes others out of the context, and these take its place here."""
+    cache = HostCache(10)
+    cache.keep([1, 2, 3], "", b"x" * 8)
+    kept, _ = cache.match([1, 2, 3, 4], "", partial=True)
+    assert kept is not None
+    cache.keep([7, 8, 9], "", b"y" * 8)
+
+    cache.touch(kept)
+    assert not cache.holds([1, 2, 3], "")
+    cache.check_invariants()
