@@ -46,8 +46,8 @@ def load(request: pytest.FixtureRequest) -> Load:
 @pytest.fixture
 def server(load: Load, tmp_path: Path) -> Iterator[ServerProcess]:
     options = ("--num-parallel", "4", "--context", "1024", "--max-wait", "0", "--reproducible", "--preload")
-    replicas = ("--replicas", str(load.replicas), "--places", "cpus:0", "--places", "cpus:0")[: 2 + 2 * load.replicas]
-    with run_server(tmp_path / "log", f"m={load.path}", *options, *replicas) as running:
+    places = ("--places", "cpus:0") * load.replicas if load.replicas > 1 else ()
+    with run_server(tmp_path / "log", f"m={load.path}", *options, *places) as running:
         yield running
 
 
