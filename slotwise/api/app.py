@@ -198,14 +198,14 @@ class Routes:
 
 
 def _status_object(served: ServedModel) -> dict[str, Any]:
-    counters = asdict(served.counters)
-    info, _ = counters.pop("info"), counters.pop("cells")
-    of_all = {name: getattr(served.counters, name) for name in ("cells_used", "cells_retained", "host_bytes")}
+    counters = served.counters
+    told = asdict(counters)
+    del told["cells"]  # by worker: told are their sums
     return (
         asdict(served.status)
-        | counters
-        | of_all
-        | {"info": msgspec.to_builtins(served.counters.info) if info else None}
+        | told
+        | {name: getattr(counters, name) for name in ("cells_used", "cells_retained", "host_bytes")}
+        | {"info": msgspec.to_builtins(counters.info)}
     )
 
 

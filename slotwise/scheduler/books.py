@@ -56,6 +56,12 @@ class Books:
         else:
             model.priced.add(request.request_id, request.claim.place)
 
+    def leave_lines(self, request: RequestRecord) -> None:
+        """It waits in none any more."""
+        model = self._models[request.model]
+        for line in (model.unpriced, model.priced, model.suspects):
+            line.discard(request.request_id)
+
     def move(self, request: RequestRecord, to: WorkerRecord) -> None:
         """What its worker has of it is forgotten: it is to begin, or to go on, on another one."""
         self.tell_worker_to_forget(request)
@@ -121,8 +127,7 @@ class Books:
             model.demand.ended(request.claim, request.done, model.slots)
         if request.begun:
             self._limits.used(request.flow.key, request.tokens, now)
-        for line in (model.unpriced, model.priced, model.suspects):
-            line.discard(request.request_id)
+        self.leave_lines(request)
         if (worker := self._residency.workers.get(request.worker_id or 0)) is not None:
             worker.requests.pop(request.request_id, None)
             worker.preparing -= request.state is RequestState.PREPARING

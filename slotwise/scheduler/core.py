@@ -264,7 +264,7 @@ class Scheduler:
         worker.active = ActiveLimit(event.slots, model.spec.itl_target, fixed=self.config.fixed_parallel)
         model.start_deaths = 0
         model.last_used = now
-        model.demand.backlog.workers = len(model.ready)
+        model.count_workers()
         self._pump(model, now)
 
     def _worker_start_failed(self, event: ev.WorkerStartFailed, now: float) -> None:
@@ -284,7 +284,7 @@ class Scheduler:
         # whoever kills each try to load it (a machine without memory) is not given more and more of them.
         blame = not asked_for and worker.alone is None and (loading or not event.from_outside)
         self._residency.lost(worker, now, blame=blame)
-        model.demand.backlog.workers = max(1, len(model.ready))
+        model.count_workers()
         for request in sorted(worker.requests.values(), key=lambda request: request.arrival):
             if not asked_for and request.state in (RequestState.PREPARING, RequestState.RUNNING):
                 request.deaths += _is_to_blame(request, event)
@@ -315,8 +315,7 @@ class Scheduler:
                 model.demand.reprice(request.claim, work, request.claim.most_output)
             request.paused = False
             self._books.advance(request, RequestState.SUBMITTED)
-            for line in (model.priced, model.suspects):
-                line.discard(request.request_id)
+            self._books.leave_lines(request)
             if request.deaths:
                 model.suspects.add(request.request_id, request.arrival)
             else:
@@ -394,7 +393,7 @@ class Scheduler:
         for reprieved in self._residency.reprieve():
             self._placement.pump(reprieved, now)
         self._actions += self._residency.ensure(model, now)
-        if any(w.begun == 0 and (model.waiting == 0 or w.retiring) for w in model.workers.values()):
+        if any(model.may_do_without(worker) for worker in model.workers.values()):
             # It may be in the way of somebody who waits for memory.
             for other in self._models.values():
                 if other.memory_wait_since is not None:

@@ -154,9 +154,17 @@ class Dispatcher:
 
     def _marks(self, request: GenerationRequest) -> Marks:
         """Which worker has had its prompt is asked only where there is more than one."""
-        if len(self._loads.get(request.model, ())) < 2:
+        if not self._may_have_several(request.model):
             return ()
-        return marks_of(request.prompt, request.key if self._isolate_keys else "")
+        return marks_of(request.prompt, self._scope(request))
+
+    def _may_have_several(self, model: str) -> bool:
+        """Workers of a model, which may not exist."""
+        return len(self._loads.get(model, ())) > 1
+
+    def _scope(self, request: GenerationRequest) -> str:
+        """Only requests of one scope share what they have computed."""
+        return request.key if self._isolate_keys else ""
 
     def _leave(self, lease: Lease) -> None:
         request_id = lease.request.request_id
@@ -227,7 +235,8 @@ class Dispatcher:
         for delta in report.deltas:
             request_id = self._names.request(worker_id, delta.request_id)
             if request_id is not None:
-                outputs.append((request_id, len(delta.tokens)))
+                if delta.tokens:
+                    outputs.append((request_id, len(delta.tokens)))
                 self._deliver(request_id, delta, counters)
         self._post(ev.StepDone(worker_id, report.decode_rows, report.prefill_tokens, tuple(outputs), report.seconds))
         counters.steps_total += 1
@@ -301,7 +310,7 @@ class Dispatcher:
             case ev.PreparePrompt(request_id, worker_id):
                 lease = self._leases[request_id]
                 lease.worker_id = worker_id
-                several = len(self._loads[lease.request.model]) > 1
+                several = self._may_have_several(lease.request.model)
                 name = self._names.new(worker_id, request_id)
                 self._pool.send(worker_id, protocol.Prepare(name, lease.request.prompt, tell_tokens=several))
             case ev.Grant():
@@ -321,7 +330,7 @@ class Dispatcher:
             case ev.CancelSequence(request_id, worker_id):
                 self._pool.send(worker_id, protocol.CancelSequence(self._name(worker_id, request_id)))
             case ev.StartWorker(worker_id, model, place):
-                logger.info("loading %s%s", model, f" (worker {place + 1})" if len(self._loads[model]) > 1 else "")
+                logger.info("loading %s%s", model, f" (worker {place + 1})" if self._may_have_several(model) else "")
                 self._workers[worker_id] = model
                 self._counters[model].load_progress = 0.0
                 self._pool.start(worker_id, self._loads[model][place])
@@ -353,7 +362,7 @@ class Dispatcher:
             request.sampling,
             request.stop,
             request.ignore_eos,
-            scope=request.key if self._isolate_keys else "",
+            scope=self._scope(request),
             generated=tuple(lease.generated),
             cells=grant.cells,
             prompt=prompt,

@@ -100,13 +100,7 @@ class Gate:
     def limit(self, event: RequestSubmitted, model: ModelRecord) -> int:
         """Most tokens of the request, prompt and answer."""
         cap = self._limits.policy(event.flow.key).context_cap
-        # All workers of a model are alike.
-        limit = 0
-        for worker in model.workers.values():
-            if worker.slots and (not limit or worker.limit < limit):
-                limit = worker.limit
-        limit = limit or model.spec.context_cap
-        return limit if cap is None else min(limit, cap)
+        return model.limit if cap is None else min(model.limit, cap)
 
     def _not_now(
         self, event: RequestSubmitted, model: ModelRecord, policy: KeyPolicy, expected: Verdict, now: float
@@ -142,12 +136,12 @@ class Gate:
         if not model.workers or flow in model.prepared:
             return False
         running_of = model.slots_of
+        slots, lead = running_of.get(flow, 0), model.demand.shares.lead
 
         def part(other: Flow) -> float:
             return model.demand.part(other, model.at_most, comes=flow, weight=policy.weight)
 
-        if is_owed(running_of.get(flow, 0), part(flow)):
-            slots, lead = running_of.get(flow, 0), model.demand.shares.lead
+        if is_owed(slots, part(flow)):
             others = (
                 (other, count)
                 for other, count in running_of.items()

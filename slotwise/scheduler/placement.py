@@ -73,7 +73,7 @@ class Placement:
 
     def _run_suspect_alone(self, model: ModelRecord, ready: list[WorkerRecord]) -> WorkerRecord | None:
         """The worker that is kept free for the first suspect: one at a time, on whichever has the least to do."""
-        workers = [worker for worker in ready if not worker.retiring]
+        workers = model.open
         if not workers or any(worker.alone is not None for worker in ready):
             return None
         worker = min(workers, key=lambda worker: (worker.at_work, worker.worker_id))
@@ -153,9 +153,8 @@ class Placement:
                     model, worker, request, now, worker.free_slots, worker.cells.free, may_pause=False
                 ):
                     return True
-            of = {worker.worker_id: worker for worker in workers}
             victims = self._victims(model, workers, request, now)
-            workers = [of[worker_id] for worker_id in dict.fromkeys(one.worker_id for one in victims) if worker_id]
+            workers = list({one.worker_id: self._books.worker_of(one) for one in victims}.values())
         return any(self._place(model, worker, request, now, worker.free_slots, worker.cells.free) for worker in workers)
 
     def _through_s(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord) -> tuple[float, bool, int]:

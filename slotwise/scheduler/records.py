@@ -322,8 +322,21 @@ class ModelRecord:
         return self.failure is None and (self.waiting > 0 or self.preload)
 
     @property
-    def idle(self) -> bool:
-        return self.waiting == 0 and self.running == 0
+    def limit(self) -> int:
+        """Most tokens of one sequence: as configured until a worker is ready, then what any of them can have."""
+        least = 0
+        for worker in self.workers.values():
+            if worker.slots and (not least or worker.limit < least):
+                least = worker.limit
+        return least or self.spec.context_cap
+
+    def may_do_without(self, worker: WorkerRecord) -> bool:
+        """It has nothing there that was begun, and nobody waits, or the worker was told to make room."""
+        return worker.begun == 0 and (worker.retiring or self.waiting == 0)
+
+    def count_workers(self) -> None:
+        """One has become ready, or is gone: work passes so many times as fast."""
+        self.demand.backlog.workers = max(1, len(self.ready))
 
     @property
     def parallel(self) -> int:
@@ -355,7 +368,7 @@ class ModelRecord:
             predicted_wait_s=self.predicted_wait(Flow(""), OPEN),
             kv_cells=sum(worker.cells.capacity for worker in known) or self.spec.kv_cells,
             reserved_cells=sum(worker.cells.reserved for worker in workers),
-            context_cap=known[0].limit if known else self.spec.context_cap,
+            context_cap=self.limit,
             failure=self.failure,
             worker_id=shown.worker_id if shown else None,
             workers=len(ready),

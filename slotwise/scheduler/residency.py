@@ -82,8 +82,7 @@ class Residency:
             others = any(worker.state is not WorkerState.READY for worker in model.workers.values())
             if others or not model.queued:
                 return False
-        nobody_waits = all(other.memory_wait_since is None for other in self._models.values())
-        return nobody_waits and self._free_place(model) is not None and self.memory.fits(model.spec.memory_bytes)
+        return self._free_place(model) is not None and self._has_room_for(model)
 
     @staticmethod
     def _free_place(model: ModelRecord) -> int | None:
@@ -136,7 +135,7 @@ class Residency:
         if model.workers:
             return model.not_before if self._wants_another(model) else None
         if model.memory_wait_since is None:
-            return model.not_before if model.waiting or self._room_for_preload(model) else None
+            return model.not_before if model.waiting or self._has_room_for(model) else None
         if any(worker.retiring for worker in self.workers.values()):
             return None
         if self.memory.free + self._coming_free() >= model.spec.memory_bytes:
@@ -156,7 +155,8 @@ class Residency:
             assert self._models[worker.model].workers[worker.worker_id] is worker
             assert worker.running <= worker.slots or worker.state is WorkerState.STARTING
 
-    def _room_for_preload(self, model: ModelRecord) -> bool:
+    def _has_room_for(self, model: ModelRecord) -> bool:
+        """One more worker that nobody waits for: there is memory, and no other model wants it."""
         waiting = any(other.memory_wait_since is not None for other in self._models.values())
         return not waiting and self.memory.fits(model.spec.memory_bytes)
 
@@ -191,14 +191,16 @@ class Residency:
 
     def _idle_workers(self) -> list[WorkerRecord]:
         """Those that may go: of models for which nobody waits, or that were told to make room."""
-        ready = [worker for worker in self.workers.values() if worker.state is WorkerState.READY]
-        idle = [w for w in ready if w.begun == 0 and (w.retiring or self._models[w.model].waiting == 0)]
+        idle = [w for model in self._models.values() for w in model.ready if model.may_do_without(w)]
         return sorted(idle, key=self._cost_of_going)
 
     def _cost_of_going(self, worker: WorkerRecord) -> tuple[bool, float, str, int]:
         """The least goes first: of models that have another worker, then of the one that was used longest ago."""
         model = self._models[worker.model]
-        return len(model.ready) == 1, model.last_used, model.name, worker.worker_id
+        return self._is_only_one(worker), model.last_used, model.name, worker.worker_id
+
+    def _is_only_one(self, worker: WorkerRecord) -> bool:
+        return len(self._models[worker.model].ready) == 1
 
     def _retire_one(self, now: float) -> None:
         """One at a time: the busy worker that was loaded longest, first of models that have another."""
@@ -207,7 +209,7 @@ class Residency:
         patience = self._config.memory_patience_s
         ready = [w for w in self.workers.values() if w.state is WorkerState.READY and now >= w.ready_at + patience]
         if ready:
-            longest = min(ready, key=lambda w: (len(self._models[w.model].ready) == 1, w.ready_at, w.worker_id))
+            longest = min(ready, key=lambda w: (self._is_only_one(w), w.ready_at, w.worker_id))
             longest.retiring = True
 
     def _backoff(self, deaths: int) -> float:

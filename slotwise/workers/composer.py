@@ -52,12 +52,13 @@ class Composer:
         """The next step of `active` sequences, in order of arrival. `waiting`: those that wait for one of them."""
         self._turn += 1
         self._shares.present(sequence.asker for sequence in active)
-        held, target = self._divide(active, waiting)
+        decoding = [is_decoding(sequence) for sequence in active]
+        held, target = self._divide(active, decoding, waiting)
         plan = plan_step(
             active,
             self._n_batch,
-            self._budget(active, target),
-            self._drafts(active),
+            self._budget(sum(decoding), target),
+            self._drafts(active) if all(decoding) else {},
             turn=self._turn,
             may_be_brief=not self._was_brief,
             held=held,
@@ -81,33 +82,33 @@ class Composer:
         """These tokens came out of the step for it."""
         self._speculator.learn(sequence, sampled)
 
-    def _divide(self, active: Many[Sequence], waiting: Many[Sequence]) -> tuple[frozenset[int], float]:
+    def _divide(
+        self, active: Many[Sequence], decoding: Many[bool], waiting: Many[Sequence]
+    ) -> tuple[frozenset[int], float]:
         """Whose prompts wait for others' sake, by index; and how long the step may take.
 
         Not held is one that others wait for who need not wait themselves. Prompts of those who have had much get
         shorter steps beside others, because whoever comes meanwhile has to wait for the step's end.
         """
-        asked = [(sequence.asker.flow, is_decoding(sequence)) for sequence in active]
-        prompting = {flow for flow, decoding in asked if not decoding}
-        if not prompting or len({flow for flow, _ in asked}) < 2:
+        if all(decoding):
             return frozenset(), self._itl_target
-        held = self._shares.held({flow for flow, decoding in asked if decoding}, prompting)
+        asked = [(sequence.asker.flow, answers) for sequence, answers in zip(active, decoding, strict=True)]
+        prompting = {flow for flow, answers in asked if not answers}
+        answered = {flow for flow, answers in asked if answers}
+        if len(prompting | answered) < 2:
+            return frozenset(), self._itl_target
+        held = self._shares.held(answered, prompting)
         target = self._itl_target * (SHORT if self._shares.poor(prompting - held) else 1.0)
         if not held:
             return frozenset(), target
         led = {id(sequence.waits.leader) for sequence in waiting if sequence.waits and sequence.asker.flow not in held}
-        indices = (index for index, (flow, decoding) in enumerate(asked) if flow in held and not decoding)
+        indices = (index for index, (flow, answers) in enumerate(asked) if flow in held and not answers)
         return frozenset(index for index in indices if id(active[index]) not in led), target
 
-    def _budget(self, active: Many[Sequence], target: float) -> Budget | None:
+    def _budget(self, decode_rows: int, target: float) -> Budget | None:
         """For prompts in the next step; None where nobody waits for the next word of an answer."""
-        decode_rows = sum(map(is_decoding, active))
-        if not target or not decode_rows:
-            return None
-        return self._cost.prompt_budget(target, decode_rows)
+        return self._cost.prompt_budget(target, decode_rows) if target and decode_rows else None
 
     def _drafts(self, active: Many[Sequence]) -> dict[int, list[int]]:
         """What to check beyond each sequence's own token, by index: while no prompt wants the time."""
-        if not self._draft_rows or not all(map(is_decoding, active)):
-            return {}
-        return dict(enumerate(self._speculator.propose(active, self._itl_target)))
+        return dict(enumerate(self._speculator.propose(active, self._itl_target))) if self._draft_rows else {}
