@@ -351,6 +351,10 @@ class Scheduler:
             if request.state in WAITING and not (request.begun and request.worker_id is not None):
                 self._books.tell_worker_to_forget(request)
                 self._end(request, draining(), now)
+        # No memory is wanted for another model any more, and nothing that was kept free for those who are gone: what
+        # has begun may go on, also on a worker that was to make room.
+        self._residency.reprieve()
+        self._pump_all(now)
 
     def _tick(self, event: ev.Tick, now: float) -> None:
         while len(self._deadlines) and self._deadlines.first()[0] <= now:

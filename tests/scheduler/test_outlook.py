@@ -16,7 +16,7 @@ from slotwise.scheduler.rates import ServiceRates
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.scheduler.shares import Flow, Shares
 from slotwise.scheduler.turns import Line
-from tests.scheduler.test_core import Driver
+from tests.scheduler.driver import Driver
 from tests.scheduler.world import Job, Machine, World
 
 #: Nobody is paused and nobody is cached: what is predicted is what happens.

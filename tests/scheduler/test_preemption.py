@@ -10,7 +10,7 @@ from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.preemption import LEAD_S, LEAST_RUN_S
 from slotwise.scheduler.records import ModelSpec
 from slotwise.scheduler.shares import Flow
-from tests.scheduler.test_core import Driver
+from tests.scheduler.driver import Driver
 
 SLOTS = 4
 

@@ -10,7 +10,7 @@ from slotwise.scheduler.affinity import FIRST_MARK, Seen, characters_of, marks_o
 from slotwise.scheduler.preemption import LEAST_RUN_S
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.scheduler.shares import Flow
-from tests.scheduler.test_core import Driver
+from tests.scheduler.driver import Driver
 
 SLOTS = 2
 

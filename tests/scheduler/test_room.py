@@ -11,7 +11,7 @@ from slotwise.scheduler.peak import Holding, fits_when, may_pass, peak
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.scheduler.shares import Flow
-from tests.scheduler.test_core import Driver
+from tests.scheduler.driver import Driver
 from tests.scheduler.world import Job, Machine, World
 
 HOLDINGS = st.lists(
