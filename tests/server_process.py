@@ -67,6 +67,8 @@ def run_server(
     """Serve with these arguments until the block ends; then no process of it is left, or the test fails."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLOTWISE_")}
+    # Other tests run beside this one, and threads that wait for each other wait for those.
+    environment["SLOTWISE_THREADS"] = "1"
     if api_key:
         environment["SLOTWISE_API_KEY"] = api_key
     command = [sys.executable, "-m", "slotwise", "serve", "--port", str(port), *arguments]

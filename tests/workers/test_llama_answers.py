@@ -47,7 +47,7 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module", params=["split", "unified"])
 def model(request: pytest.FixtureRequest) -> Iterator[LlamaModel]:
-    load = LoadModel("demo", demo_model_path(), USERS, 512, threads=2, kv_layout=request.param)
+    load = LoadModel("demo", demo_model_path(), USERS, 512, threads=1, kv_layout=request.param)
     made = LlamaModel(load, lambda stage, fraction: None)
     yield made
     made.close()
@@ -56,7 +56,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[LlamaModel]:
 @pytest.fixture(scope="module", params=[("bf16", 512), ("q8_0", 48)], ids=["bf16", "q8_0 in small steps"])
 def reproducible_model(request: pytest.FixtureRequest) -> Iterator[LlamaModel]:
     kv_type, n_batch = request.param
-    load = LoadModel("demo", demo_model_path(), USERS, 512, threads=2, n_batch=n_batch, kv_type=kv_type)
+    load = LoadModel("demo", demo_model_path(), USERS, 512, threads=1, n_batch=n_batch, kv_type=kv_type)
     made = LlamaModel(msgspec.structs.replace(load, flash_attn="on", reproducible=True), lambda stage, fraction: None)
     yield made
     made.close()

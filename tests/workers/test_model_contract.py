@@ -26,7 +26,7 @@ def _fake(layout: str = "unified", cells: int = CELLS) -> Model:
 def _llama(layout: str = "unified", cells: int = CELLS) -> Model:
     from slotwise.workers.llama import LlamaModel
 
-    load = LoadModel("demo", demo_model_path(), SLOTS, CELLS, cells, n_batch=64, threads=2, kv_layout=layout)
+    load = LoadModel("demo", demo_model_path(), SLOTS, CELLS, cells, n_batch=64, threads=1, kv_layout=layout)
     return LlamaModel(load, lambda stage, fraction: None)
 
 
