@@ -14,6 +14,7 @@ from slotwise import __version__
 from slotwise.benchmarks.cli import app as bench
 from slotwise.commands import err, out, refused
 from slotwise.config import DEFAULT_PORT, ConfigError, Settings, load_settings
+from slotwise.fit import fit
 from slotwise.keys.cli import app as keys
 from slotwise.usage.cli import usage
 
@@ -178,6 +179,7 @@ def _table(first: dict[str, Any], second: dict[str, Any]) -> Table:
 app.add_typer(bench, name="bench")
 app.add_typer(keys, name="keys")
 app.command()(usage)
+app.command()(fit)
 
 
 @app.command()

@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import anyio
@@ -23,7 +24,7 @@ from slotwise.console import announce, watch_loads
 from slotwise.keys.keyring import Keyring
 from slotwise.keys.store import KeyStoreError
 from slotwise.loads import model_loads
-from slotwise.memory.estimate import model_memory_bytes
+from slotwise.needs import ModelFile
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.events import BookUsage
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+#: Models of which llama.cpp is asked at the same time what they take.
+_ASKED_AT_ONCE = 2
 EXIT_OK, EXIT_CUT, EXIT_CANNOT_BIND = 0, 1, 3
 
 
@@ -206,13 +209,19 @@ def _scheduler_config(settings: Settings) -> SchedulerConfig:
 
 
 def _model_specs(loads: Mapping[str, Sequence[LoadModel]]) -> dict[str, ModelSpec]:
-    return {model: _model_spec(of_places[0], len(of_places)) for model, of_places in loads.items()}
+    """Raises GGUFError or OSError: a file can not be used."""
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
+        needs = threads.map(_memory_bytes, [of_places[0] for of_places in loads.values()])
+        return {
+            model: _model_spec(of_places[0], len(of_places), need)
+            for (model, of_places), need in zip(loads.items(), needs, strict=True)
+        }
 
 
-def _model_spec(load: LoadModel, replicas: int) -> ModelSpec:
+def _model_spec(load: LoadModel, replicas: int, memory_bytes: int) -> ModelSpec:
     """Of its workers, which differ in nothing but their place."""
     return ModelSpec(
-        memory_bytes=_memory_bytes(load),
+        memory_bytes=memory_bytes,
         slots=load.slots,
         kv_cells=load.kv_cells,
         context_cap=load.context_cap,
@@ -222,14 +231,11 @@ def _model_spec(load: LoadModel, replicas: int) -> ModelSpec:
 
 
 def _memory_bytes(load: LoadModel) -> int:
+    """Of one worker. What can not be loaded is told by the load itself."""
     if load.path.startswith(FAKE_SCHEME):
         return 0
-    return load.host_bytes + model_memory_bytes(
-        load.path,
-        slots=load.slots,
-        context_cap=load.context_cap,
-        kv_cells=load.kv_cells,
-        kv_type=load.kv_type,
-        split=load.kv_layout != "unified",
-        prefix_characters=sum(len(prefix.system) for prefix in load.prefixes),
-    )
+    file = ModelFile(load.path)
+    (need,) = file.needs([load])
+    need = file.by_formula(load) if need.error else need
+    logger.info("a worker of %s takes %.2f GiB, by %s", load.model_id, need.host / 2**30, need.source)
+    return need.host

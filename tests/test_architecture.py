@@ -39,7 +39,8 @@ PURE = [
     *(f"slotwise.workers.{name}" for name in ("batch", "cells", "cost", "frames", "hostcache", "lookup", "model")),
     *(f"slotwise.workers.{name}" for name in ("prefixes", "protocol", "sequences", "speculation", "split", "text")),
     "slotwise.workers.unified",
-    *(f"slotwise.memory.{name}" for name in ("estimate", "ledger")),
+    "slotwise.workers.layout",
+    *(f"slotwise.memory.{name}" for name in ("footprint", "ggml_types", "ledger", "plan", "shape")),
     *(f"slotwise.api.{name}" for name in ("fields", "openai", "openapi", "schema", "sse")),
     *(
         f"slotwise.benchmarks.{name}"
@@ -54,7 +55,10 @@ IMPURE_LIBRARIES = {"anyio", "asyncio", "httpx", "os", "psutil", "pynvml", "sock
 #: Library -> the only modules that may import it.
 OWNERS = {
     "matplotlib": {"slotwise.benchmarks.report.drawing"},
-    "llama_cpp": {f"slotwise.workers.llama.{name}" for name in ("batch", "library", "model", "samplers", "vocabulary")},
+    "llama_cpp": {
+        f"slotwise.workers.llama.{name}"
+        for name in ("batch", "breakdown", "dryrun", "library", "model", "params", "samplers", "vocabulary")
+    },
     "psutil": {"slotwise.memory.probe"},
     "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.usage.store"},
     "pynvml": {"slotwise.memory.probe"},

@@ -41,6 +41,11 @@ def read_memory() -> MemoryReading:
     return MemoryReading(total, available, _read_gpus())
 
 
+def own_bytes() -> int:
+    """Main memory that this process has in use (RSS)."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def physical_cores() -> int:
     """Cores for compute threads; hyper-threads do not help matrix products."""
     return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1

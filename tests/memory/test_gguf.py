@@ -43,10 +43,14 @@ def test_the_demo_models_header() -> None:
     header = read_header(demo_model_path())
 
     assert (header.architecture, header.layers, header.integer("context_length", 0)) == ("llama", 30, 8192)
-    assert header.per_layer("attention.head_count_kv", 1) == [3] * 30
+    assert header.value("attention.head_count_kv") == 3
     assert header.file_bytes == Path(demo_model_path()).stat().st_size
     # 49,152 strings are skipped over, not kept.
     assert header.metadata["tokenizer.ggml.tokens"] is None
+    assert header.lengths["tokenizer.ggml.tokens"] == 49152
+    assert len(header.tensors) == 272
+    end = header.data_offset + max(tensor.offset + tensor.nbytes for tensor in header.tensors)
+    assert end <= header.file_bytes < end + 32
 
 
 @pytest.mark.parametrize(
@@ -125,18 +129,96 @@ def test_no_damage_makes_it_fail_otherwise(tmp_path_factory: pytest.TempPathFact
     damaged = good[:start] + patch + good[start + data.draw(st.integers(0, 12)) :]
     try:
         header = _read(tmp_path_factory.getbasetemp(), damaged)
-        assert len(header.per_layer("attention.head_count", 1)) <= gguf.MAX_LAYERS
+        assert header.layers <= gguf.MAX_LAYERS
     except GGUFError:
         pass
 
 
 @pytest.mark.parametrize("value", [-1, True, 0.5, "many", None, [1]])
 def test_a_count_that_is_none_is_the_default(value: Any) -> None:
-    assert GGUFHeader(3, 0, {"unknown.block_count": value}, 0).integer("block_count", 5) == 5
+    assert GGUFHeader(3, {"unknown.block_count": value}, (), 0).integer("block_count", 5) == 5
 
 
 def test_more_layers_than_any_model_has_are_refused() -> None:
-    header = GGUFHeader(3, 0, {"unknown.block_count": 2**40}, 0)
+    header = GGUFHeader(3, {"unknown.block_count": 2**40}, (), 0)
 
     with pytest.raises(GGUFError, match="1099511627776 layers"):
-        header.per_layer("attention.head_count", 1)
+        assert header.layers
+
+
+# ---- tensors
+
+F32, Q8_0 = 0, 8
+
+
+def _tensor(name: str | bytes, shape: tuple[int, ...], kind: int = F32, offset: int = 0) -> bytes:
+    sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+    return _text(name) + sizes + struct.pack("<IQ", kind, offset)
+
+
+def _with_tensors(*tensors: bytes, data: int, alignment: int | None = None, count: int | None = None) -> bytes:
+    entries = [] if alignment is None else [_entry("general.alignment", U32, struct.pack("<I", alignment))]
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors) if count is None else count, len(entries))
+    head += b"".join(entries) + b"".join(tensors)
+    return head + bytes(-len(head) % (alignment or 32)) + bytes(data)
+
+
+def test_tensors_are_found_with_their_sizes(tmp_path: Path) -> None:
+    """In any order; of a type that is not known, up to the next."""
+    header = _read(
+        tmp_path,
+        _with_tensors(
+            _tensor("b", (64, 3), Q8_0, 256), _tensor("a", (5, 2), F32, 0), _tensor("new", (7,), 99, 64), data=512
+        ),
+    )
+
+    found = {tensor.name: (tensor.shape, tensor.nbytes, tensor.elements) for tensor in header.tensors}
+    assert found == {"b": ((64, 3), 3 * 2 * 34, 192), "a": ((5, 2), 40, 10), "new": ((7,), 192, 7)}
+    assert header.data_offset + 512 == header.file_bytes
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (_with_tensors(data=0, count=1), "ends within tensor ''"),
+        (_with_tensors(_tensor("x" * 64, (1,)), data=32), "longer than 63 bytes"),
+        (_with_tensors(_tensor("t", (1, 1, 1, 1, 1)), data=32), "5 dimensions, more than 4"),
+        (_with_tensors(_tensor("t", (2**60,)), data=32), "more than any file holds"),
+        (_with_tensors(_tensor("t", (2**40, 2**40)), data=32), "more than any file holds"),
+        (_with_tensors(_tensor("t", (33,), Q8_0), data=64), "no whole blocks of q8_0"),
+        (_with_tensors(_tensor("t", (8,), F32, 4), data=64), "begins at 4, no multiple of 32"),
+        (_with_tensors(_tensor("t", (9,)), data=32), "the file is cut off"),
+        (_with_tensors(_tensor("t", (8,), F32, 2**63), data=32), "the file is cut off"),
+        (_with_tensors(_tensor("t", (9,)), _tensor("u", (8,), F32, 32), data=64), "overlaps the next one"),
+        (_with_tensors(_tensor("t", (8,)), _tensor("t", (8,), F32, 32), data=64), "the same name"),
+        (_with_tensors(_tensor("t", (8,)), data=32, alignment=48), "no power of two"),
+        (_file(_entry("k", U32, b"\0\0\0\0"), _entry("k", U32, b"\0\0\0\0")), "there twice"),
+    ],
+)
+def test_a_table_of_tensors_that_can_not_be_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
+    with pytest.raises(GGUFError) as caught:
+        _read(tmp_path, data)
+
+    assert words in str(caught.value)
+
+
+@given(st.data())
+def test_no_damage_to_the_table_makes_it_fail_otherwise(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    good = _with_tensors(_tensor("a", (64, 3), Q8_0), _tensor("b", (5, 2), F32, 224), data=320)
+    start = data.draw(st.integers(4, len(good)))
+    damaged = good[:start] + data.draw(st.binary(max_size=12)) + good[start + data.draw(st.integers(0, 12)) :]
+    try:
+        header = _read(tmp_path_factory.getbasetemp(), damaged)
+        room = header.file_bytes - header.data_offset
+        assert all(tensor.offset + tensor.nbytes <= room for tensor in header.tensors)
+    except GGUFError:
+        pass
+
+
+def test_a_list_of_texts_that_never_ends_is_refused(tmp_path: Path) -> None:
+    texts = _list(STRING, gguf.MAX_KEPT_ITEMS + 1, _text("a") * gguf.MAX_KEPT_ITEMS)
+
+    with pytest.raises(GGUFError, match="ends within 'k'"):
+        _read(tmp_path, _file(_entry("k", ARRAY, texts)))

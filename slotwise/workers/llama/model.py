@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,23 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from slotwise.request import SamplingParams
-from slotwise.workers.cells import Reuse
+from slotwise.workers.layout import ContextLayout, context_layout
 from slotwise.workers.llama.batch import BatchBuffers
 from slotwise.workers.llama.library import LoadError, NativeLog, TinyCalls
+from slotwise.workers.llama.params import context_params, model_params
 from slotwise.workers.llama.samplers import ChainSampler, GreedySampler
 from slotwise.workers.llama.vocabulary import LlamaVocabulary
 from slotwise.workers.model import Chunk
 from slotwise.workers.protocol import LoadModel, ModelInfo
-from slotwise.workers.speculation import MOST_DRAFTED
 
 logger = logging.getLogger(__name__)
 
-KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
-FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
-#: Sequence rows beside those of the slots, for what ended sequences leave behind in one pool of cells.
-RETAINED_ROWS = 32
-_MOST_ROWS = 256  # LLAMA_MAX_SEQ
-_LOAD_MODE_MMAP = 1
 #: llama_ftype of f32, f16 and bf16 files.
 _UNQUANTISED = ("0", "1", "32")
 
@@ -52,27 +45,17 @@ class LlamaModel:
         self.vocabulary = LlamaVocabulary(self._model, self.tiny)
         on_progress("context", 0.0)
         context_train = llama_cpp.llama_model_n_ctx_train(self._model)
-        context_cap = min(load.context_cap or context_train, context_train)
-        kv_cells = load.kv_cells or load.slots * context_cap
-        reuse = _reuse(self._model)
-        self._split = _splits(load, enough_for_all=kv_cells >= load.slots * context_cap, reuse=reuse)
-        # Where sequences are not shared, a row is bytes: a state, or a window of cells.
-        more_rows = RETAINED_ROWS if reuse is Reuse.PARTIAL and not self._split else 0
-        rows = min(load.slots + more_rows, _MOST_ROWS)
-        # A sequence that can not go back would keep what was drafted wrongly.
-        draft_rows = MOST_DRAFTED if load.speculation and reuse is Reuse.PARTIAL else 0
-        n_batch = max(load.n_batch, rows)
-        self._max_outputs = min(rows + draft_rows, n_batch)
-        self.context = self._make_context(load, kv_cells, rows, n_batch)
+        layout = context_layout(load, context_train=context_train, can_go_back=can_go_back(self._model))
+        self._split, self._max_outputs = layout.split, layout.context.outputs
+        self.context = self._make_context(load, layout)
         self._memory = llama_cpp.llama_get_memory(self.context)
         self.n_batch = llama_cpp.llama_n_batch(self.context)
         kv_cells = llama_cpp.llama_n_ctx(self.context)
-        sequence_cap = kv_cells // load.slots if self._split else kv_cells
         self.info = ModelInfo(
             architecture=self._metadata("general.architecture"),
             slots=load.slots,
             kv_cells=kv_cells,
-            context_cap=min(context_cap, sequence_cap),
+            context_cap=layout.context_cap,
             context_train=context_train,
             vocab_size=self.vocabulary.size,
             n_params=llama_cpp.llama_model_n_params(self._model),
@@ -80,9 +63,9 @@ class LlamaModel:
             has_chat_template=self.vocabulary.chat_template is not None,
             use_extra_bufts=load.repacks_weights,
             kv_layout="split" if self._split else "unified",
-            rows=rows,
-            reuse=reuse,
-            draft_rows=draft_rows,
+            rows=layout.context.sequences,
+            reuse=layout.reuse,
+            draft_rows=layout.draft_rows,
             offloaded=load.n_gpu_layers != 0 and llama_cpp.llama_supports_gpu_offload(),
         )
         self._batch = BatchBuffers(self.n_batch, context=kv_cells + self.n_batch)
@@ -178,32 +161,18 @@ class LlamaModel:
             on_progress("weights", fraction)
             return True
 
-        params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = load.n_gpu_layers
-        params.load_mode = _LOAD_MODE_MMAP
-        params.use_extra_bufts = load.repacks_weights
+        params = model_params(load)
         params.progress_callback = progress
         model = llama_cpp.llama_model_load_from_file(load.path.encode(), params)
         if not model:
             raise LoadError(self._log.reason("llama.cpp could not load the file and gave no reason"))
         return model
 
-    def _make_context(self, load: LoadModel, kv_cells: int, rows: int, n_batch: int) -> Any:
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = kv_cells
-        params.n_seq_max = rows
-        params.kv_unified = not self._split
-        params.n_batch = params.n_ubatch = n_batch
-        # Not a row of logits per token of the batch: a third of the compute buffer. Fewer than sequences abort.
-        params.n_outputs_max = self._max_outputs
-        params.n_threads = params.n_threads_batch = load.threads or os.cpu_count() or 1
-        params.type_k = params.type_v = KV_TYPES[load.kv_type]
-        params.flash_attn_type = FLASH_ATTENTION[load.flash_attn]
-        params.no_perf = True
-        context = llama_cpp.llama_init_from_model(self._model, params)
+    def _make_context(self, load: LoadModel, layout: ContextLayout) -> Any:
+        context = llama_cpp.llama_init_from_model(self._model, context_params(load, layout.context))
         if not context:
             llama_cpp.llama_model_free(self._model)
-            raise LoadError(self._log.reason(f"llama.cpp could not make a context of {kv_cells} cells"))
+            raise LoadError(self._log.reason(f"llama.cpp could not make a context of {layout.context.cells} cells"))
         return context
 
     def _metadata(self, key: str) -> str:
@@ -212,26 +181,14 @@ class LlamaModel:
         return buffer.value.decode("utf-8", "replace") if length > 0 else "unknown"
 
 
-def _reuse(model: Any) -> Reuse:
-    """What of a sequence another may take over.
+def can_go_back(model: Any) -> bool:
+    """Whether any beginning of a sequence can be gone back to, or taken over by another.
 
     A recurrent state is that of a sequence's end. Cells of a sliding window that the end has left behind may be
     overwritten (llama-kv-cache.cpp, find_slot), so an earlier point of the sequence can not be gone back to either.
     """
-    can_not_go_back = (
+    return not (
         llama_cpp.llama_model_is_recurrent(model)
         or llama_cpp.llama_model_is_hybrid(model)
         or llama_cpp.llama_model_n_swa(model) > 0
     )
-    return Reuse.CONTINUE if can_not_go_back else Reuse.PARTIAL
-
-
-def _splits(load: LoadModel, *, enough_for_all: bool, reuse: Reuse) -> bool:
-    """Whether each slot gets a pool of its own. In one pool each row of a batch looks at everybody's cells, so `auto`
-    shares only where that is what the cells are for: when there are fewer than all slots could need."""
-    if load.reproducible:
-        # A sequence's cells stay in order, and attention adds them up in that order.
-        return True
-    if load.kv_layout != "auto":
-        return load.kv_layout == "split"
-    return enough_for_all and reuse is Reuse.PARTIAL

@@ -1,0 +1,237 @@
+"""`slotwise fit`: whether and how a model fits, from the header of its file. Nothing is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from slotwise.commands import AsJson, out, refused
+from slotwise.config import ConfigError, load_settings, parse_bytes
+from slotwise.loads import model_loads
+from slotwise.memory.footprint import HOST
+from slotwise.memory.gguf import GGUFError
+from slotwise.memory.plan import GPU_RESERVE, Placed, place
+from slotwise.memory.probe import read_memory
+from slotwise.needs import ModelFile, Need, Parts
+from slotwise.workers.fake import SCHEME as FAKE_SCHEME
+from slotwise.workers.protocol import LoadModel
+
+#: What the second table compares, as far as the model knows so much.
+_CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
+_KV_TYPES = ("f16", "q8_0", "q4_0")
+_PARTS = (
+    ("weights", "weights"),
+    ("KV cells and states", "memory"),
+    ("compute", "compute"),
+    ("logits", "other"),
+    ("process", "process"),
+    ("chats in main memory", "caches"),
+)
+_GPU_PARTS = {"other": "driver and libraries"}
+
+
+def fit(
+    model: Annotated[str | None, typer.Argument(help="GGUF file; none: the demo model.", show_default=False)] = None,
+    context: Annotated[int | None, typer.Option(help="Most tokens of one request.", show_default="4096")] = None,
+    num_parallel: Annotated[int | None, typer.Option(help="Slots.", show_default="8")] = None,
+    kv_cells: Annotated[
+        int | None, typer.Option(help="KV cells of all slots.", show_default="num-parallel * context")
+    ] = None,
+    kv_type: Annotated[str | None, typer.Option(help="Type of the KV cells.", show_default="f16")] = None,
+    kv_layout: Annotated[str | None, typer.Option(help="auto, unified or split.", show_default="auto")] = None,
+    gpu_memory: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Free memory of a GPU, as 8GiB; once for each. None: the GPUs that are here.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether and how a model fits into memory, without loading it."""
+    wishes = {
+        "models": [] if model is None else [model],
+        "context": context,
+        "num_parallel": num_parallel,
+        "kv_cells": kv_cells,
+        "kv_type": kv_type,
+        "kv_layout": kv_layout,
+    }
+    try:
+        (load,) = [loads[0] for loads in model_loads(load_settings(wishes, environment={})).values()]
+        gpus = [_size(text) for text in gpu_memory or ()]
+        if load.path.startswith(FAKE_SCHEME):
+            raise ConfigError(f"{load.path} is a scripted model: it takes no memory")
+        file = ModelFile(load.path)
+    except (ConfigError, GGUFError) as error:
+        raise refused(str(error)) from None
+    except OSError as error:
+        raise refused(f"{model} can not be read: {error.strerror}") from None
+    answer = Answer(file, load, gpus)
+    if as_json:
+        out.print_json(data=answer.record())
+    else:
+        _show(answer)
+
+
+class Answer:
+    """What is found out about one file."""
+
+    def __init__(self, file: ModelFile, load: LoadModel, gpus: Sequence[int]) -> None:
+        self.file = file
+        self.load = load
+        machine = read_memory()
+        self.host_free = machine.available_bytes
+        self.assumed = bool(gpus)
+        self.gpus = list(gpus) or [gpu.free_bytes for gpu in machine.gpus]
+        self.placed: Placed | None = None
+        loads = [load, *(other for row in self._others() for other in row)]
+        if self.gpus:
+            self.placed = place(file.footprint, file.layout(load).context, self.host_free, self.gpus)
+        if self.gpus and self.assumed:
+            split = self.placed.split if self.placed else None
+            needs = [file.by_formula(one, split, note="the GPU is not here") for one in loads]
+        else:
+            needs = file.needs(loads)
+        self.need, rest = needs[0], needs[1:]
+        count = len(_KV_TYPES)
+        self.contexts = self._contexts()
+        self.others = [rest[start : start + count] for start in range(0, len(rest), count)]
+
+    def _contexts(self) -> list[int]:
+        known = self.file.shape.context_train
+        return [size for size in _CONTEXTS if size < known] + [known]
+
+    def _others(self) -> list[list[LoadModel]]:
+        return [
+            [msgspec.structs.replace(self.load, context_cap=size, kv_cells=0, kv_type=kind) for kind in _KV_TYPES]
+            for size in self._contexts()
+        ]
+
+    def fits(self, need: Need) -> bool:
+        if need.error:
+            return False
+        free = {HOST: self.host_free} | {gpu: size - GPU_RESERVE for gpu, size in enumerate(self.gpus)}
+        return all(parts.total <= free.get(device, 0) for device, parts in need.devices.items())
+
+    def record(self) -> dict[str, Any]:
+        """For `--json`."""
+        shape = self.file.shape
+        return {
+            "path": self.load.path,
+            "architecture": shape.architecture,
+            "layers": shape.blocks,
+            "context_train": shape.context_train,
+            "slots": self.load.slots,
+            "context": self.need.context_cap,
+            "kv_cells": self.need.cells,
+            "kv_type": self.load.kv_type,
+            "source": self.need.source,
+            "note": self.need.note,
+            "error": self.need.error,
+            "fits": self.fits(self.need),
+            "host_free_bytes": self.host_free,
+            "gpu_free_bytes": self.gpus,
+            "gpu_layers": self.placed.split.gpu_layers if self.placed else 0,
+            "devices": {_name(device): _numbers(parts) for device, parts in self.need.devices.items()},
+            "others": [
+                {"context": size, "kv_type": kind, "bytes": _total(need), "fits": self.fits(need), "error": need.error}
+                for size, row in zip(self.contexts, self.others, strict=True)
+                for kind, need in zip(_KV_TYPES, row, strict=True)
+            ],
+        }
+
+
+def _show(answer: Answer) -> None:
+    shape, load, need = answer.file.shape, answer.load, answer.need
+    known = "" if shape.known else " (not known to slotwise)"
+    _say(f"[bold]{escape(load.path)}[/bold]")
+    _say(f"{escape(shape.architecture)}{known}, {shape.blocks} layers, trained for {shape.context_train:,} tokens\n")
+    if need.error:
+        _say(f"[red]llama.cpp can not load it:[/red] {escape(need.error)}")
+        raise typer.Exit(1)
+    _say(f"{load.slots} slots of {need.context_cap:,} tokens: {need.cells:,} KV cells of type {load.kv_type}")
+    if answer.placed and answer.placed.split.gpu_layers:
+        _say(f"{answer.placed.split.gpu_layers} of {shape.blocks + 1} layers on the GPU")
+    _say(f"(by {need.source}{': ' + escape(need.note) if need.note else ''})\n")
+    out.print(_parts_table(answer))
+    _say("")
+    _say(f"With other contexts and types of cells, {load.slots} slots, MiB in all:\n")
+    out.print(_others_table(answer))
+
+
+def _say(text: str) -> None:
+    out.print(text, highlight=False, soft_wrap=True)
+
+
+def _parts_table(answer: Answer) -> Table:
+    table = Table(box=None, header_style="bold", footer_style="bold", show_footer=True)
+    devices = sorted(answer.need.devices)
+    table.add_column("", "in all")
+    for device in devices:
+        parts = answer.need.devices[device]
+        table.add_column(_name(device).upper(), _mib(parts.total), justify="right")
+    for label, name in _PARTS:
+        sizes = [getattr(answer.need.devices[device], name) for device in devices]
+        if any(sizes):
+            table.add_row(label, *(_mib(size) if size else "" for size in sizes))
+    table.add_row("free", *(_mib(_free(answer, device)) for device in devices), style="dim")
+    verdict = [("[green]fits[/green]" if _fits_on(answer, device) else "[red]does not fit[/red]") for device in devices]
+    table.add_row("", *verdict)
+    return table
+
+
+def _others_table(answer: Answer) -> Table:
+    table = Table(box=None, header_style="bold")
+    table.add_column("CONTEXT", justify="right")
+    for kind in _KV_TYPES:
+        table.add_column(kind.upper(), justify="right")
+    for size, row in zip(answer.contexts, answer.others, strict=True):
+        table.add_row(f"{size:,}", *(_cell(answer, need) for need in row))
+    return table
+
+
+def _cell(answer: Answer, need: Need) -> str:
+    if need.error:
+        return "[dim]not possible[/dim]"
+    total = _mib(_total(need))
+    return total if answer.fits(need) else f"[red]{total}[/red]"
+
+
+def _total(need: Need) -> int:
+    return sum(parts.total for parts in need.devices.values())
+
+
+def _free(answer: Answer, device: int) -> int:
+    return answer.host_free if device == HOST else answer.gpus[device]
+
+
+def _fits_on(answer: Answer, device: int) -> bool:
+    reserve = 0 if device == HOST else GPU_RESERVE
+    return answer.need.devices[device].total <= _free(answer, device) - reserve
+
+
+def _numbers(parts: Parts) -> dict[str, int]:
+    return {name: getattr(parts, name) for _, name in _PARTS} | {"total": parts.total}
+
+
+def _name(device: int) -> str:
+    return "host" if device == HOST else f"gpu{device}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f}"
+
+
+def _size(text: str) -> int:
+    try:
+        size = parse_bytes(text)
+    except ValueError as error:
+        raise ConfigError(f"--gpu-memory is '{text}': {error}") from None
+    if not isinstance(size, int) or size <= 0:
+        raise ConfigError(f"--gpu-memory is '{text}': must be more than nothing")
+    return size

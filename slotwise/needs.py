@@ -1,0 +1,146 @@
+"""What a worker of a model takes, on each device: as llama.cpp says in a dry run, or else by the formulas."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from slotwise.memory.footprint import HOST, ModelFootprint, Split
+from slotwise.memory.plan import GPU_OVERHEAD
+from slotwise.memory.shape import model_shape
+from slotwise.memory.shards import read_model
+from slotwise.workers.dryrun import DryRun, DryRunFailed, dry_run
+from slotwise.workers.layout import ContextLayout, context_layout
+from slotwise.workers.protocol import LoadModel
+
+logger = logging.getLogger(__name__)
+
+#: Of a text whose tokens are not counted yet. English has 4, code 3; fewer make the reservation larger.
+CHARACTERS_PER_TOKEN = 2
+#: A worker's process before any buffer, by rule of thumb: Python, its libraries and llama.cpp, and per token of the
+#: vocabulary what llama.cpp and the worker keep of it.
+_PROCESS_BYTES, _BYTES_PER_TOKEN = 80 * 2**20, 400
+#: What a worker makes while it serves: prompts, books, threads' stacks.
+_AT_WORK = 8 * 2**20
+
+Source = Literal["dry run", "formula"]
+
+
+@dataclass(slots=True)
+class Parts:
+    """Bytes on one device."""
+
+    weights: int = 0
+    #: KV cells and recurrent states.
+    memory: int = 0
+    compute: int = 0
+    #: Logits, and on a GPU what no report counts.
+    other: int = 0
+    #: Of the process itself, and what it keeps beside the context.
+    process: int = 0
+    caches: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.memory + self.compute + self.other + self.process + self.caches
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Of one worker; HOST is main memory."""
+
+    source: Source
+    devices: Mapping[int, Parts]
+    cells: int
+    rows: int
+    context_cap: int
+    #: Why llama.cpp did not say it.
+    note: str = ""
+    #: It can not be loaded at all: llama.cpp's reason.
+    error: str = ""
+
+    @property
+    def host(self) -> int:
+        return self.devices[HOST].total
+
+
+@dataclass(slots=True)
+class _Devices:
+    found: dict[int, Parts] = field(default_factory=lambda: {HOST: Parts()})
+
+    def on(self, device: int) -> Parts:
+        return self.found.setdefault(device, Parts())
+
+
+class ModelFile:
+    """A file, and what workers of it take."""
+
+    def __init__(self, path: str) -> None:
+        """Raises GGUFError or OSError."""
+        self.header = read_model(path)
+        self.shape = model_shape(self.header)
+        self.footprint = ModelFootprint.of(self.header, self.shape)
+
+    def layout(self, load: LoadModel) -> ContextLayout:
+        return context_layout(load, context_train=self.shape.context_train, can_go_back=self.shape.can_go_back)
+
+    def needs(self, loads: Sequence[LoadModel]) -> list[Need]:
+        """By a dry run, as far as one can be had."""
+        try:
+            runs = dry_run(loads)
+        except DryRunFailed as error:
+            logger.warning("%s; its memory is estimated", error)
+            return [self.by_formula(load, note=str(error)) for load in loads]
+        return [self._by_dry_run(load, run) for load, run in zip(loads, runs, strict=True)]
+
+    def _by_dry_run(self, load: LoadModel, run: DryRun) -> Need:
+        if run.error:
+            return Need("dry run", {HOST: Parts()}, 0, 0, 0, error=run.error)
+        devices = _Devices()
+        for buffer in run.buffers:
+            device = device_of(buffer.name, load.gpu)
+            parts = devices.on(device)
+            parts.weights += buffer.weights
+            parts.memory += buffer.memory
+            parts.compute += buffer.compute
+            if device != HOST and not parts.other:
+                parts.other = GPU_OVERHEAD
+        host = devices.on(HOST)
+        host.other += run.output_bytes
+        host.process += run.process_bytes + _AT_WORK
+        host.caches += self._caches(load)
+        return Need("dry run", devices.found, run.cells, run.rows, run.context_cap)
+
+    def by_formula(self, load: LoadModel, split: Split | None = None, note: str = "") -> Need:
+        """Where the devices are not here, or llama.cpp does not say it."""
+        layout = self.layout(load)
+        devices = _Devices()
+        for device, part in self.footprint.footprint(layout.context, split or Split(load.n_gpu_layers)).devices.items():
+            parts = devices.on(device)
+            parts.weights, parts.memory = part.weights, part.cells + part.state
+            parts.compute, parts.other = part.compute, part.output
+            if device != HOST:
+                parts.other += GPU_OVERHEAD
+        host = devices.on(HOST)
+        host.process = _PROCESS_BYTES + _BYTES_PER_TOKEN * self.shape.vocab + _AT_WORK
+        host.caches = self._caches(load)
+        context = layout.context
+        return Need("formula", devices.found, context.all_cells, context.sequences, layout.context_cap, note=note)
+
+    def _caches(self, load: LoadModel) -> int:
+        """What is kept beside the context: chats that others pushed out, and named prefixes."""
+        characters = sum(len(prefix.system) for prefix in load.prefixes)
+        per_cell = self.footprint.bytes_per_cell(self.layout(load).context)
+        return load.host_bytes + characters // CHARACTERS_PER_TOKEN * per_cell
+
+
+def device_of(buffer: str, gpu: int) -> int:
+    """Of a kind of buffer, by its name. `gpu`: the only one that the worker sees, which is the first to llama.cpp."""
+    if buffer.startswith(("CPU", "AMX")) or buffer.endswith("_Host"):
+        return HOST
+    number = re.search(r"(\d+)$", buffer)
+    index = int(number[1]) if number else 0
+    return gpu if gpu >= 0 else index

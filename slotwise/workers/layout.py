@@ -1,0 +1,68 @@
+"""The context that a worker makes of its wishes: rows, cells, pools. Pure: who plans for a worker agrees with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slotwise.memory.footprint import ContextShape
+from slotwise.workers.cells import Reuse
+from slotwise.workers.protocol import LoadModel
+from slotwise.workers.speculation import MOST_DRAFTED
+
+#: Sequence rows beside those of the slots, for what ended sequences leave behind in one pool of cells.
+RETAINED_ROWS = 32
+_MOST_ROWS = 256  # LLAMA_MAX_SEQ
+
+
+@dataclass(frozen=True, slots=True)
+class ContextLayout:
+    """What is asked of llama.cpp, and what follows from it."""
+
+    context: ContextShape
+    #: Most tokens of a sequence.
+    context_cap: int
+    #: Rows of a batch that drafts may have.
+    draft_rows: int
+    reuse: Reuse
+
+    @property
+    def split(self) -> bool:
+        return not self.context.unified
+
+
+def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) -> ContextLayout:
+    """`context_train`: tokens that the model was trained for. `can_go_back`: a sequence can be cut anywhere."""
+    reuse = Reuse.PARTIAL if can_go_back else Reuse.CONTINUE
+    cap = min(load.context_cap or context_train, context_train)
+    cells = load.kv_cells or load.slots * cap
+    split = _splits(load, enough_for_all=cells >= load.slots * cap, reuse=reuse)
+    # Where sequences are not shared, a row is bytes: a state, or a window of cells.
+    more_rows = RETAINED_ROWS if can_go_back and not split else 0
+    rows = min(load.slots + more_rows, _MOST_ROWS)
+    # A sequence that can not go back would keep what was drafted wrongly.
+    draft_rows = MOST_DRAFTED if load.speculation and can_go_back else 0
+    n_batch = max(load.n_batch, rows)
+    context = ContextShape(
+        cells=cells,
+        sequences=rows,
+        unified=not split,
+        n_batch=n_batch,
+        # Not a row of logits per token of the batch: a third of the compute buffer. Fewer than sequences abort.
+        outputs=min(rows + draft_rows, n_batch),
+        type_k=load.kv_type,
+        type_v=load.kv_type,
+        flash_attention=load.flash_attn != "off",
+    )
+    of_a_sequence = context.all_cells // load.slots if split else context.all_cells
+    return ContextLayout(context, min(cap, of_a_sequence), draft_rows, reuse)
+
+
+def _splits(load: LoadModel, *, enough_for_all: bool, reuse: Reuse) -> bool:
+    """Whether each slot gets a pool of its own. In one pool each row of a batch looks at everybody's cells, so `auto`
+    shares only where that is what the cells are for: when there are fewer than all slots could need."""
+    if load.reproducible:
+        # A sequence's cells stay in order, and attention adds them up in that order.
+        return True
+    if load.kv_layout != "auto":
+        return load.kv_layout == "split"
+    return enough_for_all and reuse is Reuse.PARTIAL

@@ -1,0 +1,98 @@
+"""Where layers go, and how many cells fit: on made-up machines, with models of round numbers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slotwise.memory.footprint import CELL_PADDING, HOST, ContextShape, ModelFootprint, Split
+from slotwise.memory.gguf import TensorInfo
+from slotwise.memory.plan import GPU_OVERHEAD, GPU_RESERVE, most_cells, place
+from slotwise.memory.shape import Layer, ModelShape
+
+MIB = 2**20
+LAYERS, WIDTH = 10, 1024
+CONTEXT = ContextShape(4096, 4)
+
+
+def _model(layer_mib: int = 100, output_mib: int = 50) -> ModelFootprint:
+    """Ten layers of 100 MiB, embeddings and an output of 50 MiB; a cell of 4 KiB a layer."""
+    shape = ModelShape(
+        architecture="llama",
+        known=True,
+        layers=(Layer(WIDTH, WIDTH),) * LAYERS,
+        window=0,
+        can_go_back=True,
+        embedding=WIDTH,
+        embedding_out=WIDTH,
+        feed_forward=4 * WIDTH,
+        heads=8,
+        head_size=128,
+        vocab=1000,
+        context_train=8192,
+        blocks=LAYERS,
+        trunk=LAYERS,
+    )
+    sizes = {f"blk.{index}.ffn_up.weight": layer_mib for index in range(LAYERS)}
+    sizes |= {"token_embd.weight": output_mib, "output.weight": output_mib}
+    tensors = [TensorInfo(name, (size * MIB // 4,), 0, 0, size * MIB) for name, size in sizes.items()]
+    return ModelFootprint(shape, tensors)
+
+
+def _gpu(usable_mib: int) -> int:
+    """Free bytes of which so many can be used."""
+    return usable_mib * MIB + GPU_OVERHEAD + GPU_RESERVE
+
+
+HOST_FREE = 16 * 1024 * MIB
+
+
+def test_without_a_gpu_all_of_it_is_on_the_host() -> None:
+    placed = place(_model(), CONTEXT, HOST_FREE, [])
+
+    assert placed is not None
+    assert (placed.split.gpu_layers, set(placed.bytes)) == (0, {HOST})
+    assert placed.bytes[HOST] > 1100 * MIB
+    assert place(_model(), CONTEXT, 1000 * MIB, []) is None
+
+
+def test_one_gpu_takes_all_of_it_if_it_can() -> None:
+    placed = place(_model(), CONTEXT, HOST_FREE, [_gpu(500), _gpu(2000)])
+
+    assert placed is not None
+    assert placed.split.gpu_layers == LAYERS + 1
+    assert set(placed.bytes) == {HOST, 1}, "only the second: nothing is on the first, not even a driver's context"
+
+
+def test_two_share_what_none_of_them_could_take() -> None:
+    placed = place(_model(), CONTEXT, HOST_FREE, [_gpu(900), _gpu(900)])
+
+    assert placed is not None
+    assert placed.split.gpu_layers == LAYERS + 1
+    assert set(placed.bytes) == {HOST, 0, 1}
+
+
+def test_what_does_not_fit_stays_on_the_host() -> None:
+    placed = place(_model(), CONTEXT, HOST_FREE, [_gpu(700)])
+
+    assert placed is not None
+    assert 0 < placed.split.gpu_layers < LAYERS
+    more = Split(placed.split.gpu_layers + 1, placed.split.shares)
+    assert _model().footprint(CONTEXT, more).on(0).total + GPU_OVERHEAD > _gpu(700) - GPU_RESERVE, "one more would fit"
+
+
+@given(st.lists(st.integers(0, 3000), max_size=3), st.integers(0, 3000))
+def test_no_device_is_promised_more_than_it_has(gpus: list[int], host: int) -> None:
+    free = [size * MIB for size in gpus]
+    placed = place(_model(), CONTEXT, host * MIB, free)
+
+    if placed is None:
+        assert _model().footprint(CONTEXT).total > host * MIB, "the host alone would do"
+        return
+    assert placed.bytes[HOST] <= host * MIB
+    assert all(taken <= free[gpu] - GPU_RESERVE for gpu, taken in placed.bytes.items() if gpu != HOST)
+
+
+@pytest.mark.parametrize(("free", "cells"), [(0, 0), (255, 0), (256, 256), (1000, 768), (10**9, 4096)])
+def test_as_many_cells_as_fit(free: int, cells: int) -> None:
+    assert most_cells(lambda count: count, free, 4096) == cells
+    assert cells % CELL_PADDING == 0
