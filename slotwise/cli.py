@@ -72,6 +72,8 @@ def serve(
     max_wait: float | None = _flag("max_wait", _CAPACITY),
     user_header: str | None = _flag("user_header", _CAPACITY),
     memory_budget: str | None = _flag("memory_budget", _CAPACITY),
+    max_loaded_models: int | None = _flag("max_loaded_models", _CAPACITY),
+    keep_alive: str | None = _flag("keep_alive", _CAPACITY),
     kv_type: str | None = _flag("kv_type", _MODEL),
     flash_attn: str | None = _flag("flash_attn", _MODEL),
     gpu_layers: int | None = _flag("gpu_layers", _MODEL),

@@ -18,12 +18,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from slotwise.keys.store import KeyStore, KeyStoreError
+from slotwise.memory.footprint import HOST
+from slotwise.memory.plan import GPU_RESERVE
 from slotwise.memory.probe import read_memory
 from slotwise.paths import data_folder
 
 ENV_PREFIX = "SLOTWISE_"
 DEFAULT_PORT = 11435
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 KvType = Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 FlashAttn = Literal["auto", "on", "off"]
@@ -48,8 +51,24 @@ def parse_bytes(value: object) -> object:
         raise ValueError("must be a size such as 512MiB or 8GiB") from None
 
 
+def parse_duration(value: object) -> object:
+    """Seconds, or "90s", "30m", "2h", "1d"; "forever" and everything below 0 is None."""
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text in ("forever", "never", "none"):
+            return None
+        number, unit = (text[:-1], text[-1:]) if text[-1:] in _SECONDS else (text, "s")
+        try:
+            value = float(number) * _SECONDS[unit]
+        except ValueError:
+            raise ValueError('must be a time such as 90s, 30m or 2h, 0, or "forever"') from None
+    return None if isinstance(value, int | float) and value < 0 else value
+
+
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 BytesOrNone = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
+#: Seconds; None = for ever.
+Duration = Annotated[Annotated[float, Field(ge=0, le=365 * 86_400)] | None, BeforeValidator(parse_duration)]
 Reserve = Literal["planned", "full"]
 KvLayout = Literal["auto", "unified", "split"]
 Slots = Annotated[int, Field(ge=1, le=255)]
@@ -75,6 +94,9 @@ class ModelTable(BaseModel):
     threads: Threads | None = None
     replicas: Replicas | None = None
     places: tuple[str, ...] = ()
+    #: Where it is not given, the setting for all models is meant.
+    keep_alive: Duration = None
+    pinned: bool = False
 
 
 class PrefixTable(BaseModel):
@@ -157,6 +179,12 @@ class Settings(BaseSettings):
     )
     preload: bool = Field(False, description="Load all models at the start, not on first use.")
     memory_budget: Bytes | None = Field(None, description="Most memory for all models; default: 90% of what is free.")
+    max_loaded_models: int | None = Field(
+        None, ge=1, le=10_000, description="Most models that are loaded at the same time; default: as many as fit."
+    )
+    keep_alive: Duration = Field(
+        None, description="Unload a model that nobody has used for so long, as 30m; default: when its memory is wanted."
+    )
     api_key: tuple[SecretStr, ...] = Field(
         (), description="Keys that clients must present, besides those of `slotwise keys`; none = no key asked for."
     )
@@ -218,9 +246,11 @@ def load_settings(
     return settings
 
 
-def memory_budget(settings: Settings) -> int:
-    """Bytes for all models together."""
-    return settings.memory_budget or int(0.9 * read_memory().available_bytes)
+def memory_budgets(settings: Settings) -> dict[int, int]:
+    """Bytes for all models together, on each device."""
+    machine = read_memory()
+    gpus = {gpu.index: max(gpu.free_bytes - GPU_RESERVE, 0) for gpu in machine.gpus}
+    return {HOST: settings.memory_budget or int(0.9 * machine.available_bytes)} | gpus
 
 
 def _check(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from slotwise.memory.accounts import Amounts
 from slotwise.memory.footprint import HOST, ModelFootprint, Split
 from slotwise.memory.plan import GPU_OVERHEAD
 from slotwise.memory.shape import model_shape
@@ -23,8 +24,9 @@ CHARACTERS_PER_TOKEN = 2
 #: A worker's process before any buffer, by rule of thumb: Python, its libraries and llama.cpp, and per token of the
 #: vocabulary what llama.cpp and the worker keep of it.
 _PROCESS_BYTES, _BYTES_PER_TOKEN = 80 * 2**20, 400
-#: What a worker makes while it serves: prompts, books, threads' stacks.
-_AT_WORK = 8 * 2**20
+#: What a worker makes while it serves: prompts, books, threads' stacks; and for each sequence a sampler's candidates
+#: (`llama_token_data` for each token of the vocabulary).
+_AT_WORK, _CANDIDATE_BYTES = 15 * 2**19, 12
 
 Source = Literal["dry run", "formula"]
 
@@ -65,6 +67,11 @@ class Need:
     @property
     def host(self) -> int:
         return self.devices[HOST].total
+
+    def in_place(self, asked: int, gpu: int) -> Amounts:
+        """Bytes by device of the same on another GPU than the one that was asked for."""
+        moved = {gpu if device == asked and gpu >= 0 else device: parts for device, parts in self.devices.items()}
+        return {device: parts.total for device, parts in moved.items()}
 
 
 @dataclass(slots=True)
@@ -110,7 +117,7 @@ class ModelFile:
                 parts.other = GPU_OVERHEAD
         host = devices.on(HOST)
         host.other += run.output_bytes
-        host.process += run.process_bytes + _AT_WORK
+        host.process += run.process_bytes + self._at_work(load)
         host.caches += self._caches(load)
         return Need("dry run", devices.found, run.cells, run.rows, run.context_cap)
 
@@ -125,10 +132,13 @@ class ModelFile:
             if device != HOST:
                 parts.other += GPU_OVERHEAD
         host = devices.on(HOST)
-        host.process = _PROCESS_BYTES + _BYTES_PER_TOKEN * self.shape.vocab + _AT_WORK
+        host.process = _PROCESS_BYTES + _BYTES_PER_TOKEN * self.shape.vocab + self._at_work(load)
         host.caches = self._caches(load)
         context = layout.context
         return Need("formula", devices.found, context.all_cells, context.sequences, layout.context_cap, note=note)
+
+    def _at_work(self, load: LoadModel) -> int:
+        return _AT_WORK + load.slots * self.shape.vocab * _CANDIDATE_BYTES
 
     def _caches(self, load: LoadModel) -> int:
         """What is kept beside the context: chats that others pushed out, and named prefixes."""

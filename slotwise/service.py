@@ -19,11 +19,12 @@ from anyio.abc import TaskGroup
 
 from slotwise.api.app import create_app
 from slotwise.api.metrics import Metrics
-from slotwise.config import ConfigError, Settings, data_of, key_store, memory_budget
+from slotwise.config import ConfigError, Settings, data_of, key_store, memory_budgets
 from slotwise.console import announce, watch_loads
 from slotwise.keys.keyring import Keyring
 from slotwise.keys.store import KeyStoreError
 from slotwise.loads import model_loads
+from slotwise.memory.accounts import Amounts, on_host
 from slotwise.needs import ModelFile
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
@@ -140,7 +141,7 @@ class Service:
 async def serve(settings: Settings) -> int:
     """Run the server; returns the process's exit code (0 clean, 1 something was cut, 3 cannot bind)."""
     loads = model_loads(settings)
-    specs = _model_specs(loads)
+    specs = _model_specs(settings, loads)
     keyring, usage = _keyring(settings), _usage(settings)
     try:
         sock = bind(settings.host, settings.port)
@@ -202,40 +203,46 @@ def _scheduler_config(settings: Settings) -> SchedulerConfig:
     return SchedulerConfig(
         max_queue=settings.max_queue,
         max_wait_s=settings.max_wait or None,
-        memory_budget_bytes=memory_budget(settings),
+        memory_budgets=memory_budgets(settings),
         fixed_parallel=settings.fixed_parallel,
         reserve_full=settings.reserve == "full",
+        max_loaded=settings.max_loaded_models,
     )
 
 
-def _model_specs(loads: Mapping[str, Sequence[LoadModel]]) -> dict[str, ModelSpec]:
+def _model_specs(settings: Settings, loads: Mapping[str, Sequence[LoadModel]]) -> dict[str, ModelSpec]:
     """Raises GGUFError or OSError: a file can not be used."""
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
-        needs = threads.map(_memory_bytes, [of_places[0] for of_places in loads.values()])
+        needs = threads.map(_needs, loads.values())
         return {
-            model: _model_spec(of_places[0], len(of_places), need)
+            model: _model_spec(settings, of_places, need)
             for (model, of_places), need in zip(loads.items(), needs, strict=True)
         }
 
 
-def _model_spec(load: LoadModel, replicas: int, memory_bytes: int) -> ModelSpec:
+def _model_spec(settings: Settings, loads: Sequence[LoadModel], needs: tuple[Amounts, ...]) -> ModelSpec:
     """Of its workers, which differ in nothing but their place."""
+    load, table = loads[0], settings.model.get(loads[0].model_id)
+    own = table is not None and "keep_alive" in table.model_fields_set
     return ModelSpec(
-        memory_bytes=memory_bytes,
+        needs=needs,
         slots=load.slots,
         kv_cells=load.kv_cells,
         context_cap=load.context_cap,
         itl_target=load.itl_target,
-        replicas=replicas,
+        replicas=len(loads),
+        keep_alive_s=table.keep_alive if table is not None and own else settings.keep_alive,
+        pinned=table is not None and table.pinned,
     )
 
 
-def _memory_bytes(load: LoadModel) -> int:
-    """Of one worker. What can not be loaded is told by the load itself."""
+def _needs(loads: Sequence[LoadModel]) -> tuple[Amounts, ...]:
+    """Of a worker in each place. What can not be loaded is told by the load itself."""
+    load = loads[0]
     if load.path.startswith(FAKE_SCHEME):
-        return 0
+        return on_host(0)
     file = ModelFile(load.path)
     (need,) = file.needs([load])
     need = file.by_formula(load) if need.error else need
-    logger.info("a worker of %s takes %.2f GiB, by %s", load.model_id, need.host / 2**30, need.source)
-    return need.host
+    logger.info("a worker of %s takes %.2f GiB of memory, by %s", load.model_id, need.host / 2**30, need.source)
+    return tuple(need.in_place(load.gpu, place.gpu) for place in loads)

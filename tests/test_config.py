@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from slotwise.config import ConfigError, load_settings, memory_budget, parse_bytes
+from slotwise.config import ConfigError, load_settings, memory_budgets, parse_bytes, parse_duration
 from slotwise.loads import model_loads
+from slotwise.memory.footprint import HOST
 from slotwise.workers.protocol import LoadModel
 
 FAKE = "fake:step_ms=1"
@@ -65,6 +66,8 @@ def test_settings_can_not_be_changed() -> None:
         ({"flash_attn": "yes"}, ["flash_attn", "yes", "auto", "on", "off"]),
         ({"memory_budget": "much"}, ["memory_budget", "much", "8GiB"]),
         ({"memory_budget": "0"}, ["memory_budget", "greater than 0"]),
+        ({"keep_alive": "soon"}, ["keep_alive", "soon", "30m"]),
+        ({"max_loaded_models": 0}, ["max_loaded_models", "greater than or equal to 1"]),
         ({"drain_timeout": -1}, ["drain_timeout", "-1"]),
         ({"load_timeout": float("nan")}, ["load_timeout", "nan"]),
         ({"max_queue": 10**7}, ["max_queue", "1000000"]),
@@ -217,8 +220,18 @@ def test_without_a_model_the_demo_model_is_served() -> None:
 
 
 def test_a_budget_that_is_not_given_is_most_of_what_is_free() -> None:
-    assert memory_budget(load_settings({"memory_budget": "3GiB"}, environment={})) == 3 * 2**30
-    assert 0 < memory_budget(load_settings(environment={})) < 2**50
+    assert memory_budgets(load_settings({"memory_budget": "3GiB"}, environment={}))[HOST] == 3 * 2**30
+    assert 0 < memory_budgets(load_settings(environment={}))[HOST] < 2**50
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400), (5, 5), ("0", 0), ("forever", None)]
+    + [("-1", None), (-1, None), ("1.5h", 5400)],
+)
+def test_times_may_have_a_unit(text: str | int, seconds: float | None) -> None:
+    assert parse_duration(text) == seconds
+    assert load_settings({"keep_alive": text}, environment={}).keep_alive == seconds
 
 
 # ---- reproducible

@@ -13,6 +13,8 @@ import msgspec
 import pytest
 
 from slotwise.errors import ContextLengthExceeded
+from slotwise.memory.accounts import on_host
+from slotwise.memory.footprint import HOST
 from slotwise.request import GenerationRequest, SamplingParams, TextPrompt
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
@@ -146,9 +148,9 @@ class Simulation:
         self.leases: list[Lease] = []
         self.text: dict[str, str] = {}
         self.ended: set[str] = set()
-        spec = ModelSpec(10, world.slots, world.cells, world.cap, replicas=world.replicas)
+        spec = ModelSpec(on_host(10), world.slots, world.cells, world.cap, replicas=world.replicas)
         config = SchedulerConfig(
-            memory_budget_bytes=10 * world.replicas, max_queue=1000, cells_ahead=world.ahead, fixed_parallel=True
+            memory_budgets={HOST: 10 * world.replicas}, max_queue=1000, cells_ahead=world.ahead, fixed_parallel=True
         )
         self.core = Scheduler(config, {"m": spec}, {"c": KeyPolicy(max_parallel=2)})
         load = LoadModel(

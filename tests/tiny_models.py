@@ -32,7 +32,7 @@ def write_model(folder: Path, kind: str, seed: int = 1) -> str:
     path = folder / f"tiny-{kind}.gguf"
     writer = gguf.GGUFWriter(path, kind)
     _describe(writer, kind)
-    _add_vocabulary(writer)
+    add_vocabulary(writer)
     rng = np.random.default_rng(seed)
     for name, shape in _tensors(kind):
         writer.add_tensor(name, _weights(rng, name, shape))
@@ -68,7 +68,8 @@ def _describe(writer: gguf.GGUFWriter, kind: str) -> None:
         writer.add_sliding_window(WINDOW)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter) -> int:
+    """A token for each byte, and a template for chats; returns how many tokens there are."""
     tokens = [*_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256]
     writer.add_tokenizer_model("llama")
@@ -78,6 +79,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template("{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]")
+    return VOCABULARY
 
 
 def _tensors(kind: str) -> Tensors:

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from slotwise.memory.accounts import on_host
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
@@ -30,7 +31,7 @@ class _Crowd:
     """A model whose slots are taken, and many that wait. Everything happens at once, and nobody is refused."""
 
     def __init__(self, waiting: int, keys: int) -> None:
-        spec = ModelSpec(0, _SLOTS, _SLOTS * 1024, 1024)
+        spec = ModelSpec(on_host(0), _SLOTS, _SLOTS * 1024, 1024)
         self._core = Scheduler(SchedulerConfig(max_queue=10**9), {"m": spec})
         self._now, self._number, self._keys = 0.0, 0, keys
         self.running: list[str] = []

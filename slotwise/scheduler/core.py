@@ -259,6 +259,7 @@ class Scheduler:
         worker.advance(WorkerState.READY)
         worker.slots, worker.limit = event.slots, min(event.context_cap, event.kv_cells)
         worker.ready_at = now
+        self._models[worker.model].load_s = now - worker.started_at
         worker.cells = Ledger(event.kv_cells)
         model = self._models[worker.model]
         worker.active = ActiveLimit(event.slots, model.spec.itl_target, fixed=self.config.fixed_parallel)
@@ -396,6 +397,7 @@ class Scheduler:
     def _pump_memory(self, model: ModelRecord, now: float) -> None:
         for reprieved in self._residency.reprieve():
             self._placement.pump(reprieved, now)
+        self._actions += self._residency.expire(now)
         self._actions += self._residency.ensure(model, now)
         if any(model.may_do_without(worker) for worker in model.workers.values()):
             # It may be in the way of somebody who waits for memory.

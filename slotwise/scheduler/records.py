@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from slotwise.memory.accounts import Amounts
 from slotwise.memory.ledger import Ledger
 from slotwise.scheduler.active import ActiveLimit
 from slotwise.scheduler.affinity import Seen
@@ -28,8 +29,13 @@ class SchedulerConfig:
     max_queue: int = 256
     #: Most seconds that a request waits for its turn, unless it says otherwise; None = no bound.
     max_wait_s: float | None = None
-    #: Most bytes of loaded models; None = no bound.
-    memory_budget_bytes: int | None = None
+    #: Most bytes of loaded models on each device; a device that is not named has no bound.
+    memory_budgets: Amounts = field(default_factory=dict)
+    #: Most models that are loaded at the same time; None = as many as fit.
+    max_loaded: int | None = None
+    #: An idle model makes room for another no sooner than so long after it was loaded, or three times as long as that
+    #: took, whatever is more: at most a quarter of the time goes into loading.
+    least_stay_s: float = 2.0
     #: First pause before a restart that is not the first in the window; doubles each time.
     restart_backoff_s: float = 1.0
     restart_backoff_max_s: float = 60.0
@@ -50,7 +56,8 @@ class SchedulerConfig:
 class ModelSpec:
     """A configured model. The figures of its worker replace slots, cells and cap once it is ready."""
 
-    memory_bytes: int
+    #: Bytes on each device, of a worker in each place; the last goes for further places too.
+    needs: tuple[Amounts, ...]
     slots: int
     kv_cells: int
     context_cap: int
@@ -58,6 +65,14 @@ class ModelSpec:
     itl_target: float = 0.0
     #: Workers that it may have at the same time, each with slots and cells of its own.
     replicas: int = 1
+    #: Seconds without a request after which it is unloaded; None = when its memory is wanted.
+    keep_alive_s: float | None = None
+    #: It is never unloaded for another, nor for being idle.
+    pinned: bool = False
+
+    def need(self, place: int) -> Amounts:
+        """Bytes of a worker in a place."""
+        return self.needs[min(place, len(self.needs) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +175,7 @@ class WorkerRecord:
     state: WorkerState = WorkerState.STARTING
     #: Takes no new grants, so that a model waiting for memory gets its turn.
     retiring: bool = False
+    started_at: float = 0.0
     slots: int = 0
     #: Most tokens of one sequence.
     limit: int = 0
@@ -249,11 +265,16 @@ class ModelRecord:
     #: Since when it waits for memory that others hold.
     memory_wait_since: float | None = None
     last_used: float = 0.0
+    #: Seconds without a request after which it is unloaded, as configured or as a request asked for; None = never.
+    keep_alive_s: float | None = field(init=False)
+    #: How long its last load took.
+    load_s: float = 0.0
     #: When those who wait are looked at again, though nobody came or went.
     look_again: float = 0.0
 
     def __post_init__(self) -> None:
         self.unpriced, self.priced = FairLine(self.demand.shares), FairLine(self.demand.shares)
+        self.keep_alive_s = self.spec.keep_alive_s
 
     # These are asked for many times at every event, and one worker is the rule: loops, since comprehensions are calls.
 

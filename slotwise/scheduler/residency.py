@@ -1,78 +1,117 @@
 """Which models are loaded: starts, restarts with back-off, and making room. Pure.
 
 Rules:
-1. Bytes are reserved before a worker is started and come back only when its process is gone.
-2. Idle models make room first, least recently used first, and only if that is enough.
+1. Bytes are reserved, on each device, before a worker is started, and come back only when its process is gone.
+2. Idle models make room first, those whose idle time is longest beside what loading them again takes, and only if that
+   is enough. None does so within `least_stay_s` of its load, or three times what that took (a minute at most).
 3. A model that has waited `memory_patience_s` may retire the busy worker that was loaded longest, first of models that
    have another: it takes no new grants, becomes idle, and goes. Each so keeps its memory for at least that long: no
    thrashing.
 4. Only requests that wait make others go. A preload takes memory that is free and is content without.
 5. A model whose workers are all busy gets one more, up to its `replicas`, from memory that is free and that no model
    without a worker waits for.
+6. Where other programs take memory, there may be less than is reserved: nothing is loaded until that is over.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from slotwise.memory.ledger import Ledger
+from slotwise.memory.accounts import NOTHING, Accounts, Amounts, total_of
+from slotwise.memory.footprint import HOST
 from slotwise.scheduler.events import Action, StartWorker, StopWorker
 from slotwise.scheduler.lifecycle import WorkerState
 from slotwise.scheduler.records import ModelRecord, SchedulerConfig, WorkerRecord
 
+#: Of what a load took, a model stays at least; but nobody waits for longer than this for that.
+_STAY_LOADS, _MOST_STAY_S = 3.0, 60.0
+#: A load that is not known yet, for whom is unloaded first.
+_UNKNOWN_LOAD_S = 1.0
+
 
 class Residency:
-    """Owns the host ledger and the workers' records."""
+    """Owns the accounts of all devices and the workers' records."""
 
     def __init__(self, config: SchedulerConfig, models: Mapping[str, ModelRecord]) -> None:
         self._config = config
         self._models = models
-        total = sum(model.spec.memory_bytes for model in models.values())
-        budget = config.memory_budget_bytes
-        self.memory = Ledger(total if budget is None else budget)
+        self.memory = Accounts(config.memory_budgets)
         self.workers: dict[int, WorkerRecord] = {}
         self._last_worker_id = 0
+        #: When it was last seen who may make room: who might then is no news later.
+        self._looked_at = -math.inf
 
     def too_large(self, model: ModelRecord) -> bool:
-        """It does not fit even into an empty machine."""
-        return model.spec.memory_bytes > self.memory.capacity
+        """It does not fit even into an empty machine, wherever it is put."""
+        return not any(self.memory.could_fit(model.spec.need(place)) for place in range(model.spec.replicas))
 
     def shortage(self, model: ModelRecord) -> str:
         """Why it is too large, with both numbers."""
-        need, there = model.spec.memory_bytes / 2**30, self.memory.capacity / 2**30
-        return f"it needs {need:.2f} GiB of memory and {there:.2f} GiB are there for all models"
+        need, there = model.spec.need(0), self.memory.budgets
+        short = next(device for device, size in need.items() if size > there.get(device, size))
+        kind = "memory" if short == HOST else f"memory of GPU {short}"
+        return (
+            f"it needs {need[short] / 2**30:.2f} GiB of {kind} and {there[short] / 2**30:.2f} GiB are there "
+            "for all models"
+        )
 
     def ensure(self, model: ModelRecord, now: float) -> list[Action]:
         """Start a worker of the model if one is wanted and may start now, making room if need be."""
         if not model.wanted or now < model.not_before or self.too_large(model):
             return []
         if model.workers:
-            return self._start_more(model)
+            return self._start_more(model, now)
         # Who waited longer goes first: room that was made for one model is not for whoever asks next.
-        need = model.spec.memory_bytes + self._wanted_before(model, now)
-        if self.memory.fits(need):
-            return [self._start(model), *self._start_more(model)]
+        need = total_of([self._next_need(model), self._wanted_before(model, now)])
+        if self.memory.fits(need) and self._may_be_one_more():
+            return [self._start(model, now), *self._start_more(model, now)]
         if model.waiting == 0:
             return []
         if model.memory_wait_since is None:
             model.memory_wait_since = now
-        victims: list[WorkerRecord] = []
-        coming = self._coming_free()
-        for victim in self._idle_workers():
-            if self.memory.free + coming >= need:
-                break
-            coming += self._bytes_of(victim)
-            victims.append(victim)
-        if self.memory.free + coming < need:
-            if now < model.memory_wait_since + self._config.memory_patience_s:
-                return []
-            self._retire_one(now)
+        victims = self._victims(need, now)
+        self._looked_at = now
+        if victims is None:
+            if now >= model.memory_wait_since + self._config.memory_patience_s:
+                self._retire_one(need, now)
+            return []
         return [action for victim in victims for action in self.stop(victim)]
 
-    def _start_more(self, model: ModelRecord) -> list[Action]:
+    def _victims(self, need: Amounts, now: float) -> list[WorkerRecord] | None:
+        """Idle workers that make room for it, none where enough is coming free anyway; None: all of them would not."""
+        victims: list[WorkerRecord] = []
+        idle = self._idle_workers(now)
+        coming = self._coming_free()
+        while True:
+            short = self.memory.short_of(need, coming)
+            if not short and self._may_be_one_more(victims):
+                return victims
+            # One that holds nothing of what is short is no help.
+            helps = (one for one in idle if not short or any(self.memory.of(one.worker_id).get(d, 0) for d in short))
+            victim = next(helps, None)
+            if victim is None:
+                return None
+            idle.remove(victim)
+            victims.append(victim)
+            coming = total_of([coming, self.memory.of(victim.worker_id)])
+
+    def _may_be_one_more(self, victims: list[WorkerRecord] | None = None) -> bool:
+        """By the bound on how many models are loaded, once the victims and whoever is going have gone."""
+        if self._config.max_loaded is None:
+            return True
+        going = {worker.worker_id for worker in victims or ()}
+        staying = {
+            worker.model
+            for worker in self.workers.values()
+            if worker.worker_id not in going and (victims is None or worker.state is not WorkerState.DRAINING)
+        }
+        return len(staying) < self._config.max_loaded
+
+    def _start_more(self, model: ModelRecord, now: float) -> list[Action]:
         actions: list[Action] = []
         while self._wants_another(model):
-            actions.append(self._start(model))
+            actions.append(self._start(model, now))
         return actions
 
     def _wants_another(self, model: ModelRecord) -> bool:
@@ -90,6 +129,11 @@ class Residency:
         taken = {worker.replica for worker in model.workers.values()} | model.unusable.keys()
         return next((place for place in range(model.spec.replicas) if place not in taken), None)
 
+    def _next_need(self, model: ModelRecord) -> Amounts:
+        """Of the next worker of a model."""
+        place = self._free_place(model)
+        return NOTHING if place is None else model.spec.need(place)
+
     def reprieve(self) -> list[ModelRecord]:
         """Nobody waits for memory any more: the workers that were to make room go on; returns their models."""
         for model in self._models.values():
@@ -101,6 +145,23 @@ class Residency:
         for worker in retiring:
             worker.retiring = False
         return list({worker.model: self._models[worker.model] for worker in retiring}.values())
+
+    def expire(self, now: float) -> list[Action]:
+        """Unload what nobody has used for as long as it is kept."""
+        actions: list[Action] = []
+        for model in self._models.values():
+            if (due := self._expires(model)) is not None and due <= now:
+                model.preload = False
+                actions += [action for worker in model.ready for action in self.stop(worker)]
+        return actions
+
+    def _expires(self, model: ModelRecord) -> float | None:
+        """When a model is unloaded, if nobody comes; None: it is not idle, or it is kept."""
+        if model.keep_alive_s is None or model.spec.pinned or not model.ready:
+            return None
+        if any(worker.begun for worker in model.ready) or model.waiting:
+            return None
+        return model.last_used + model.keep_alive_s
 
     def stop(self, worker: WorkerRecord) -> list[Action]:
         """Ask it to end; its bytes come back with `lost`."""
@@ -128,7 +189,8 @@ class Residency:
 
     def next_deadline(self) -> float | None:
         """When `ensure` may decide otherwise than at the last event; None if only an event can change that."""
-        deadlines = (self._deadline(m) for m in self._models.values() if m.wanted)
+        deadlines = [self._deadline(model) for model in self._models.values() if model.wanted]
+        deadlines += [self._expires(model) for model in self._models.values() if model.keep_alive_s is not None]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _deadline(self, model: ModelRecord) -> float | None:
@@ -136,13 +198,15 @@ class Residency:
             return model.not_before if self._wants_another(model) else None
         if model.memory_wait_since is None:
             return model.not_before if model.waiting or self._has_room_for(model) else None
-        if any(worker.retiring for worker in self.workers.values()):
+        if self.memory.fits(self._next_need(model), self._coming_free()) and self._may_be_one_more([]):
             return None
-        if self.memory.free + self._coming_free() >= model.spec.memory_bytes:
-            return None
-        patience = self._config.memory_patience_s
-        loaded = [w.ready_at for w in self.workers.values() if w.state is WorkerState.READY]
-        return max(model.memory_wait_since, min(loaded)) + patience if loaded else None
+        idle = [worker for other in self._models.values() for worker in other.ready if self._is_idle(worker)]
+        may_go = [until for worker in idle if (until := self._stays_until(worker)) > self._looked_at]
+        ready = [w for w in self.workers.values() if w.state is WorkerState.READY and not self._pinned(w)]
+        if not ready or any(worker.retiring for worker in ready):
+            return min(may_go, default=None)
+        retires = min(self._may_retire(worker) for worker in ready)
+        return min([*may_go, max(model.memory_wait_since + self._config.memory_patience_s, retires)])
 
     def check_invariants(self) -> None:
         self.memory.check_invariants()
@@ -158,13 +222,13 @@ class Residency:
     def _has_room_for(self, model: ModelRecord) -> bool:
         """One more worker that nobody waits for: there is memory, and no other model wants it."""
         waiting = any(other.memory_wait_since is not None for other in self._models.values())
-        return not waiting and self.memory.fits(model.spec.memory_bytes)
+        return not waiting and self.memory.fits(self._next_need(model)) and self._may_be_one_more()
 
-    def _wanted_before(self, model: ModelRecord, now: float) -> int:
+    def _wanted_before(self, model: ModelRecord, now: float) -> Amounts:
         """Bytes of the models that have waited for memory longer than this one."""
         since = model.memory_wait_since
-        return sum(
-            other.spec.memory_bytes
+        return total_of(
+            self._next_need(other)
             for other in self._models.values()
             if other.memory_wait_since is not None
             and (since is None or other.memory_wait_since < since)
@@ -172,42 +236,67 @@ class Residency:
             and other.wanted
         )
 
-    def _start(self, model: ModelRecord) -> StartWorker:
+    def _start(self, model: ModelRecord, now: float) -> StartWorker:
         place = self._free_place(model)
         assert place is not None
         self._last_worker_id += 1
-        worker = WorkerRecord(self._last_worker_id, model.name, place)
-        self.memory.reserve(worker.worker_id, model.spec.memory_bytes)
+        worker = WorkerRecord(self._last_worker_id, model.name, place, started_at=now)
+        self.memory.reserve(worker.worker_id, model.spec.need(place))
         self.workers[worker.worker_id] = worker
         model.workers[worker.worker_id] = worker
         model.memory_wait_since = None
         return StartWorker(worker.worker_id, model.name, place)
 
-    def _bytes_of(self, worker: WorkerRecord) -> int:
-        return self._models[worker.model].spec.memory_bytes
+    def _coming_free(self) -> Amounts:
+        going = [worker for worker in self.workers.values() if worker.state is WorkerState.DRAINING]
+        return total_of(self.memory.of(worker.worker_id) for worker in going)
 
-    def _coming_free(self) -> int:
-        return sum(self._bytes_of(w) for w in self.workers.values() if w.state is WorkerState.DRAINING)
+    def _idle_workers(self, now: float) -> list[WorkerRecord]:
+        """Those that may go now: of models for which nobody waits, or that were told to make room. Which goes first."""
+        idle = [w for m in self._models.values() for w in m.ready if self._is_idle(w) and self._stays_until(w) <= now]
+        return sorted(idle, key=lambda worker: self._cost_of_going(worker, now))
 
-    def _idle_workers(self) -> list[WorkerRecord]:
-        """Those that may go: of models for which nobody waits, or that were told to make room."""
-        idle = [w for model in self._models.values() for w in model.ready if model.may_do_without(w)]
-        return sorted(idle, key=self._cost_of_going)
+    def _is_idle(self, worker: WorkerRecord) -> bool:
+        return self._models[worker.model].may_do_without(worker) and not self._pinned(worker)
 
-    def _cost_of_going(self, worker: WorkerRecord) -> tuple[bool, float, str, int]:
-        """The least goes first: of models that have another worker, then of the one that was used longest ago."""
+    def _pinned(self, worker: WorkerRecord) -> bool:
+        return self._models[worker.model].spec.pinned
+
+    def _stays_until(self, worker: WorkerRecord) -> float:
+        """It makes no room for others before: else models that are asked in turn would be loaded for each request."""
+        if worker.retiring:
+            return worker.ready_at
+        took = worker.ready_at - worker.started_at
+        return worker.ready_at + max(self._config.least_stay_s, min(_STAY_LOADS * took, _MOST_STAY_S))
+
+    def _may_retire(self, worker: WorkerRecord) -> float:
+        """When it may be told to make room though it is busy."""
+        return max(worker.ready_at + self._config.memory_patience_s, self._stays_until(worker))
+
+    def _cost_of_going(self, worker: WorkerRecord, now: float) -> tuple[bool, float, str, int]:
+        """The least goes first: of models that have another worker, then of the one whose idle time is longest beside
+        what it takes to load it again."""
         model = self._models[worker.model]
-        return self._is_only_one(worker), model.last_used, model.name, worker.worker_id
+        idle_s = now - model.last_used
+        return self._is_only_one(worker), -idle_s / (model.load_s or _UNKNOWN_LOAD_S), model.name, worker.worker_id
 
     def _is_only_one(self, worker: WorkerRecord) -> bool:
         return len(self._models[worker.model].ready) == 1
 
-    def _retire_one(self, now: float) -> None:
-        """One at a time: the busy worker that was loaded longest, first of models that have another."""
+    def _retire_one(self, need: Amounts, now: float) -> None:
+        """One at a time: the busy worker that was loaded longest, first of models that have another, of those that hold
+        some of what is short."""
         if any(worker.retiring for worker in self.workers.values()):
             return
-        patience = self._config.memory_patience_s
-        ready = [w for w in self.workers.values() if w.state is WorkerState.READY and now >= w.ready_at + patience]
+        short = self.memory.short_of(need, self._coming_free())
+        ready = [
+            worker
+            for worker in self.workers.values()
+            if worker.state is WorkerState.READY
+            and now >= self._may_retire(worker)
+            and not self._pinned(worker)
+            and (not short or any(self.memory.of(worker.worker_id).get(device, 0) for device in short))
+        ]
         if ready:
             longest = min(ready, key=lambda w: (self._is_only_one(w), w.ready_at, w.worker_id))
             longest.retiring = True

@@ -3,6 +3,7 @@
 from slotwise.errors import (
     SlotwiseError,
 )
+from slotwise.memory.accounts import on_host
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.fairline import Priority
@@ -10,7 +11,7 @@ from slotwise.scheduler.policy import Policies
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.scheduler.shares import Flow
 
-SPEC = ModelSpec(memory_bytes=10, slots=2, kv_cells=100, context_cap=60)
+SPEC = ModelSpec(on_host(10), slots=2, kv_cells=100, context_cap=60)
 
 
 class Driver:

@@ -8,6 +8,7 @@ from slotwise.errors import (
     ModelUnavailable,
     ServerOverloaded,
 )
+from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.records import SchedulerConfig
@@ -101,18 +102,19 @@ def test_what_was_cancelled_still_keeps_the_tokenizer_busy(loaded: Driver) -> No
 
 
 def test_an_idle_model_makes_room_for_one_that_is_wanted() -> None:
-    driver = Driver(SchedulerConfig(memory_budget_bytes=15), {"m": SPEC, "n": SPEC})
+    driver = Driver(SchedulerConfig(memory_budgets={HOST: 15}, least_stay_s=2.0), {"m": SPEC, "n": SPEC})
     driver.submit("a", "m")
     driver.ready()
     driver.price("a")
     driver.do(ev.SequenceFinished("a"))
+    driver.now = 2.0
 
     assert driver.submit("b", "n") == [ev.StopWorker(1)]
     assert driver.lose(1) == [ev.StartWorker(2, "n")]
 
 
 def test_a_busy_model_is_not_disturbed_until_patience_ends_and_then_makes_room() -> None:
-    driver = Driver(SchedulerConfig(memory_budget_bytes=15, memory_patience_s=5), {"m": SPEC, "n": SPEC})
+    driver = Driver(SchedulerConfig(memory_budgets={HOST: 15}, memory_patience_s=5), {"m": SPEC, "n": SPEC})
     driver.submit("a", "m")
     driver.ready()
     driver.price("a")
@@ -129,7 +131,7 @@ def test_a_busy_model_is_not_disturbed_until_patience_ends_and_then_makes_room()
 
 
 def test_the_busy_model_goes_on_when_the_one_that_waited_is_no_longer_wanted() -> None:
-    driver = Driver(SchedulerConfig(memory_budget_bytes=15, memory_patience_s=5), {"m": SPEC, "n": SPEC})
+    driver = Driver(SchedulerConfig(memory_budgets={HOST: 15}, memory_patience_s=5), {"m": SPEC, "n": SPEC})
     driver.submit("a", "m")
     driver.ready()
     driver.price("a")
@@ -141,7 +143,7 @@ def test_the_busy_model_goes_on_when_the_one_that_waited_is_no_longer_wanted() -
 
 
 def test_a_model_that_can_never_fit_is_refused_with_numbers() -> None:
-    driver = Driver(SchedulerConfig(memory_budget_bytes=5))
+    driver = Driver(SchedulerConfig(memory_budgets={HOST: 5}))
 
     error = error_of(driver.submit("a"), "a")
 

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from slotwise.errors import InvalidRequest
+from slotwise.memory.accounts import on_host
+from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.fairline import Priority
@@ -15,11 +17,11 @@ from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.scheduler.shares import Flow
 
 MODELS = {
-    "m": ModelSpec(memory_bytes=10, slots=3, kv_cells=60, context_cap=30),
-    "n": ModelSpec(memory_bytes=8, slots=1, kv_cells=30, context_cap=30),
-    "huge": ModelSpec(memory_bytes=99, slots=1, kv_cells=30, context_cap=30),
+    "m": ModelSpec(on_host(10), slots=3, kv_cells=60, context_cap=30),
+    "n": ModelSpec(on_host(8), slots=1, kv_cells=30, context_cap=30),
+    "huge": ModelSpec(on_host(99), slots=1, kv_cells=30, context_cap=30),
 }
-CONFIG = SchedulerConfig(max_queue=5, memory_budget_bytes=15, cells_ahead=4)
+CONFIG = SchedulerConfig(max_queue=5, memory_budgets={HOST: 15}, cells_ahead=4)
 POLICIES = {
     "b": KeyPolicy(weight=2.0, priority=Priority.HIGH, max_parallel=2),
     "c": KeyPolicy(max_queued=1, tokens_per_minute=200, context_cap=20),
@@ -73,8 +75,8 @@ class CoreMachine(RuleBasedStateMachine):
                 assert place < self.models[model].replicas
                 self.workers[worker_id], self.model_of[worker_id] = "starting", model
                 self.place_of[worker_id] = place
-                total = sum(self.models[self.model_of[w]].memory_bytes for w in self.workers)
-                assert total <= (self.config.memory_budget_bytes or 0), "memory over the budget"
+                total = sum(self.models[self.model_of[w]].need(0)[HOST] for w in self.workers)
+                assert total <= self.config.memory_budgets[HOST], "memory over the budget"
             case ev.StopWorker(worker_id):
                 begun = [*self.running.items(), *self.paused.items()]
                 assert not [r for r, w in begun if w == worker_id], "stopped while running"
@@ -383,11 +385,11 @@ class ReplicasMachine(CoreMachine):
     """Models may have several workers, where there is memory."""
 
     models: ClassVar = {
-        "m": ModelSpec(memory_bytes=10, slots=2, kv_cells=60, context_cap=30, replicas=3),
-        "n": ModelSpec(memory_bytes=8, slots=1, kv_cells=30, context_cap=30, replicas=2),
-        "huge": ModelSpec(memory_bytes=99, slots=1, kv_cells=30, context_cap=30),
+        "m": ModelSpec(on_host(10), slots=2, kv_cells=60, context_cap=30, replicas=3),
+        "n": ModelSpec(on_host(8), slots=1, kv_cells=30, context_cap=30, replicas=2),
+        "huge": ModelSpec(on_host(99), slots=1, kv_cells=30, context_cap=30),
     }
-    config: ClassVar = SchedulerConfig(max_queue=5, memory_budget_bytes=30, cells_ahead=4)
+    config: ClassVar = SchedulerConfig(max_queue=5, memory_budgets={HOST: 30}, cells_ahead=4)
 
 
 TestCore = CoreMachine.TestCase

@@ -7,6 +7,7 @@ import anyio
 import pytest
 
 from slotwise.errors import ModelNotFound, ServerDraining, WorkerFailed
+from slotwise.memory.accounts import on_host
 from slotwise.request import FinishReason, GenerationRequest, TextPrompt
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
@@ -30,7 +31,7 @@ async def _dispatcher(
     on_usage: Callable[[ev.BookUsage], None] = lambda usage: None,
 ) -> AsyncIterator[tuple[Dispatcher, FakePool]]:
     pool = FakePool()
-    core = Scheduler(SchedulerConfig(), {"m": ModelSpec(10, 2, 100, 50)})
+    core = Scheduler(SchedulerConfig(), {"m": ModelSpec(on_host(10), 2, 100, 50)})
     loads = {"m": [LoadModel("m", "fake:", 2, 50)]}
     dispatcher = Dispatcher(core, pool, loads, isolate_keys=isolate_keys, on_usage=on_usage)
     pool.listener = dispatcher

@@ -3,6 +3,7 @@
 from slotwise.errors import (
     ServerDraining,
 )
+from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.records import SchedulerConfig
 from tests.scheduler.driver import SPEC, Driver, error_of
@@ -46,7 +47,7 @@ def test_a_suspect_that_is_cut_by_a_drain_is_not_blamed(loaded: Driver) -> None:
 
 def test_what_has_begun_goes_on_also_on_a_worker_that_was_to_make_room() -> None:
     """Nobody else's model will be loaded any more."""
-    driver = Driver(SchedulerConfig(memory_budget_bytes=15, memory_patience_s=5), {"m": SPEC, "n": SPEC})
+    driver = Driver(SchedulerConfig(memory_budgets={HOST: 15}, memory_patience_s=5), {"m": SPEC, "n": SPEC})
     driver.run("begun")
     driver.ready()
     driver.price("begun")

@@ -3,6 +3,7 @@
 import anyio
 import pytest
 
+from slotwise.memory.accounts import on_host
 from slotwise.request import FinishReason, GenerationRequest, TextPrompt, TokenChunk
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
@@ -49,7 +50,7 @@ async def test_the_bound_on_unread_text_is_in_bytes() -> None:
 
 async def test_everybody_who_waits_for_idleness_is_told() -> None:
     pool = FakePool()
-    core = Scheduler(SchedulerConfig(), {"m": ModelSpec(10, 2, 100, 50)})
+    core = Scheduler(SchedulerConfig(), {"m": ModelSpec(on_host(10), 2, 100, 50)})
     dispatcher = Dispatcher(core, pool, {"m": [LoadModel("m", "fake:", 2, 50)]})
     pool.listener = dispatcher
     with anyio.fail_after(5):

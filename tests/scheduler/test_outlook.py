@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slotwise.memory.accounts import on_host
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.backlog import Backlog, Work
 from slotwise.scheduler.fairline import FairLine, Place
@@ -215,7 +216,7 @@ def test_nobody_is_told_a_time_who_waits_for_the_limit_of_its_key() -> None:
 
 
 def test_a_key_sees_the_models_that_it_may_use() -> None:
-    spec = ModelSpec(memory_bytes=10, slots=2, kv_cells=100, context_cap=60)
+    spec = ModelSpec(on_host(10), slots=2, kv_cells=100, context_cap=60)
     driver = Driver(models={"m": spec, "n": spec}, policies={"ann": KeyPolicy(models=frozenset({"n"}))})
     outlook: Outlook = driver.core.outlook
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from slotwise.memory.accounts import on_host
+from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.fairline import AGE_S, Priority
 from slotwise.scheduler.policy import KeyPolicy
@@ -16,9 +18,7 @@ SLOTS = 4
 
 
 def _driver(policies: dict[str, KeyPolicy] | None = None) -> Driver:
-    driver = Driver(
-        models={"m": ModelSpec(10, SLOTS, 400, 100), "n": ModelSpec(10, SLOTS, 400, 100)}, policies=policies
-    )
+    driver = Driver(models={name: ModelSpec(on_host(10), SLOTS, 400, 100) for name in "mn"}, policies=policies)
     driver.do(ev.PreloadRequested("m"))
     driver.do(ev.WorkerReady(1, SLOTS, 400, 100))
     return driver
@@ -200,8 +200,8 @@ def test_what_was_paused_is_ended_before_the_worker_stops(end: Callable[[Driver]
     """At a drain, and where the model has to make room for another."""
     from slotwise.scheduler.records import SchedulerConfig
 
-    models = {name: ModelSpec(10, SLOTS, 400, 100) for name in "mn"}
-    driver = Driver(SchedulerConfig(memory_budget_bytes=10, memory_patience_s=1.0), models)
+    models = {name: ModelSpec(on_host(10), SLOTS, 400, 100) for name in "mn"}
+    driver = Driver(SchedulerConfig(memory_budgets={HOST: 10}, memory_patience_s=1.0), models)
     driver.do(ev.PreloadRequested("m"))
     driver.do(ev.WorkerReady(1, SLOTS, 400, 100))
     for name in "abcd":

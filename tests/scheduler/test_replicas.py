@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slotwise.memory.accounts import NOTHING, on_host
+from slotwise.memory.footprint import HOST
 from slotwise.request import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.affinity import FIRST_MARK, Seen, characters_of, marks_of
@@ -17,10 +19,11 @@ SLOTS = 2
 
 def _driver(replicas: int = 2, memory: int | None = None) -> Driver:
     models = {
-        "m": ModelSpec(10, SLOTS, 2000, 1000, replicas=replicas),
-        "n": ModelSpec(10, SLOTS, 2000, 1000),
+        "m": ModelSpec(on_host(10), SLOTS, 2000, 1000, replicas=replicas),
+        "n": ModelSpec(on_host(10), SLOTS, 2000, 1000),
     }
-    return Driver(SchedulerConfig(memory_budget_bytes=memory, memory_patience_s=5), models)
+    budgets = NOTHING if memory is None else {HOST: memory}
+    return Driver(SchedulerConfig(memory_budgets=budgets, memory_patience_s=5), models)
 
 
 def _ready(driver: Driver, *workers: int) -> list[ev.Action]:

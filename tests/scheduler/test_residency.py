@@ -1,19 +1,36 @@
 """Whose memory is taken for whom: requests make others go, preloads do not, and nobody goes for nothing."""
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+
+GPU = 0
+CONFIG = SchedulerConfig(memory_patience_s=5, least_stay_s=0.0)
+
+
+def _spec(size: int, device: int = HOST, **more: Any) -> ModelSpec:
+    return ModelSpec(({device: size},), 2, 100, 60, **more)
 
 
 class World:
     """A core whose workers load, answer and stop at once. Counts the loads."""
 
-    def __init__(self, budget: int, **memory_bytes: int) -> None:
-        models = {name: ModelSpec(size, 2, 100, 60) for name, size in memory_bytes.items()}
-        self.core = Scheduler(SchedulerConfig(memory_budget_bytes=budget, memory_patience_s=5), models)
+    def __init__(self, budget: int, *, config: SchedulerConfig = CONFIG, **models: int | ModelSpec) -> None:
+        """`models`: what they take of main memory, or all that is to be known."""
+        specs = {name: _spec(one) if isinstance(one, int) else one for name, one in models.items()}
+        self.core = Scheduler(replace(config, memory_budgets={HOST: budget, GPU: budget}), specs)
         self.now = 0.0
         self.loads: list[str] = []
         self.granted: list[str] = []
+        self.errors: list[str] = []
+        #: What a load takes.
+        self.load_s = 0.0
 
     def do(self, event: ev.Event, *, limit: int = 100) -> None:
         """The event and all that follows from it, `limit` events at most."""
@@ -25,6 +42,7 @@ class World:
                 match action:
                     case ev.StartWorker(worker_id, model):
                         self.loads.append(model)
+                        self.now += self.load_s
                         events.append(ev.WorkerReady(worker_id, 2, 100, 60))
                     case ev.StopWorker(worker_id):
                         events.append(ev.WorkerLost(worker_id, "asked for"))
@@ -32,6 +50,8 @@ class World:
                         events.append(ev.RequestPriced(request_id, 5))
                     case ev.Grant(request_id):
                         self.granted.append(request_id)
+                    case ev.EndRequest(_, error) if error is not None:
+                        self.errors.append(str(error))
             self.core.check_invariants()
         raise AssertionError(f"no end: {self.loads}")
 
@@ -123,3 +143,133 @@ def test_a_model_that_needs_several_to_go_gets_its_turn_after_its_patience() -> 
 
     assert world.loads == ["a", "b", "c"]
     assert world.granted[-1] == "waits"
+
+
+# ---- who goes, and when
+
+
+def test_two_that_are_asked_in_turn_are_not_loaded_for_each_request() -> None:
+    """The bound: a model that was loaded stays for two seconds, so of a minute's requests at most thirty load one."""
+    world = World(15, config=replace(CONFIG, least_stay_s=2.0), m=10, n=10)
+
+    for number in range(120):
+        world.submit(f"r{number}", "mn"[number % 2])
+        world.pass_time(0.5)
+        served, world.granted = world.granted, []
+        for name in served:
+            world.finish(name)
+    while world.granted:
+        world.finish(world.granted.pop())
+        world.pass_time(3)
+
+    assert 10 <= len(world.loads) <= 32
+    assert world.core.idle, "and each of them is served"
+
+
+def test_a_model_that_took_long_to_load_stays_three_times_as_long() -> None:
+    world = World(15, config=replace(CONFIG, least_stay_s=2.0), m=10, n=10)
+    world.load_s = 10.0
+    world.serve("a", "m")
+    world.load_s = 0.0
+
+    world.submit("b", "n")
+    world.pass_time(29)
+    assert world.loads == ["m"]
+    world.pass_time(2)
+
+    assert world.loads == ["m", "n"]
+
+
+def test_who_is_quick_to_load_again_goes_before_who_is_not() -> None:
+    """Both idle for about as long; the one took ten seconds."""
+    world = World(25, m=10, slow=10, n=10)
+    world.load_s = 10.0
+    world.serve("a", "slow")
+    world.load_s = 1.0
+    world.serve("b", "m")
+    world.pass_time(100)
+
+    world.submit("c", "n")
+
+    assert world.core.model_status("slow").state == "ready"
+    assert world.loads == ["slow", "m", "n"]
+
+
+def test_what_is_pinned_stays() -> None:
+    world = World(15, m=_spec(10, pinned=True, keep_alive_s=1.0), n=10)
+    world.serve("a", "m")
+
+    world.submit("b", "n")
+    world.pass_time(600)
+
+    assert world.loads == ["m"]
+    assert world.core.next_deadline() is None
+
+
+def test_what_nobody_uses_is_unloaded_after_its_time() -> None:
+    world = World(15, m=_spec(10, keep_alive_s=30.0))
+    world.do(ev.PreloadRequested("m"))
+    world.pass_time(20)
+    world.serve("a", "m")
+
+    world.pass_time(29)
+    assert world.core.model_status("m").state == "ready"
+    world.pass_time(2)
+
+    assert world.core.model_status("m").state == "unloaded"
+    world.serve("b", "m")
+    assert world.loads == ["m", "m"], "and comes back for whoever wants it"
+
+
+def test_while_somebody_uses_it_it_stays() -> None:
+    world = World(15, m=_spec(10, keep_alive_s=0.0))
+    world.submit("a", "m")
+
+    world.pass_time(600)
+    assert world.core.model_status("m").state == "ready"
+    world.finish("a")
+
+    assert world.core.model_status("m").state == "unloaded", "not a moment longer"
+
+
+def test_no_more_are_loaded_than_may_be() -> None:
+    world = World(1000, config=replace(CONFIG, max_loaded=2), a=1, b=1, c=1)
+    world.serve("1", "a")
+    world.pass_time(1)
+    world.serve("2", "b")
+
+    world.serve("3", "c")
+    world.do(ev.PreloadRequested("a"))
+
+    assert world.loads == ["a", "b", "c"]
+    assert [world.core.model_status(name).state for name in "abc"] == ["unloaded", "ready", "ready"]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_memory_of_one_device_is_not_made_on_another(busy: bool) -> None:
+    """The idle model on the host was used longest ago, and holds nothing of what is short."""
+    world = World(15, host=_spec(10), gpu=_spec(10, GPU), wanted=_spec(10, GPU))
+    world.serve("a", "host")
+    world.pass_time(10)
+    world.submit("b", "gpu")
+    if not busy:
+        world.finish("b")
+    world.pass_time(10)
+
+    world.submit("c", "wanted")
+    world.pass_time(20)
+    if busy:
+        assert world.loads == ["host", "gpu"]
+        world.finish("b")
+
+    assert world.loads == ["host", "gpu", "wanted"]
+    assert world.core.model_status("host").state == "ready"
+
+
+def test_a_model_that_is_too_large_for_a_gpu_says_so() -> None:
+    world = World(15 * 2**30, m=_spec(20 * 2**30, GPU))
+
+    world.submit("a", "m")
+
+    (error,) = world.errors
+    assert "needs 20.00 GiB of memory of GPU 0 and 15.00 GiB are there" in error

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slotwise.memory.accounts import on_host
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.peak import Holding, fits_when, may_pass, peak
 from slotwise.scheduler.policy import KeyPolicy
@@ -60,7 +61,7 @@ def test_whoever_passes_keeps_the_head_waiting_for_no_longer(
 
 def _driver(slots: int = 4, cells: int = 100, cap: int = 60, *, reserve_full: bool = False) -> Driver:
     config = SchedulerConfig(cells_ahead=8, reserve_full=reserve_full)
-    driver = Driver(config, {"m": ModelSpec(10, slots, cells, cap)})
+    driver = Driver(config, {"m": ModelSpec(on_host(10), slots, cells, cap)})
     driver.do(ev.PreloadRequested("m"))
     driver.do(ev.WorkerReady(1, slots, cells, cap))
     return driver
@@ -146,7 +147,7 @@ def test_those_who_pass_hardly_hold_up_the_one_that_waits(prompt: int) -> None:
 def test_a_key_at_its_limit_does_not_hide_those_who_may_pass() -> None:
     driver = Driver(
         SchedulerConfig(cells_ahead=8, reserve_full=True),
-        {"m": ModelSpec(10, 4, 100, 60)},
+        {"m": ModelSpec(on_host(10), 4, 100, 60)},
         {"limited": KeyPolicy(max_parallel=1, weight=100)},
     )
     driver.do(ev.PreloadRequested("m"))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from slotwise.errors import SlotwiseError
+from slotwise.memory.accounts import on_host
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.fairline import Priority
@@ -86,7 +87,7 @@ class World:
     running: dict[str, Job] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        spec = ModelSpec(0, self.machine.slots, self.machine.kv_cells, self.machine.context_cap)
+        spec = ModelSpec(on_host(0), self.machine.slots, self.machine.kv_cells, self.machine.context_cap)
         self.core = Scheduler(self.config, {"m": spec}, self.policies)
         self.do(ev.PreloadRequested("m"))
         self.do(ev.WorkerReady(WORKER, self.machine.slots, self.machine.kv_cells, self.machine.context_cap))
