@@ -26,7 +26,7 @@ CHARACTERS_PER_TOKEN = 2
 _PROCESS_BYTES, _BYTES_PER_TOKEN = 80 * 2**20, 400
 #: What a worker makes while it serves: prompts, books, threads' stacks; and for each sequence a sampler's candidates
 #: (`llama_token_data` for each token of the vocabulary).
-_AT_WORK, _CANDIDATE_BYTES = 15 * 2**19, 12
+_AT_WORK, _CANDIDATE_BYTES = 2 * 2**20, 12
 
 Source = Literal["dry run", "formula"]
 

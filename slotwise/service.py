@@ -34,6 +34,7 @@ from slotwise.server import AddressInUse, Server, bind, http_server
 from slotwise.usage.entry import Outcome, UsageEntry
 from slotwise.usage.ledger import UsageLedger
 from slotwise.usage.store import UsageStore, UsageStoreError
+from slotwise.watch import watch_memory
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.handle import Deadlines
 from slotwise.workers.supervisor import Supervisor
@@ -75,7 +76,7 @@ class Service:
             isolate_keys=settings.isolate_keys,
             on_usage=self._book,
         )
-        self._metrics = Metrics(self.dispatcher.status, keyring.policies)
+        self._metrics = Metrics(self.dispatcher.status, keyring.policies, self.dispatcher.memory_status)
         self.supervisor.connect(self.dispatcher)
         self.server: Server = http_server(
             create_app(
@@ -95,6 +96,7 @@ class Service:
         self._tasks.start_soon(self.dispatcher.run)
         self._tasks.start_soon(self._serve_http, sock)
         self._tasks.start_soon(watch_loads, self.dispatcher)
+        self._tasks.start_soon(watch_memory, self.dispatcher, lambda: self.supervisor.pids.values())
         self._tasks.start_soon(self._keyring.watch)
         self._tasks.start_soon(self._usage.run)
         if self._settings.preload:

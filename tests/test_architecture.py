@@ -40,7 +40,10 @@ PURE = [
     *(f"slotwise.workers.{name}" for name in ("prefixes", "protocol", "sequences", "speculation", "split", "text")),
     "slotwise.workers.unified",
     "slotwise.workers.layout",
-    *(f"slotwise.memory.{name}" for name in ("footprint", "ggml_types", "ledger", "plan", "shape")),
+    *(
+        f"slotwise.memory.{name}"
+        for name in ("accounts", "architectures", "footprint", "ggml_types", "ledger", "plan", "pressure", "shape")
+    ),
     *(f"slotwise.api.{name}" for name in ("fields", "openai", "openapi", "schema", "sse")),
     *(
         f"slotwise.benchmarks.{name}"

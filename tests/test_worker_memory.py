@@ -18,7 +18,9 @@ pytestmark = pytest.mark.model
 
 #: Over what was measured: none of it is for luck, so more would be somebody else's memory.
 MOST_OVER = 0.03
-SLOTS, CONTEXT = 4, 768
+#: Prompts fill the largest batches: else not all of the buffers for computing would be used. Nor would be the rows of
+#: logits for drafts, which come where they pay: there are none.
+SLOTS, CONTEXT, BATCH = 4, 512, 128
 
 
 def _big_model(path: Path, *, width: int, layers: int, feed_forward: int, quantised: bool) -> str:
@@ -73,7 +75,7 @@ def _fill(server: ServerProcess, characters: int) -> None:
 
     def ask(number: int) -> None:
         prompt = f"{number} " + "stone river lamp " * (characters // 17)
-        body = {"model": model, "prompt": prompt, "max_tokens": 24, "ignore_eos": True}
+        body = {"model": model, "prompt": prompt, "max_tokens": 64, "ignore_eos": True}
         httpx.post(f"{server.base_url}/completions", json=body, timeout=600).raise_for_status()
 
     ask(SLOTS)
@@ -82,11 +84,19 @@ def _fill(server: ServerProcess, characters: int) -> None:
 
 
 def _reserved_and_peak(path: str, tmp_path: Path, characters: int, *options: str) -> tuple[int, int]:
-    flags = {"models": [path], "num_parallel": SLOTS, "context": CONTEXT, "cache_ram": 0}
+    flags = {
+        "models": [path],
+        "num_parallel": SLOTS,
+        "context": CONTEXT,
+        "cache_ram": 0,
+        "n_batch": BATCH,
+        "speculation": False,
+    }
     flags |= {"kv_layout": "unified"} if "unified" in options else {}
     (loads,) = model_loads(load_settings(flags, environment={})).values()
     (need,) = ModelFile(path).needs([loads[0]])
-    arguments = ["--num-parallel", str(SLOTS), "--context", str(CONTEXT), "--cache-ram", "0", "--preload", *options]
+    arguments = ["--num-parallel", str(SLOTS), "--context", str(CONTEXT), "--cache-ram", "0", "--preload"]
+    arguments += ["--n-batch", str(BATCH), "--no-speculation", *options]
     with run_server(tmp_path / "log", path, *arguments) as server:
         _fill(server, characters)
         peak = _peak_bytes(server)

@@ -12,8 +12,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from slotwise.memory.footprint import HOST
 from slotwise.scheduler.dispatcher import ServedModel
 from slotwise.scheduler.events import BookUsage
+from slotwise.scheduler.records import MemoryStatus
 from slotwise.usage.entry import OTHERS
 
 #: Label of requests that came without a key; no key has this name.
@@ -25,12 +27,19 @@ _GAP_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.
 class Metrics:
     """All series of one server, in a registry of its own."""
 
-    def __init__(self, status: Callable[[], Sequence[ServedModel]], key_names: Container[str] = ()) -> None:
+    def __init__(
+        self,
+        status: Callable[[], Sequence[ServedModel]],
+        key_names: Container[str] = (),
+        memory: Callable[[], MemoryStatus] | None = None,
+    ) -> None:
         """`key_names`: keys that have series of their own; it may change."""
         # When a series was made is nobody's question, and would be as many series again.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         registry.register(_ModelCollector(status))
+        if memory is not None:
+            registry.register(_MemoryCollector(memory))
         self.requests = Counter(
             "slotwise_requests", "Requests that ended, by outcome", ["model", "outcome"], registry=registry
         )
@@ -89,6 +98,24 @@ class _KeyMeters:
         self._cached.labels(label).inc(usage.cached_tokens)
         self._completion.labels(label).inc(usage.output_tokens)
         self._run.labels(label).inc(usage.run_s)
+
+
+class _MemoryCollector(Collector):
+    """By device: "host", "gpu0" …"""
+
+    def __init__(self, status: Callable[[], MemoryStatus]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterable[Metric]:
+        status = self._status()
+        for name, text, sizes in (
+            ("memory_budget_bytes", "What all models may take now, beside other programs", status.budgets),
+            ("memory_reserved_bytes", "Reserved for workers", status.reserved),
+        ):
+            gauge = GaugeMetricFamily(f"slotwise_{name}", text, labels=["device"])
+            for device in sorted(status.budgets):
+                gauge.add_metric(["host" if device == HOST else f"gpu{device}"], sizes.get(device, 0))
+            yield gauge
 
 
 class _ModelCollector(Collector):

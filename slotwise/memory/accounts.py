@@ -37,6 +37,8 @@ class Accounts:
 
     def __init__(self, budgets: Amounts = NOTHING) -> None:
         self._budgets = dict(budgets)
+        #: What there was at the start: what never fits into that is told so at once.
+        self._most = dict(budgets)
         self._held: dict[Hashable, Amounts] = {}
         self._reserved: Counter[int] = Counter()
 
@@ -49,6 +51,16 @@ class Accounts:
         return self._budgets
 
     @property
+    def most(self) -> Amounts:
+        """What there was at the start."""
+        return self._most
+
+    @property
+    def over(self) -> frozenset[int]:
+        """Devices on which more is held than there is: others have taken some."""
+        return frozenset(device for device, size in self._budgets.items() if self._reserved[device] > size)
+
+    @property
     def reserved(self) -> Amounts:
         return self._reserved
 
@@ -57,8 +69,10 @@ class Accounts:
         return self._held.get(owner, NOTHING)
 
     def set_budgets(self, budgets: Amounts) -> None:
-        """There is more or less than before."""
-        self._budgets.update(budgets)
+        """There is more or less than before, and never more than at the start."""
+        for device, size in budgets.items():
+            if device in self._budgets:
+                self._budgets[device] = min(size, self._most[device])
 
     def short_of(self, need: Amounts, coming: Amounts = NOTHING) -> frozenset[int]:
         """The devices that have less than `need`, also when what is `coming` free is there."""
@@ -74,8 +88,8 @@ class Accounts:
         return not self.short_of(need, coming)
 
     def could_fit(self, need: Amounts) -> bool:
-        """Into all that there is, if nobody held anything."""
-        return all(size <= self._budgets.get(device, size) for device, size in need.items())
+        """Into all that there was at the start, if nobody held anything."""
+        return all(size <= self._most.get(device, size) for device, size in need.items())
 
     def reserve(self, owner: Hashable, need: Amounts) -> None:
         """Raises NotThere if it does not fit, ValueError if the owner already holds something."""

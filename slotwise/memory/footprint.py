@@ -73,6 +73,11 @@ class ContextShape:
         return pad(min(self.pool_cells, of_windows), CELL_PADDING)
 
     @property
+    def output_rows(self) -> int:
+        """Of logits: the buffer has one for each sequence, grows to the most that a step asked for, and stays so."""
+        return max(self.outputs, self.sequences)
+
+    @property
     def ubatch(self) -> int:
         return min(self.n_batch, self.cells)
 
@@ -204,8 +209,8 @@ class ModelFootprint:
     # ---- what computing takes
 
     def output(self, context: ContextShape) -> int:
-        """The buffer of logits in main memory, of a row for each sequence (llama-context.cpp, output_reserve)."""
-        return _F32 * context.sequences * self.shape.vocab
+        """The buffer of logits in main memory (llama-context.cpp, output_reserve)."""
+        return _F32 * context.output_rows * self.shape.vocab
 
     def compute(self, context: ContextShape) -> int:
         """An estimate with a margin, of one device's buffer. A dry run says it exactly."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def read_memory() -> MemoryReading:
         total = limit
         available = min(available, max(limit - (_first_number(_CGROUP_USAGES) or 0), 0))
     return MemoryReading(total, available, _read_gpus())
+
+
+def anonymous_bytes(pids: Iterable[int]) -> int:
+    """Main memory that processes have for themselves: without pages of files, which the machine can take back."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            memory = psutil.Process(pid).memory_info()
+            total += memory.rss - getattr(memory, "shared", 0)
+    return int(total)
 
 
 def own_bytes() -> int:

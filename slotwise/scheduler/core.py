@@ -26,14 +26,22 @@ from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.books import Books
 from slotwise.scheduler.demand import Claim
 from slotwise.scheduler.fairline import Place
-from slotwise.scheduler.gate import Gate, Verdict, draining, unavailable, waited_in_vain
+from slotwise.scheduler.gate import Gate, Verdict, draining, no_memory, unavailable, waited_in_vain
 from slotwise.scheduler.lifecycle import HOLDING, WAITING, RequestState, WorkerState
 from slotwise.scheduler.outlook import Outlook
 from slotwise.scheduler.placement import Placement
 from slotwise.scheduler.policy import Policies
 from slotwise.scheduler.preemption import LEAST_RUN_S
 from slotwise.scheduler.ranking import Ranking
-from slotwise.scheduler.records import ModelRecord, ModelSpec, ModelStatus, RequestRecord, SchedulerConfig, WorkerRecord
+from slotwise.scheduler.records import (
+    MemoryStatus,
+    ModelRecord,
+    ModelSpec,
+    ModelStatus,
+    RequestRecord,
+    SchedulerConfig,
+    WorkerRecord,
+)
 from slotwise.scheduler.residency import Residency
 from slotwise.scheduler.room import Room
 
@@ -77,6 +85,7 @@ class Scheduler:
             ev.WorkerStartFailed: self._worker_start_failed,
             ev.WorkerLost: self._worker_lost,
             ev.PreloadRequested: self._preload,
+            ev.MemorySeen: self._memory_seen,
             ev.DrainRequested: self._drain,
             ev.Tick: self._tick,
         }
@@ -109,6 +118,10 @@ class Scheduler:
 
     def model_status(self, name: str) -> ModelStatus:
         return self._models[name].status()
+
+    def memory_status(self) -> MemoryStatus:
+        memory = self._residency.memory
+        return MemoryStatus(dict(memory.budgets), dict(memory.reserved), self._residency.held_by_ready())
 
     def check_invariants(self) -> None:
         self._residency.check_invariants()
@@ -345,6 +358,10 @@ class Scheduler:
         model.preload = True
         self._pump(model, now)
 
+    def _memory_seen(self, event: ev.MemorySeen, now: float) -> None:
+        self._residency.memory.set_budgets(event.budgets)
+        self._pump_all(now)
+
     def _drain(self, event: ev.DrainRequested, now: float) -> None:
         self.draining = True
         for request in list(self._books.requests.values()):
@@ -372,7 +389,7 @@ class Scheduler:
         # Not less than it takes to be tokenised.
         longest = max(self._gate.max_wait(request.submitted) or 0.0, _DEADLINE_LOOK_S)
         if not model.ready:
-            self._deadlines.put(request.request_id, now + _DEADLINE_LOOK_S)
+            self._look_at_load(request, model, longest, now)
             return
         due = max(request.claim.place.since, min(worker.ready_at for worker in model.ready)) + longest
         if due > now:
@@ -381,6 +398,18 @@ class Scheduler:
         seconds = retry_after(model.predicted_wait(request.flow, self._limits.policy(request.flow.key)))
         waited = now - request.claim.place.since
         self._withdraw(request, waited_in_vain(model, waited, seconds), now, waited)
+
+    def _look_at_load(self, request: RequestRecord, model: ModelRecord, longest: float, now: float) -> None:
+        """The time that a load takes does not count; the time that it can not begin for want of memory does."""
+        why = self._residency.waits_for_memory(model)
+        if why is None or model.memory_wait_since is None:
+            self._deadlines.put(request.request_id, now + _DEADLINE_LOOK_S)
+            return
+        due = max(request.claim.place.since, model.memory_wait_since) + longest
+        if due > now:
+            self._deadlines.put(request.request_id, due)
+            return
+        self._withdraw(request, no_memory(model, why), now, now - request.claim.place.since)
 
     # ---- making progress
 
@@ -398,6 +427,8 @@ class Scheduler:
         for reprieved in self._residency.reprieve():
             self._placement.pump(reprieved, now)
         self._actions += self._residency.expire(now)
+        if self._residency.memory.over:
+            self._actions += self._residency.relieve(now)
         self._actions += self._residency.ensure(model, now)
         if any(model.may_do_without(worker) for worker in model.workers.values()):
             # It may be in the way of somebody who waits for memory.

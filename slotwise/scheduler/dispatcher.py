@@ -24,7 +24,7 @@ from slotwise.scheduler.counters import ModelCounters, cause_of_death
 from slotwise.scheduler.enquiries import PRIORITIES, Enquiries
 from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.names import SequenceNames
-from slotwise.scheduler.records import ModelStatus
+from slotwise.scheduler.records import MemoryStatus, ModelStatus
 from slotwise.scheduler.shares import Flow
 from slotwise.workers import protocol
 from slotwise.workers.protocol import Delta, LoadModel, Report, StepReport, WorkerPool
@@ -99,6 +99,13 @@ class Dispatcher:
 
     def status(self) -> list[ServedModel]:
         return [ServedModel(self._core.model_status(model), self._counters[model]) for model in self.models]
+
+    def memory_status(self) -> MemoryStatus:
+        return self._core.memory_status()
+
+    def memory_seen(self, budgets: Mapping[int, int]) -> None:
+        """What all models together may take of each device has changed."""
+        self._post(ev.MemorySeen(budgets))
 
     def preload(self, model: str) -> None:
         self._post(ev.PreloadRequested(model))

@@ -5,6 +5,7 @@ Events go into `Scheduler.handle(event, now)`, actions come out. Neither holds a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from slotwise.errors import SlotwiseError
@@ -121,6 +122,13 @@ class PreloadRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class MemorySeen:
+    """What all models together may take of each device now: other programs take memory, and give it back."""
+
+    budgets: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class DrainRequested:
     """Take nothing new, refuse what waits, let running sequences end."""
 
@@ -141,6 +149,7 @@ Event = (
     | WorkerStartFailed
     | WorkerLost
     | PreloadRequested
+    | MemorySeen
     | DrainRequested
     | Tick
 )

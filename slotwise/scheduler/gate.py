@@ -29,6 +29,7 @@ from slotwise.scheduler.residency import Residency
 from slotwise.scheduler.shares import Flow
 
 DRAIN_RETRY_AFTER_S = 10.0
+NO_MEMORY_RETRY_AFTER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,11 @@ def draining() -> ServerDraining:
 
 def unavailable(model: ModelRecord) -> ModelUnavailable:
     return ModelUnavailable(f"The model '{model.name}' could not be loaded: {model.failure}", param="model")
+
+
+def no_memory(model: ModelRecord, why: str) -> ModelUnavailable:
+    message = f"The model '{model.name}' can not be loaded now: {why}."
+    return ModelUnavailable(message, code="no_memory", param="model", retry_after_s=NO_MEMORY_RETRY_AFTER_S)
 
 
 def waited_in_vain(model: ModelRecord, waited: float, seconds: float) -> ServerOverloaded:

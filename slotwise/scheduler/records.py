@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,6 +74,15 @@ class ModelSpec:
     def need(self, place: int) -> Amounts:
         """Bytes of a worker in a place."""
         return self.needs[min(place, len(self.needs) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStatus:
+    """Bytes by device: what all models may take, what is reserved, and what those that are loaded hold of that."""
+
+    budgets: Amounts
+    reserved: Amounts
+    loaded: Amounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +277,8 @@ class ModelRecord:
     last_used: float = 0.0
     #: Seconds without a request after which it is unloaded, as configured or as a request asked for; None = never.
     keep_alive_s: float | None = field(init=False)
+    #: When it was last looked at whether it can be loaded.
+    looked_at: float = -math.inf
     #: How long its last load took.
     load_s: float = 0.0
     #: When those who wait are looked at again, though nobody came or went.

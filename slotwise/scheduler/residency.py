@@ -10,12 +10,12 @@ Rules:
 4. Only requests that wait make others go. A preload takes memory that is free and is content without.
 5. A model whose workers are all busy gets one more, up to its `replicas`, from memory that is free and that no model
    without a worker waits for.
-6. Where other programs take memory, there may be less than is reserved: nothing is loaded until that is over.
+6. Where other programs take memory, there may be less than is reserved: then nothing is loaded, and idle workers go
+   until it is enough again.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from slotwise.memory.accounts import NOTHING, Accounts, Amounts, total_of
@@ -39,8 +39,6 @@ class Residency:
         self.memory = Accounts(config.memory_budgets)
         self.workers: dict[int, WorkerRecord] = {}
         self._last_worker_id = 0
-        #: When it was last seen who may make room: who might then is no news later.
-        self._looked_at = -math.inf
 
     def too_large(self, model: ModelRecord) -> bool:
         """It does not fit even into an empty machine, wherever it is put."""
@@ -48,7 +46,7 @@ class Residency:
 
     def shortage(self, model: ModelRecord) -> str:
         """Why it is too large, with both numbers."""
-        need, there = model.spec.need(0), self.memory.budgets
+        need, there = model.spec.need(0), self.memory.most
         short = next(device for device, size in need.items() if size > there.get(device, size))
         kind = "memory" if short == HOST else f"memory of GPU {short}"
         return (
@@ -58,6 +56,7 @@ class Residency:
 
     def ensure(self, model: ModelRecord, now: float) -> list[Action]:
         """Start a worker of the model if one is wanted and may start now, making room if need be."""
+        model.looked_at = now
         if not model.wanted or now < model.not_before or self.too_large(model):
             return []
         if model.workers:
@@ -71,7 +70,6 @@ class Residency:
         if model.memory_wait_since is None:
             model.memory_wait_since = now
         victims = self._victims(need, now)
-        self._looked_at = now
         if victims is None:
             if now >= model.memory_wait_since + self._config.memory_patience_s:
                 self._retire_one(need, now)
@@ -155,6 +153,38 @@ class Residency:
                 actions += [action for worker in model.ready for action in self.stop(worker)]
         return actions
 
+    def relieve(self, now: float) -> list[Action]:
+        """Other programs have taken what is held here: idle workers give theirs back, as many as that takes."""
+        actions: list[Action] = []
+        for device in self.memory.over:
+            missing = self.memory.reserved.get(device, 0) - self.memory.budgets[device]
+            missing -= self._coming_free().get(device, 0)
+            for worker in self._idle_workers(now):
+                held = self.memory.of(worker.worker_id).get(device, 0)
+                if missing > 0 and held:
+                    missing -= held
+                    self._models[worker.model].preload = False
+                    actions += self.stop(worker)
+        return actions
+
+    def held_by_ready(self) -> Amounts:
+        """What workers hold that are loaded: they have taken it by now."""
+        ready = [worker for worker in self.workers.values() if worker.state is WorkerState.READY]
+        return total_of(self.memory.of(worker.worker_id) for worker in ready)
+
+    def waits_for_memory(self, model: ModelRecord) -> str | None:
+        """Why a model that is wanted can not be loaded now, with the numbers; None: that is not what it waits for."""
+        if model.memory_wait_since is None:
+            return None
+        need, budgets, reserved = self._next_need(model), self.memory.budgets, self.memory.reserved
+        short = self.memory.short_of(need)
+        if not short:
+            return "others that wait for memory come first, or as many models are loaded as may be"
+        device = min(short)
+        kind = "memory" if device == HOST else f"memory of GPU {device}"
+        free = max(budgets[device] - reserved.get(device, 0), 0)
+        return f"it needs {need[device] / 2**30:.2f} GiB of {kind}, of which {free / 2**30:.2f} GiB are free now"
+
     def _expires(self, model: ModelRecord) -> float | None:
         """When a model is unloaded, if nobody comes; None: it is not idle, or it is kept."""
         if model.keep_alive_s is None or model.spec.pinned or not model.ready:
@@ -200,13 +230,14 @@ class Residency:
             return model.not_before if model.waiting or self._has_room_for(model) else None
         if self.memory.fits(self._next_need(model), self._coming_free()) and self._may_be_one_more([]):
             return None
-        idle = [worker for other in self._models.values() for worker in other.ready if self._is_idle(worker)]
-        may_go = [until for worker in idle if (until := self._stays_until(worker)) > self._looked_at]
-        ready = [w for w in self.workers.values() if w.state is WorkerState.READY and not self._pinned(w)]
-        if not ready or any(worker.retiring for worker in ready):
-            return min(may_go, default=None)
-        retires = min(self._may_retire(worker) for worker in ready)
-        return min([*may_go, max(model.memory_wait_since + self._config.memory_patience_s, retires)])
+        # Whoever could make room when it was last looked at is no news later.
+        moments = [model.not_before]
+        for worker in self.workers.values():
+            if worker.state is WorkerState.READY and not self._pinned(worker):
+                if self._is_idle(worker):
+                    moments.append(self._stays_until(worker))
+                moments.append(max(model.memory_wait_since + self._config.memory_patience_s, self._may_retire(worker)))
+        return min((moment for moment in moments if moment > model.looked_at), default=None)
 
     def check_invariants(self) -> None:
         self.memory.check_invariants()

@@ -48,7 +48,8 @@ def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) ->
         unified=not split,
         n_batch=n_batch,
         # Not a row of logits per token of the batch: a third of the compute buffer. Fewer than sequences abort.
-        outputs=min(rows + draft_rows, n_batch),
+        # Of a slot one row is wanted, and of its drafts.
+        outputs=min(max(rows, load.slots + draft_rows), n_batch),
         type_k=load.kv_type,
         type_v=load.kv_type,
         flash_attention=load.flash_attn != "off",

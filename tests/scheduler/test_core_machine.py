@@ -58,6 +58,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.model_of: dict[int, str] = {}
         self.place_of: dict[int, int] = {}
         self.drained = False
+        self.budget = self.config.memory_budgets[HOST]
 
     # ---- applying actions, as the world would
 
@@ -76,7 +77,7 @@ class CoreMachine(RuleBasedStateMachine):
                 self.workers[worker_id], self.model_of[worker_id] = "starting", model
                 self.place_of[worker_id] = place
                 total = sum(self.models[self.model_of[w]].need(0)[HOST] for w in self.workers)
-                assert total <= self.config.memory_budgets[HOST], "memory over the budget"
+                assert total <= self.budget, "memory over the budget"
             case ev.StopWorker(worker_id):
                 begun = [*self.running.items(), *self.paused.items()]
                 assert not [r for r, w in begun if w == worker_id], "stopped while running"
@@ -275,6 +276,11 @@ class CoreMachine(RuleBasedStateMachine):
     def preload(self, model: str) -> None:
         self.do(ev.PreloadRequested(model))
 
+    @rule(budget=st.sampled_from([5, 9, 15, 15, 100]))
+    def others_take_memory_and_give_it_back(self, budget: int) -> None:
+        self.budget = min(budget, self.config.memory_budgets[HOST])
+        self.do(ev.MemorySeen({HOST: budget}))
+
     @precondition(lambda self: self.counter > 12)
     @rule()
     def drain(self) -> None:
@@ -332,6 +338,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Workers behave from here on: everything must come to an end. Then the same events, the same actions."""
+        self.others_take_memory_and_give_it_back(100)
         for _ in range(400):
             if not self.open:
                 break

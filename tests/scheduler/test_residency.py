@@ -273,3 +273,72 @@ def test_a_model_that_is_too_large_for_a_gpu_says_so() -> None:
 
     (error,) = world.errors
     assert "needs 20.00 GiB of memory of GPU 0 and 15.00 GiB are there" in error
+
+
+# ---- other programs
+
+
+def test_an_idle_model_goes_when_others_take_its_memory() -> None:
+    world = World(25, a=10, b=10)
+    world.serve("1", "a")
+    world.pass_time(5)
+    world.serve("2", "b")
+
+    world.do(ev.MemorySeen({HOST: 12}))
+
+    assert [world.core.model_status(name).state for name in "ab"] == ["unloaded", "ready"], "no more than it takes"
+    world.do(ev.MemorySeen({HOST: 3}))
+    assert world.core.model_status("b").state == "unloaded"
+
+
+def test_who_runs_goes_on_and_who_comes_waits_until_there_is_memory_again() -> None:
+    world = World(25, a=10, b=10)
+    world.submit("1", "a")
+    world.do(ev.MemorySeen({HOST: 5}))
+    world.submit("2", "b")
+    world.pass_time(20)
+
+    assert world.core.model_status("a").state == "ready"
+    assert world.granted == ["1"]
+    world.finish("1")
+    assert world.core.model_status("a").state == "unloaded"
+    assert world.loads == ["a"]
+    world.do(ev.MemorySeen({HOST: 25}))
+
+    assert world.granted == ["1", "2"]
+
+
+def test_what_is_there_is_never_more_than_at_the_start() -> None:
+    world = World(15, a=10, b=10)
+    world.submit("1", "a")
+
+    world.do(ev.MemorySeen({HOST: 1000}))
+    world.submit("2", "b")
+
+    assert world.loads == ["a"]
+
+
+def test_who_waited_for_memory_for_too_long_is_told_why() -> None:
+    gib = 2**30
+    world = World(20 * gib, config=replace(CONFIG, max_wait_s=30.0), m=10 * gib)
+    world.do(ev.MemorySeen({HOST: 4 * gib}))
+    world.submit("a", "m")
+
+    world.pass_time(29)
+    assert not world.errors
+    world.pass_time(2)
+
+    (error,) = world.errors
+    assert "it needs 10.00 GiB of memory, of which 4.00 GiB are free now" in error
+    assert world.core.idle
+
+
+def test_what_never_fits_is_told_at_once_and_what_does_not_fit_now_is_not() -> None:
+    world = World(15, huge=20, m=10)
+    world.do(ev.MemorySeen({HOST: 5}))
+
+    world.submit("a", "huge")
+    assert "can not be loaded" in world.errors[0]
+    world.submit("b", "m")
+
+    assert len(world.errors) == 1

@@ -69,7 +69,7 @@ def _dry_run(models: _Models, load: LoadModel) -> DryRun:
         return DryRun(error="this build of llama.cpp does not say what its buffers take")
     return DryRun(
         buffers=tuple(Buffer(name, kind.weights, kind.memory, kind.compute) for name, kind in breakdown.items()),
-        output_bytes=4 * layout.context.sequences * vocabulary,
+        output_bytes=4 * layout.context.output_rows * vocabulary,
         process_bytes=models.process_bytes + _PIECE_BYTES * vocabulary,
         cells=cells,
         rows=layout.context.sequences,

@@ -1,0 +1,44 @@
+"""What models may take now, beside other programs that take memory and give it back. Pure.
+
+    budget = what models use themselves + the part of what is still available that is theirs to take
+
+so what nobody else takes stays theirs, up to what it was at the start. Small changes are nobody's business, and a
+budget that was lowered is raised again only when clearly more is there: it does not swing with a neighbour's breath.
+"""
+
+from __future__ import annotations
+
+from slotwise.memory.accounts import Amounts
+
+#: Of what is available: the rest is for others, and for being wrong.
+TAKEN = 0.9
+#: Of the budget at the start: a change that is less is none; and by how much more there has to be to raise it.
+_LEAST_CHANGE, _CLEARLY_MORE = 0.01, 0.05
+
+
+class MemoryPressure:
+    """Follows the budgets of some devices, from readings of what is available on them."""
+
+    def __init__(self, most: Amounts) -> None:
+        self._most = dict(most)
+        self._now = dict(most)
+
+    @property
+    def is_normal(self) -> bool:
+        """There is as much as at the start."""
+        return self._now == self._most
+
+    def look(self, available: Amounts, own: Amounts) -> Amounts | None:
+        """The budgets, if they are others than before. `own`: what models use of each device themselves."""
+        changed = False
+        for device, most in self._most.items():
+            if device not in available:
+                continue
+            size = min(most, own.get(device, 0) + int(TAKEN * available[device]))
+            before = self._now[device]
+            lower = size < before - _LEAST_CHANGE * most
+            higher = size > before and (size == most or size > before + _CLEARLY_MORE * most)
+            if lower or higher:
+                self._now[device] = size
+                changed = True
+        return dict(self._now) if changed else None
