@@ -138,7 +138,8 @@ class ModelFile:
         return Need("formula", devices.found, context.all_cells, context.sequences, layout.context_cap, note=note)
 
     def _at_work(self, load: LoadModel) -> int:
-        return _AT_WORK + load.slots * self.shape.vocab * _CANDIDATE_BYTES
+        kernels = self.footprint.work(self.layout(load).context)
+        return _AT_WORK + kernels + load.slots * self.shape.vocab * _CANDIDATE_BYTES
 
     def _caches(self, load: LoadModel) -> int:
         """What is kept beside the context: chats that others pushed out, and named prefixes."""

@@ -212,6 +212,11 @@ class ModelFootprint:
         """The buffer of logits in main memory (llama-context.cpp, output_reserve)."""
         return _F32 * context.output_rows * self.shape.vocab
 
+    def work(self, context: ContextShape) -> int:
+        """What the CPU's kernels take beside the graph, and no report counts: the widest activation of a batch, in the
+        type that weights are multiplied with (ggml-cpu.c, ggml_graph_plan)."""
+        return 2 * context.ubatch * max(self.shape.feed_forward, self.shape.embedding)
+
     def compute(self, context: ContextShape) -> int:
         """An estimate with a margin, of one device's buffer. A dry run says it exactly."""
         shape, tokens = self.shape, context.ubatch
