@@ -14,6 +14,8 @@ from slotwise.memory.accounts import Amounts
 TAKEN = 0.9
 #: Of the budget at the start: a change that is less is none; and by how much more there has to be to raise it.
 _LEAST_CHANGE, _CLEARLY_MORE = 0.01, 0.05
+#: Less of it than this is worth a word.
+_NORMAL = 0.9
 
 
 class MemoryPressure:
@@ -25,8 +27,8 @@ class MemoryPressure:
 
     @property
     def is_normal(self) -> bool:
-        """There is as much as at the start."""
-        return self._now == self._most
+        """There is about as much as at the start."""
+        return all(size >= _NORMAL * self._most[device] for device, size in self._now.items())
 
     def look(self, available: Amounts, own: Amounts) -> Amounts | None:
         """The budgets, if they are others than before. `own`: what models use of each device themselves."""
