@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from slotwise.durations import seconds_of
 from slotwise.keys.store import KeyStore, KeyStoreError
 from slotwise.memory.footprint import HOST
 from slotwise.memory.plan import GPU_RESERVE
@@ -26,8 +28,6 @@ from slotwise.paths import data_folder
 ENV_PREFIX = "SLOTWISE_"
 DEFAULT_PORT = 11435
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
 KvType = Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 FlashAttn = Literal["auto", "on", "off"]
 #: Cells that llama.cpp's CPU attention reads by one code path, whatever the number of rows.
@@ -51,18 +51,10 @@ def parse_bytes(value: object) -> object:
         raise ValueError("must be a size such as 512MiB or 8GiB") from None
 
 
-def parse_duration(value: object) -> object:
-    """Seconds, or "90s", "30m", "2h", "1d"; "forever" and everything below 0 is None."""
-    if isinstance(value, str):
-        text = value.strip().lower()
-        if text in ("forever", "never", "none"):
-            return None
-        number, unit = (text[:-1], text[-1:]) if text[-1:] in _SECONDS else (text, "s")
-        try:
-            value = float(number) * _SECONDS[unit]
-        except ValueError:
-            raise ValueError('must be a time such as 90s, 30m or 2h, 0, or "forever"') from None
-    return None if isinstance(value, int | float) and value < 0 else value
+def parse_duration(value: object) -> float | None:
+    """Seconds; None: for ever."""
+    seconds = None if value is None else seconds_of(value)
+    return None if seconds == math.inf else seconds
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]

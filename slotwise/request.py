@@ -105,6 +105,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_wait_s: float | None = None
     #: Seconds after which its client gives up; None = not known.
     patience_s: float | None = None
+    #: Seconds that its model is to be kept after it, `math.inf` for ever; None = as before.
+    keep_alive_s: float | None = None
     #: The id of the HTTP request that asked for it, and which of its choices it is.
     origin: str = ""
     choice: int = 0

@@ -12,6 +12,7 @@ MODULES = {
 }
 #: Modules that decide: no I/O, no clock, no event loop.
 PURE = [
+    "slotwise.durations",
     "slotwise.errors",
     "slotwise.request",
     *(

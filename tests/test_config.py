@@ -227,7 +227,7 @@ def test_a_budget_that_is_not_given_is_most_of_what_is_free() -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400), (5, 5), ("0", 0), ("forever", None)]
-    + [("-1", None), (-1, None), ("1.5h", 5400)],
+    + [("-1", None), (-1, None), ("1.5h", 5400), ("1h30m", 5400), ("500ms", 0.5), ("-1m", None)],
 )
 def test_times_may_have_a_unit(text: str | int, seconds: float | None) -> None:
     assert parse_duration(text) == seconds

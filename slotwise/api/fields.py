@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from slotwise.durations import ALLOWED, seconds_of
 from slotwise.errors import InvalidRequest
 
 MAX_DEPTH = 64
@@ -182,6 +183,15 @@ def checked_number(value: object, path: str, low: float, high: float) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high and math.isfinite(value):
         return float(value)
     raise invalid(path, value, f"a number from {low:g} to {high:g}")
+
+
+def duration(data: Mapping[str, Any], name: str) -> float | None:
+    """Seconds, `math.inf` for ever; None where absent or null."""
+    value = data.get(name)
+    try:
+        return None if value is None else seconds_of(value)
+    except ValueError:
+        raise invalid(name, value, ALLOWED) from None
 
 
 def sequence(value: object, path: str, low: int, high: int) -> Sequence[Any]:

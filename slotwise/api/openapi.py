@@ -41,6 +41,7 @@ _GENERATION: dict[str, Any] = {
     "stream": _nullable(_BOOLEAN),
     "stream_options": _nullable({"type": "object", "properties": {"include_usage": _nullable(_BOOLEAN)}}),
     "ignore_eos": _nullable(_BOOLEAN),
+    "keep_alive": _nullable({"type": ["number", "string"]}),
     "user": _nullable({"type": "string", "maxLength": MAX_USER_LENGTH}),
     "safety_identifier": _nullable({"type": "string", "maxLength": MAX_USER_LENGTH}),
     "service_tier": _nullable({"enum": ["auto", *ServiceTier]}),

@@ -102,7 +102,7 @@ def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prom
     sampling = _sampling(data)
     limit, stop = _output_limit(data), _stop(data.get("stop"))
     ignore_eos = fields.boolean(data, "ignore_eos")
-    user, tier = _user(data), _tier(data)
+    user, tier, keep_alive = _user(data), _tier(data), fields.duration(data, "keep_alive")
     stream = fields.boolean(data, "stream")
     choices = []
     for index in range(copies * len(prompts)):
@@ -122,6 +122,7 @@ def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prom
                 tier=tier,
                 max_wait_s=asker.max_wait_s,
                 patience_s=asker.patience_s,
+                keep_alive_s=keep_alive,
                 origin=asker.request_id,
                 choice=index,
             )

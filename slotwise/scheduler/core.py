@@ -14,6 +14,7 @@ What stays true, after every event (`check_invariants`):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -148,6 +149,8 @@ class Scheduler:
         is_new = not model.demand.shares.has(event.flow)
         self._books.open(request)
         model.admitted += 1
+        if event.keep_alive_s is not None:
+            model.keep_alive_s = None if event.keep_alive_s == math.inf else event.keep_alive_s
         if (longest := self._gate.max_wait(event)) is not None:
             self._deadlines.add(request.request_id, now + longest)
         # Nobody who waits for a slot gets one by it, unless the others' parts are smaller now.

@@ -156,6 +156,7 @@ class Dispatcher:
                 request.max_wait_s,
                 request.patience_s,
                 self._marks(request),
+                request.keep_alive_s,
             )
         )
 

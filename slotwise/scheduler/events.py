@@ -34,6 +34,8 @@ class RequestSubmitted:
     patience_s: float | None = None
     #: How its prompt begins (`affinity`); for models with more than one worker.
     marks: Marks = ()
+    #: Seconds without a request after which its model is unloaded, `math.inf` for never; None = as before.
+    keep_alive_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

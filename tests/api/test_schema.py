@@ -79,6 +79,8 @@ BAD_CHAT: list[tuple[dict[str, Any], str]] = [
     ({"stream_options": []}, "stream_options"),
     ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
     ({"ignore_eos": 1}, "ignore_eos"),
+    ({"keep_alive": "soon"}, "keep_alive"),
+    ({"keep_alive": True}, "keep_alive"),
     ({"user": "x" * 600}, "user"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),

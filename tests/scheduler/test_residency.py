@@ -1,5 +1,6 @@
 """Whose memory is taken for whom: requests make others go, preloads do not, and nobody goes for nothing."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -230,6 +231,22 @@ def test_while_somebody_uses_it_it_stays() -> None:
     world.finish("a")
 
     assert world.core.model_status("m").state == "unloaded", "not a moment longer"
+
+
+def test_a_request_may_say_how_long_its_model_is_kept() -> None:
+    world = World(15, m=_spec(10, keep_alive_s=30.0))
+    world.do(ev.RequestSubmitted("a", "m", 5, keep_alive_s=100.0))
+    world.finish("a")
+    world.pass_time(99)
+    assert world.core.model_status("m").state == "ready"
+
+    world.do(ev.RequestSubmitted("b", "m", 5, keep_alive_s=math.inf))
+    world.finish("b")
+    assert world.core.next_deadline() is None
+
+    world.do(ev.RequestSubmitted("c", "m", 5, keep_alive_s=0.0))
+    world.finish("c")
+    assert world.core.model_status("m").state == "unloaded"
 
 
 def test_no_more_are_loaded_than_may_be() -> None:
