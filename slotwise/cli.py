@@ -113,6 +113,10 @@ def _run_server(settings: Settings) -> int:
         return anyio.run(serve_async, settings)
     except GGUFError as error:
         raise ConfigError(str(error)) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename} can not be used: {error.strerror}" if error.filename else str(error)
+        ) from error
 
 
 @app.command()

@@ -70,7 +70,7 @@ def fit(
     except (ConfigError, GGUFError) as error:
         raise refused(str(error)) from None
     except OSError as error:
-        raise refused(f"{model} can not be read: {error.strerror}") from None
+        raise refused(f"{error.filename or model} can not be read: {error.strerror}") from None
     answer = Answer(file, load, gpus)
     if as_json:
         out.print_json(data=answer.record())
@@ -207,7 +207,7 @@ def _total(need: Need) -> int:
 
 
 def _free(answer: Answer, device: int) -> int:
-    return answer.host_free if device == HOST else answer.gpus[device]
+    return answer.host_free if device == HOST else dict(enumerate(answer.gpus)).get(device, 0)
 
 
 def _fits_on(answer: Answer, device: int) -> bool:

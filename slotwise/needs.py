@@ -68,10 +68,10 @@ class Need:
     def host(self) -> int:
         return self.devices[HOST].total
 
-    def in_place(self, asked: int, gpu: int) -> Amounts:
-        """Bytes by device of the same on another GPU than the one that was asked for."""
-        moved = {gpu if device == asked and gpu >= 0 else device: parts for device, parts in self.devices.items()}
-        return {device: parts.total for device, parts in moved.items()}
+    @property
+    def amounts(self) -> Amounts:
+        """Bytes by device."""
+        return {device: parts.total for device, parts in self.devices.items()}
 
 
 @dataclass(slots=True)

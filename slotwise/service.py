@@ -143,17 +143,17 @@ class Service:
 async def serve(settings: Settings) -> int:
     """Run the server; returns the process's exit code (0 clean, 1 something was cut, 3 cannot bind)."""
     loads = model_loads(settings)
-    specs = _model_specs(settings, loads)
     keyring, usage = _keyring(settings), _usage(settings)
     try:
         sock = bind(settings.host, settings.port)
     except AddressInUse as error:
         logger.error("%s", error)
         return EXIT_CANNOT_BIND
-    # What is there by now stays. Else each full collection walks through it: 35 ms in which no stream gets a word.
-    gc.collect()
-    gc.freeze()
     with sock:
+        specs = _model_specs(settings, loads)
+        # What is there by now stays. Else each full collection walks through it: 35 ms in which no stream gets a word.
+        gc.collect()
+        gc.freeze()
         announce(settings, tuple(loads), asks_for_keys=keyring.asks)
         async with anyio.create_task_group() as tasks:
             service = Service(settings, loads, specs, keyring, usage, tasks)
@@ -244,7 +244,13 @@ def _needs(loads: Sequence[LoadModel]) -> tuple[Amounts, ...]:
     if load.path.startswith(FAKE_SCHEME):
         return on_host(0)
     file = ModelFile(load.path)
-    (need,) = file.needs([load])
-    need = file.by_formula(load) if need.error else need
-    logger.info("a worker of %s takes %.2f GiB of memory, by %s", load.model_id, need.host / 2**30, need.source)
-    return tuple(need.in_place(load.gpu, place.gpu) for place in loads)
+    needs = [
+        file.by_formula(load, note=need.error) if need.error else need
+        for load, need in zip(loads, file.needs(loads), strict=True)
+    ]
+    first = needs[0]
+    why = f" ({first.note})" if first.note else ""
+    logger.info(
+        "a worker of %s takes %.2f GiB of memory, by %s%s", load.model_id, first.host / 2**30, first.source, why
+    )
+    return tuple(need.amounts for need in needs)

@@ -172,11 +172,6 @@ class ModelFootprint:
         kept = (layer for layer in self.shape.layers if context.swa_full or not layer.windowed)
         return sum(self._row(layer, context) for layer in kept)
 
-    def bytes_per_sequence(self, context: ContextShape) -> int:
-        """Of one more sequence row: its recurrent state, its window, its row of logits."""
-        state = _F32 * sum(layer.state for layer in self.shape.layers)
-        return state + _F32 * self.shape.vocab
-
     @cached_property
     def _widest_value(self) -> int:
         return max((layer.value for layer in self.shape.layers), default=0)
@@ -243,7 +238,7 @@ def _layer_of(name: str) -> int | None:
     if not name.startswith("blk."):
         return None
     number = name.split(".", 2)[1]
-    return int(number) if number.isdigit() else None
+    return int(number) if number.isdecimal() else None
 
 
 def _is_output(name: str) -> bool:

@@ -71,7 +71,8 @@ class GGUFHeader:
 
     @property
     def architecture(self) -> str:
-        return str(self.metadata.get("general.architecture", "unknown"))
+        name = self.metadata.get("general.architecture")
+        return name if isinstance(name, str) else "unknown"
 
     @property
     def layers(self) -> int:

@@ -1,11 +1,11 @@
-"""How a model fits into what is free: how many of its layers on which GPU, and how many cells. Pure."""
+"""How a model fits into what is free: how many of its layers on which GPU. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slotwise.memory.footprint import CELL_PADDING, HOST, ContextShape, ModelFootprint, Split
+from slotwise.memory.footprint import HOST, ContextShape, ModelFootprint, Split
 
 #: What no report of llama.cpp counts on a GPU: the driver's context, libraries' workspaces. The most that is known of
 #: one (llama.cpp PR #20595), until it was measured.
@@ -62,18 +62,3 @@ def _placed(model: ModelFootprint, context: ContextShape, split: Split) -> Place
 def _fits(placed: Placed, host_free: int, gpus: Sequence[int]) -> bool:
     limits = {HOST: host_free} | {gpu: free - GPU_RESERVE for gpu, free in enumerate(gpus)}
     return all(taken <= limits[device] for device, taken in placed.bytes.items())
-
-
-def most_cells(bytes_of: Callable[[int], int], free: int, at_most: int) -> int:
-    """The most cells whose context fits into `free` bytes, in whole paddings; 0 if not even the fewest do.
-
-    `bytes_of` says what so many cells take, and never less for more of them.
-    """
-    low, high = 0, max(at_most, CELL_PADDING) // CELL_PADDING
-    while low < high:
-        middle = (low + high + 1) // 2
-        if bytes_of(middle * CELL_PADDING) <= free:
-            low = middle
-        else:
-            high = middle - 1
-    return low * CELL_PADDING

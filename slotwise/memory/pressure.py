@@ -14,6 +14,8 @@ from slotwise.memory.accounts import Amounts
 TAKEN = 0.9
 #: Of the budget at the start: a change that is less is none; and by how much more there has to be to raise it.
 _LEAST_CHANGE, _CLEARLY_MORE = 0.01, 0.05
+#: Also what is a little more raises it, when it was so each time for so many looks.
+_LASTING_LOOKS = 30
 #: Less of it than this is worth a word.
 _NORMAL = 0.9
 
@@ -24,6 +26,8 @@ class MemoryPressure:
     def __init__(self, most: Amounts) -> None:
         self._most = dict(most)
         self._now = dict(most)
+        #: How often in a row there was more than the budget, by device.
+        self._more = dict.fromkeys(most, 0)
 
     @property
     def is_normal(self) -> bool:
@@ -39,8 +43,11 @@ class MemoryPressure:
             size = min(most, own.get(device, 0) + int(TAKEN * available[device]))
             before = self._now[device]
             lower = size < before - _LEAST_CHANGE * most
-            higher = size > before and (size == most or size > before + _CLEARLY_MORE * most)
+            self._more[device] = self._more[device] + 1 if size > before else 0
+            lasts = self._more[device] >= _LASTING_LOOKS
+            higher = size > before and (lasts or size == most or size > before + _CLEARLY_MORE * most)
             if lower or higher:
                 self._now[device] = size
+                self._more[device] = 0
                 changed = True
         return dict(self._now) if changed else None

@@ -15,6 +15,9 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 _CGROUP_USAGES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
 
 
+_CGROUP_STATS = ("/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat")
+
+
 @dataclass(frozen=True, slots=True)
 class GpuReading:
     index: int
@@ -38,7 +41,9 @@ def read_memory() -> MemoryReading:
     limit = _first_number(_CGROUP_LIMITS)
     if limit is not None and limit < total:
         total = limit
-        available = min(available, max(limit - (_first_number(_CGROUP_USAGES) or 0), 0))
+        # Pages of files count as used there, also those of mapped weights; they can be taken back.
+        used = (_first_number(_CGROUP_USAGES) or 0) - _cgroup_file_pages()
+        available = min(available, max(limit - max(used, 0), 0))
     return MemoryReading(total, available, _read_gpus())
 
 
@@ -130,6 +135,17 @@ def _read_gpu(index: int) -> GpuReading:
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     name = pynvml.nvmlDeviceGetName(handle)
     return GpuReading(index, name if isinstance(name, str) else name.decode(), int(memory.total), int(memory.free))
+
+
+def _cgroup_file_pages() -> int:
+    """Bytes of files that the container has in memory, by memory.stat of either version."""
+    for path in _CGROUP_STATS:
+        with contextlib.suppress(OSError, ValueError):
+            fields = dict(line.split() for line in Path(path).read_text().splitlines())
+            names = ("total_active_file", "total_inactive_file")
+            names = names if names[0] in fields else ("active_file", "inactive_file")
+            return sum(int(fields.get(name, 0)) for name in names)
+    return 0
 
 
 def _first_number(paths: tuple[str, ...]) -> int | None:

@@ -24,7 +24,7 @@ from slotwise.memory.architectures import (
     WITHOUT_MEMORY,
     Window,
 )
-from slotwise.memory.gguf import GGUFError, GGUFHeader, Scalar
+from slotwise.memory.gguf import MAX_LAYERS, GGUFError, GGUFHeader, Scalar
 
 
 class Layer(NamedTuple):
@@ -50,20 +50,13 @@ class ModelShape:
     #: Any beginning of a sequence can be gone back to: it has no recurrent state and no window.
     can_go_back: bool
     embedding: int
-    embedding_out: int
     feed_forward: int
     heads: int
-    #: Elements of one head's key, which the types of the cache have to divide.
-    head_size: int
     vocab: int
     context_train: int
     #: All layers that tensors are numbered by, with those for prediction ahead (`nextn`), which are not loaded.
     blocks: int
     trunk: int
-
-    @property
-    def has_state(self) -> bool:
-        return any(layer.state for layer in self.layers)
 
 
 def model_shape(header: GGUFHeader) -> ModelShape:
@@ -79,6 +72,8 @@ class _Reading:
         self.arch = header.architecture
         loops = header.integer("num_loops", 1) if self.arch == "nanbeige" else 1
         self.blocks = header.layers * loops
+        if self.blocks > MAX_LAYERS:
+            raise GGUFError(f"the file says that its {header.layers} layers are gone through {loops} times")
         nextn = header.integer("nextn_predict_layers", 0)
         if nextn > self.blocks:
             raise GGUFError(f"the file says that {nextn} of its {self.blocks} layers predict ahead")
@@ -119,10 +114,8 @@ class _Reading:
             window=window,
             can_go_back=not window and self.arch not in RECURRENT | HYBRID,
             embedding=self.embedding,
-            embedding_out=header.integer("embedding_length_out", self.embedding) or self.embedding,
             feed_forward=max(self.feed_forward, default=0),
             heads=max(self.heads, default=0),
-            head_size=self.head_sizes[False][0],
             vocab=header.integer("vocab_size", 0) or header.lengths.get("tokenizer.ggml.tokens", 0),
             context_train=header.integer("context_length", 0),
             blocks=self.blocks,

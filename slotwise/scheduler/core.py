@@ -122,7 +122,7 @@ class Scheduler:
 
     def memory_status(self) -> MemoryStatus:
         memory = self._residency.memory
-        return MemoryStatus(dict(memory.budgets), dict(memory.reserved), self._residency.held_by_ready())
+        return MemoryStatus(dict(memory.budgets), dict(memory.reserved), self._residency.held())
 
     def check_invariants(self) -> None:
         self._residency.check_invariants()
@@ -433,11 +433,10 @@ class Scheduler:
         if self._residency.memory.over:
             self._actions += self._residency.relieve(now)
         self._actions += self._residency.ensure(model, now)
-        if any(model.may_do_without(worker) for worker in model.workers.values()):
-            # It may be in the way of somebody who waits for memory.
-            for other in self._models.values():
-                if other.memory_wait_since is not None:
-                    self._actions += self._residency.ensure(other, now)
+        waiting = [other for other in self._models.values() if other.memory_wait_since is not None]
+        for other in sorted(waiting, key=lambda other: other.memory_turn):
+            # The model may have been in the way of somebody who waits for memory, or held a place before them.
+            self._actions += self._residency.ensure(other, now)
 
 
 def _is_to_blame(request: RequestRecord, event: ev.WorkerLost) -> bool:

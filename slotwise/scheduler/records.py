@@ -78,7 +78,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class MemoryStatus:
-    """Bytes by device: what all models may take, what is reserved, and what those that are loaded hold of that."""
+    """Bytes by device: what all models may take, what is reserved, and what living workers hold of that."""
 
     budgets: Amounts
     reserved: Amounts
@@ -186,6 +186,8 @@ class WorkerRecord:
     #: Takes no new grants, so that a model waiting for memory gets its turn.
     retiring: bool = False
     started_at: float = 0.0
+    #: It makes room for nobody.
+    pinned: bool = False
     slots: int = 0
     #: Most tokens of one sequence.
     limit: int = 0
@@ -274,6 +276,8 @@ class ModelRecord:
     not_before: float = 0.0
     #: Since when it waits for memory that others hold.
     memory_wait_since: float | None = None
+    #: Its place among those that wait for memory.
+    memory_turn: int = 0
     last_used: float = 0.0
     #: Seconds without a request after which it is unloaded, as configured or as a request asked for; None = never.
     keep_alive_s: float | None = field(init=False)

@@ -3,10 +3,11 @@
 Rules:
 1. Bytes are reserved, on each device, before a worker is started, and come back only when its process is gone.
 2. Idle models make room first, those whose idle time is longest beside what loading them again takes, and only if that
-   is enough. None does so within `least_stay_s` of its load, or three times what that took (a minute at most).
-3. A model that has waited `memory_patience_s` may retire the busy worker that was loaded longest, first of models that
-   have another: it takes no new grants, becomes idle, and goes. Each so keeps its memory for at least that long: no
-   thrashing.
+   is enough. None does so within `least_stay_s` of its load, or three times what that took (half a minute at most).
+3. A model that has waited `memory_patience_s` may retire busy workers, those that were loaded longest first, and of
+   models that have another, one after the other: it takes no new grants, becomes idle, and goes when enough are. Each
+   so keeps its memory for at least that long: no thrashing. Nobody retires for a model that could not be loaded all
+   the same.
 4. Only requests that wait make others go. A preload takes memory that is free and is content without.
 5. A model whose workers are all busy gets one more, up to its `replicas`, from memory that is free and that no model
    without a worker waits for.
@@ -16,7 +17,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from slotwise.memory.accounts import NOTHING, Accounts, Amounts, total_of
 from slotwise.memory.footprint import HOST
@@ -25,7 +26,9 @@ from slotwise.scheduler.lifecycle import WorkerState
 from slotwise.scheduler.records import ModelRecord, SchedulerConfig, WorkerRecord
 
 #: Of what a load took, a model stays at least; but nobody waits for longer than this for that.
-_STAY_LOADS, _MOST_STAY_S = 3.0, 60.0
+_STAY_LOADS, _MOST_STAY_S = 3.0, 30.0
+#: Beside the devices: how many models are loaded.
+_MODELS = HOST - 1
 #: A load that is not known yet, for whom is unloaded first.
 _UNKNOWN_LOAD_S = 1.0
 
@@ -38,7 +41,7 @@ class Residency:
         self._models = models
         self.memory = Accounts(config.memory_budgets)
         self.workers: dict[int, WorkerRecord] = {}
-        self._last_worker_id = 0
+        self._last_worker_id = self._next_turn = 0
 
     def too_large(self, model: ModelRecord) -> bool:
         """It does not fit even into an empty machine, wherever it is put."""
@@ -62,49 +65,92 @@ class Residency:
         if model.workers:
             return self._start_more(model, now)
         # Who waited longer goes first: room that was made for one model is not for whoever asks next.
-        need = total_of([self._next_need(model), self._wanted_before(model, now)])
-        if self.memory.fits(need) and self._may_be_one_more():
+        before = self._waits_before(model, now)
+        need = total_of([self._next_need(model), *(self._next_need(other) for other in before)])
+        if not self._lacks(need, len(before)):
             return [self._start(model, now), *self._start_more(model, now)]
         if model.waiting == 0:
             return []
         if model.memory_wait_since is None:
-            model.memory_wait_since = now
-        victims = self._victims(need, now)
-        if victims is None:
-            if now >= model.memory_wait_since + self._config.memory_patience_s:
-                self._retire_one(need, now)
-            return []
-        return [action for victim in victims for action in self.stop(victim)]
+            model.memory_wait_since, model.memory_turn = now, self._next_turn
+            self._next_turn += 1
+        victims = self._victims(need, len(before), now)
+        if victims is None and now >= model.memory_wait_since + self._config.memory_patience_s:
+            self._retire(need, len(before), now)
+        return [action for victim in victims or () for action in self.stop(victim)]
 
-    def _victims(self, need: Amounts, now: float) -> list[WorkerRecord] | None:
-        """Idle workers that make room for it, none where enough is coming free anyway; None: all of them would not."""
-        victims: list[WorkerRecord] = []
-        idle = self._idle_workers(now)
-        coming = self._coming_free()
-        while True:
-            short = self.memory.short_of(need, coming)
-            if not short and self._may_be_one_more(victims):
-                return victims
-            # One that holds nothing of what is short is no help.
-            helps = (one for one in idle if not short or any(self.memory.of(one.worker_id).get(d, 0) for d in short))
-            victim = next(helps, None)
-            if victim is None:
-                return None
-            idle.remove(victim)
-            victims.append(victim)
-            coming = total_of([coming, self.memory.of(victim.worker_id)])
+    # ---- who makes room
 
-    def _may_be_one_more(self, victims: list[WorkerRecord] | None = None) -> bool:
-        """By the bound on how many models are loaded, once the victims and whoever is going have gone."""
+    def _lacks(self, need: Amounts, models: int = 0, going: Iterable[WorkerRecord] = ()) -> frozenset[int]:
+        """The devices that have less than `need` once these workers have gone; `_MODELS` where one more model, beside
+        so many that come before it, would be too many."""
+        gone = {worker.worker_id for worker in going}
+        lacking = self.memory.short_of(need, total_of(self.memory.of(worker_id) for worker_id in gone))
         if self._config.max_loaded is None:
-            return True
-        going = {worker.worker_id for worker in victims or ()}
-        staying = {
-            worker.model
-            for worker in self.workers.values()
-            if worker.worker_id not in going and (victims is None or worker.state is not WorkerState.DRAINING)
-        }
-        return len(staying) < self._config.max_loaded
+            return lacking
+        staying = {worker.model for worker in self.workers.values() if worker.worker_id not in gone}
+        return lacking | {_MODELS} if len(staying) + models >= self._config.max_loaded else lacking
+
+    def _holds(self, worker: WorkerRecord, lacking: frozenset[int]) -> bool:
+        """Its going would help."""
+        held = self.memory.of(worker.worker_id)
+        return _MODELS in lacking or any(held.get(device, 0) for device in lacking)
+
+    def _victims(self, need: Amounts, models: int, now: float) -> list[WorkerRecord] | None:
+        """Idle workers that make room for it, none where enough is coming free anyway; None: all of them would not."""
+        going, victims = self._draining(), list[WorkerRecord]()
+        for worker in self._idle_workers(now):
+            lacking = self._lacks(need, models, [*going, *victims])
+            if lacking and self._holds(worker, lacking):
+                victims.append(worker)
+        if self._lacks(need, models, [*going, *victims]):
+            return None
+        for victim in list(victims):
+            # One that was taken first may be more than is needed, by those that were taken later.
+            rest = [other for other in victims if other is not victim]
+            if not self._lacks(need, models, [*going, *rest]):
+                victims = rest
+        return victims
+
+    def _retire(self, need: Amounts, models: int, now: float) -> None:
+        """Tell a busy worker to make room, the one that was loaded longest, first of models that have another: one
+        after the other, and only if all that could be told would be enough beside those that are idle."""
+        ready = [worker for model in self._models.values() for worker in model.ready if not worker.pinned]
+        idle = self._idle_workers(now)
+        if any(worker.retiring and worker not in idle for worker in ready):
+            return
+        going, told = [*self._draining(), *idle], list[WorkerRecord]()
+        lacking = self._lacks(need, models, going)
+        for worker in sorted(ready, key=lambda w: (self._is_only_one(w), w.ready_at, w.worker_id)):
+            if lacking and worker not in idle and self._may_retire(worker) <= now and self._holds(worker, lacking):
+                told.append(worker)
+                lacking = self._lacks(need, models, [*going, *told])
+        if told and not lacking:
+            told[0].retiring = True
+
+    def _hopeless(self, model: ModelRecord) -> bool:
+        """Not even if everybody went who may: it waits for other programs, or for what is pinned. It holds no place."""
+        movable = [worker for worker in self.workers.values() if not worker.pinned]
+        return bool(self._lacks(self._next_need(model), 0, movable))
+
+    def _waits(self, model: ModelRecord) -> bool:
+        """It waits for memory that others could give."""
+        return model.memory_wait_since is not None and model.wanted and not self._hopeless(model)
+
+    def _waits_before(self, model: ModelRecord, now: float) -> list[ModelRecord]:
+        """The models that have waited for memory longer than this one."""
+        turn = self._next_turn if model.memory_wait_since is None else model.memory_turn
+        return [
+            other
+            for other in self._models.values()
+            if other.memory_wait_since is not None
+            and other.memory_turn < turn
+            and now >= other.not_before
+            and self._waits(other)
+        ]
+
+    def _draining(self) -> list[WorkerRecord]:
+        return [worker for worker in self.workers.values() if worker.state is WorkerState.DRAINING]
 
     def _start_more(self, model: ModelRecord, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -121,11 +167,13 @@ class Residency:
                 return False
         return self._free_place(model) is not None and self._has_room_for(model)
 
-    @staticmethod
-    def _free_place(model: ModelRecord) -> int | None:
-        """The first place of the model that is neither taken nor unusable."""
+    def _free_place(self, model: ModelRecord) -> int | None:
+        """The first place of the model that is neither taken nor unusable nor too small, and has room now; else the
+        first that might have some."""
         taken = {worker.replica for worker in model.workers.values()} | model.unusable.keys()
-        return next((place for place in range(model.spec.replicas) if place not in taken), None)
+        free = (place for place in range(model.spec.replicas) if place not in taken)
+        could = [place for place in free if self.memory.could_fit(model.spec.need(place))]
+        return next((place for place in could if self.memory.fits(model.spec.need(place))), next(iter(could), None))
 
     def _next_need(self, model: ModelRecord) -> Amounts:
         """Of the next worker of a model."""
@@ -133,16 +181,19 @@ class Residency:
         return NOTHING if place is None else model.spec.need(place)
 
     def reprieve(self) -> list[ModelRecord]:
-        """Nobody waits for memory any more: the workers that were to make room go on; returns their models."""
+        """Workers that were to make room, for somebody who does not wait any more, go on; returns their models."""
         for model in self._models.values():
             if model.waiting == 0:
                 model.memory_wait_since = None
-        if any(model.memory_wait_since is not None for model in self._models.values()):
-            return []
         retiring = [worker for worker in self.workers.values() if worker.retiring]
-        for worker in retiring:
+        if not retiring:
+            return []
+        draining = self._draining()
+        lacking = [self._lacks(self._next_need(m), 0, draining) for m in self._models.values() if self._waits(m)]
+        reprieved = [worker for worker in retiring if not any(self._holds(worker, one) for one in lacking)]
+        for worker in reprieved:
             worker.retiring = False
-        return list({worker.model: self._models[worker.model] for worker in retiring}.values())
+        return list({worker.model: self._models[worker.model] for worker in reprieved}.values())
 
     def expire(self, now: float) -> list[Action]:
         """Unload what nobody has used for as long as it is kept."""
@@ -154,23 +205,23 @@ class Residency:
         return actions
 
     def relieve(self, now: float) -> list[Action]:
-        """Other programs have taken what is held here: idle workers give theirs back, as many as that takes."""
+        """Other programs have taken what is held here: idle workers give theirs back, as many as that takes, however
+        short they have been there."""
         actions: list[Action] = []
         for device in self.memory.over:
             missing = self.memory.reserved.get(device, 0) - self.memory.budgets[device]
-            missing -= self._coming_free().get(device, 0)
-            for worker in self._idle_workers(now):
+            missing -= sum(self.memory.of(worker.worker_id).get(device, 0) for worker in self._draining())
+            for worker in self._idle_workers(now, stay=False):
                 held = self.memory.of(worker.worker_id).get(device, 0)
-                if missing > 0 and held:
+                if missing > 0 and held and worker.state is WorkerState.READY:
                     missing -= held
                     self._models[worker.model].preload = False
                     actions += self.stop(worker)
         return actions
 
-    def held_by_ready(self) -> Amounts:
-        """What workers hold that are loaded: they have taken it by now."""
-        ready = [worker for worker in self.workers.values() if worker.state is WorkerState.READY]
-        return total_of(self.memory.of(worker.worker_id) for worker in ready)
+    def held(self) -> Amounts:
+        """What living workers hold: they have taken it by now, or are about to."""
+        return total_of(self.memory.of(worker_id) for worker_id in self.workers)
 
     def waits_for_memory(self, model: ModelRecord) -> str | None:
         """Why a model that is wanted can not be loaded now, with the numbers; None: that is not what it waits for."""
@@ -228,12 +279,12 @@ class Residency:
             return model.not_before if self._wants_another(model) else None
         if model.memory_wait_since is None:
             return model.not_before if model.waiting or self._has_room_for(model) else None
-        if self.memory.fits(self._next_need(model), self._coming_free()) and self._may_be_one_more([]):
+        if not self._lacks(self._next_need(model), 0, self._draining()):
             return None
         # Whoever could make room when it was last looked at is no news later.
         moments = [model.not_before]
         for worker in self.workers.values():
-            if worker.state is WorkerState.READY and not self._pinned(worker):
+            if worker.state is WorkerState.READY and not worker.pinned:
                 if self._is_idle(worker):
                     moments.append(self._stays_until(worker))
                 moments.append(max(model.memory_wait_since + self._config.memory_patience_s, self._may_retire(worker)))
@@ -252,46 +303,30 @@ class Residency:
 
     def _has_room_for(self, model: ModelRecord) -> bool:
         """One more worker that nobody waits for: there is memory, and no other model wants it."""
-        waiting = any(other.memory_wait_since is not None for other in self._models.values())
-        return not waiting and self.memory.fits(self._next_need(model)) and self._may_be_one_more()
-
-    def _wanted_before(self, model: ModelRecord, now: float) -> Amounts:
-        """Bytes of the models that have waited for memory longer than this one."""
-        since = model.memory_wait_since
-        return total_of(
-            self._next_need(other)
-            for other in self._models.values()
-            if other.memory_wait_since is not None
-            and (since is None or other.memory_wait_since < since)
-            and now >= other.not_before
-            and other.wanted
-        )
+        if any(self._waits(other) for other in self._models.values()):
+            return False
+        need = self._next_need(model)
+        return self.memory.fits(need) if model.workers else not self._lacks(need)
 
     def _start(self, model: ModelRecord, now: float) -> StartWorker:
         place = self._free_place(model)
         assert place is not None
         self._last_worker_id += 1
-        worker = WorkerRecord(self._last_worker_id, model.name, place, started_at=now)
+        worker = WorkerRecord(self._last_worker_id, model.name, place, started_at=now, pinned=model.spec.pinned)
         self.memory.reserve(worker.worker_id, model.spec.need(place))
         self.workers[worker.worker_id] = worker
         model.workers[worker.worker_id] = worker
         model.memory_wait_since = None
         return StartWorker(worker.worker_id, model.name, place)
 
-    def _coming_free(self) -> Amounts:
-        going = [worker for worker in self.workers.values() if worker.state is WorkerState.DRAINING]
-        return total_of(self.memory.of(worker.worker_id) for worker in going)
-
-    def _idle_workers(self, now: float) -> list[WorkerRecord]:
+    def _idle_workers(self, now: float, *, stay: bool = True) -> list[WorkerRecord]:
         """Those that may go now: of models for which nobody waits, or that were told to make room. Which goes first."""
-        idle = [w for m in self._models.values() for w in m.ready if self._is_idle(w) and self._stays_until(w) <= now]
-        return sorted(idle, key=lambda worker: self._cost_of_going(worker, now))
+        idle = [worker for model in self._models.values() for worker in model.ready if self._is_idle(worker)]
+        may_go = [worker for worker in idle if not stay or self._stays_until(worker) <= now]
+        return sorted(may_go, key=lambda worker: self._cost_of_going(worker, now))
 
     def _is_idle(self, worker: WorkerRecord) -> bool:
-        return self._models[worker.model].may_do_without(worker) and not self._pinned(worker)
-
-    def _pinned(self, worker: WorkerRecord) -> bool:
-        return self._models[worker.model].spec.pinned
+        return self._models[worker.model].may_do_without(worker) and not worker.pinned
 
     def _stays_until(self, worker: WorkerRecord) -> float:
         """It makes no room for others before: else models that are asked in turn would be loaded for each request."""
@@ -313,24 +348,6 @@ class Residency:
 
     def _is_only_one(self, worker: WorkerRecord) -> bool:
         return len(self._models[worker.model].ready) == 1
-
-    def _retire_one(self, need: Amounts, now: float) -> None:
-        """One at a time: the busy worker that was loaded longest, first of models that have another, of those that hold
-        some of what is short."""
-        if any(worker.retiring for worker in self.workers.values()):
-            return
-        short = self.memory.short_of(need, self._coming_free())
-        ready = [
-            worker
-            for worker in self.workers.values()
-            if worker.state is WorkerState.READY
-            and now >= self._may_retire(worker)
-            and not self._pinned(worker)
-            and (not short or any(self.memory.of(worker.worker_id).get(device, 0) for device in short))
-        ]
-        if ready:
-            longest = min(ready, key=lambda w: (self._is_only_one(w), w.ready_at, w.worker_id))
-            longest.retiring = True
 
     def _backoff(self, deaths: int) -> float:
         if deaths <= 1:

@@ -155,3 +155,13 @@ def test_layers_that_predict_ahead_are_not_loaded() -> None:
 
     assert ModelFootprint(shape, tensors).weights() == {HOST: 3 * 4096}
     assert [bool(layer.key) for layer in shape.layers] == [True, True, True, False]
+
+
+def test_layers_that_are_gone_through_too_often_are_refused() -> None:
+    with pytest.raises(GGUFError, match="4 layers are gone through 1099511627776 times"):
+        model_shape(_header("nanbeige", num_loops=2**40))
+
+
+@pytest.mark.parametrize("name", ["blk.\u00b2.x", "blk..x", "blk.-1.x", "blk.x"])
+def test_a_layer_that_has_no_number_is_none(name: str) -> None:
+    assert ModelFootprint(model_shape(_header()), [_tensor(name, 64)]).weights() == {HOST: 64}

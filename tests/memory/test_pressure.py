@@ -34,6 +34,15 @@ def test_what_others_take_is_gone_at_once_and_comes_back_when_they_give_it_back(
     assert pressure.is_normal
 
 
+def test_a_little_more_counts_when_it_lasts() -> None:
+    pressure = MemoryPressure({HOST: 9000})
+    assert _look(pressure, 9800) == 8820
+
+    found = [_look(pressure, 9850) for _ in range(40)]
+
+    assert [size for size in found if size is not None] == [8865]
+
+
 def test_a_device_that_was_not_seen_stays_as_it_was() -> None:
     pressure = MemoryPressure({HOST: 9000, 0: 5000})
 

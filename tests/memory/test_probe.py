@@ -23,6 +23,8 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(probe, "_CGROUP_LIMITS", (str(limit),))
     monkeypatch.setattr(probe, "_CGROUP_USAGES", (str(tmp_path / "none"), str(usage)))
 
+    monkeypatch.setattr(probe, "_CGROUP_STATS", (str(tmp_path / "none"),))
+
     assert (read_memory().total_bytes, read_memory().available_bytes) == (1048576, 1000000)
 
     usage.write_text("2000000\n")
@@ -30,3 +32,21 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     limit.write_text("max\n")
     assert read_memory().total_bytes == psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize("prefix", ["", "total_"])
+def test_pages_of_files_in_a_container_can_be_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    """Mapped weights are such pages: they are not what others took."""
+    for name, text in {
+        "limit": "1000000",
+        "usage": "900000",
+        "stat": f"anon 5\nactive_file 1\ninactive_file 2\n{prefix}active_file 300000\n{prefix}inactive_file 400000\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(probe, "_CGROUP_LIMITS", (str(tmp_path / "limit"),))
+    monkeypatch.setattr(probe, "_CGROUP_USAGES", (str(tmp_path / "usage"),))
+    monkeypatch.setattr(probe, "_CGROUP_STATS", (str(tmp_path / "stat"),))
+
+    assert read_memory().available_bytes == 1000000 - (900000 - 700000)

@@ -78,6 +78,8 @@ class CoreMachine(RuleBasedStateMachine):
                 self.place_of[worker_id] = place
                 total = sum(self.models[self.model_of[w]].need(0)[HOST] for w in self.workers)
                 assert total <= self.budget, "memory over the budget"
+                loaded = {self.model_of[w] for w in self.workers}
+                assert len(loaded) <= (self.config.max_loaded or 99)
             case ev.StopWorker(worker_id):
                 begun = [*self.running.items(), *self.paused.items()]
                 assert not [r for r, w in begun if w == worker_id], "stopped while running"
@@ -399,7 +401,20 @@ class ReplicasMachine(CoreMachine):
     config: ClassVar = SchedulerConfig(max_queue=5, memory_budgets={HOST: 30}, cells_ahead=4)
 
 
+class OneModelMachine(CoreMachine):
+    """There is memory for all, and one may be loaded at a time; the other goes soon when nobody uses it."""
+
+    models: ClassVar = {
+        "m": ModelSpec(on_host(10), slots=2, kv_cells=60, context_cap=30, replicas=2, keep_alive_s=3.0),
+        "n": ModelSpec(on_host(8), slots=1, kv_cells=30, context_cap=30, keep_alive_s=0.0),
+        "huge": ModelSpec(on_host(999), slots=1, kv_cells=30, context_cap=30),
+    }
+    config: ClassVar = SchedulerConfig(max_queue=5, memory_budgets={HOST: 100}, cells_ahead=4, max_loaded=1)
+
+
 TestCore = CoreMachine.TestCase
 TestCore.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
+TestOneModel = OneModelMachine.TestCase
+TestOneModel.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
 TestReplicas = ReplicasMachine.TestCase
 TestReplicas.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

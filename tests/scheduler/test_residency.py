@@ -359,3 +359,114 @@ def test_what_never_fits_is_told_at_once_and_what_does_not_fit_now_is_not() -> N
     world.submit("b", "m")
 
     assert len(world.errors) == 1
+
+
+# ---- nobody is forgotten
+
+
+def test_an_idle_model_is_not_frozen_while_the_busy_one_is_what_has_to_go() -> None:
+    world = World(30, a=10, b=10, c=25)
+    world.serve("0", "a")
+    world.submit("busy", "b")
+    world.submit("waits", "c")
+    world.pass_time(6)
+
+    world.serve("a goes on", "a")
+    assert "a goes on" in world.granted
+    world.finish("busy")
+
+    assert world.loads == ["a", "b", "c"]
+
+
+def test_nobody_retires_for_a_model_that_could_not_be_loaded_all_the_same() -> None:
+    """What is pinned stays, so the large one waits for ever, and holds no place before a small one."""
+    world = World(30, pinned=_spec(15, pinned=True), a=10, large=25, small=5)
+    world.serve("0", "pinned")
+    world.submit("busy", "a")
+    world.submit("in vain", "large")
+    world.pass_time(60)
+
+    world.submit("goes on", "a")
+    world.submit("small", "small")
+
+    assert world.granted == ["0", "busy", "goes on", "small"]
+
+
+def test_who_was_told_to_make_room_goes_on_when_that_would_not_help_any_more() -> None:
+    world = World(30, a=10, b=25)
+    world.submit("busy", "a")
+    world.submit("waits", "b")
+    world.pass_time(6)
+    world.do(ev.MemorySeen({HOST: 12}))
+
+    world.submit("goes on", "a")
+
+    assert world.granted == ["busy", "goes on"]
+
+
+def test_who_waited_behind_somebody_that_left_is_looked_at() -> None:
+    world = World(30, a=20, x=25, z=5)
+    world.submit("busy", "a")
+    world.submit("first", "x")
+    world.submit("second", "z")
+    assert world.loads == ["a"], "its place is before z's"
+
+    world.do(ev.RequestCancelled("first"))
+
+    assert world.granted == ["busy", "second"]
+
+
+def test_where_few_may_be_loaded_each_gets_its_turn() -> None:
+    world = World(1000, config=replace(CONFIG, max_loaded=1), m=1, n=1)
+    for number in range(40):
+        world.submit(f"m{number}", "m")
+        world.pass_time(1)
+        if number == 10:
+            world.submit("n", "n")
+        served, world.granted = world.granted, []
+        for name in served:
+            world.finish(name)
+            if name == "n":
+                return
+    raise AssertionError(f"n had no turn in 30 s: {world.loads}")
+
+
+def test_a_second_worker_is_no_second_model() -> None:
+    world = World(1000, config=replace(CONFIG, max_loaded=1), m=_spec(1, replicas=2))
+
+    for number in range(4):
+        world.submit(f"r{number}", "m")
+
+    assert world.loads == ["m", "m"]
+
+
+def test_a_model_that_was_just_loaded_gives_way_to_other_programs_too() -> None:
+    world = World(15, config=replace(CONFIG, least_stay_s=60.0), m=10)
+    world.serve("a", "m")
+
+    world.do(ev.MemorySeen({HOST: 5}))
+
+    assert world.core.model_status("m").state == "unloaded"
+
+
+def test_a_small_one_does_not_go_where_the_large_one_alone_is_enough() -> None:
+    world = World(20, small=2, large=18, wanted=15)
+    world.serve("1", "small")
+    world.pass_time(10)
+    world.serve("2", "large")
+    world.pass_time(10)
+
+    world.submit("3", "wanted")
+
+    assert world.core.model_status("small").state == "ready"
+    assert world.loads == ["small", "large", "wanted"]
+
+
+def test_a_worker_goes_where_there_is_room() -> None:
+    """The first of its two places is on a GPU that is too small."""
+    spec = ModelSpec(({GPU: 12}, {GPU + 1: 12}), 2, 100, 60, replicas=2)
+    core = Scheduler(replace(CONFIG, memory_budgets={GPU: 8, GPU + 1: 24}), {"m": spec})
+
+    actions = core.handle(ev.PreloadRequested("m"), 0.0)
+
+    assert actions == [ev.StartWorker(1, "m", 1)]

@@ -66,7 +66,7 @@ def _dry_run(models: _Models, load: LoadModel) -> DryRun:
     cells = llama_cpp.llama_n_ctx(context)
     llama_cpp.llama_free(context)
     if breakdown is None:
-        return DryRun(error="this build of llama.cpp does not say what its buffers take")
+        raise SystemExit("this build of llama.cpp does not say what its buffers take")
     return DryRun(
         buffers=tuple(Buffer(name, kind.weights, kind.memory, kind.compute) for name, kind in breakdown.items()),
         output_bytes=4 * layout.context.output_rows * vocabulary,
