@@ -92,6 +92,8 @@ class Answer:
         loads = [load, *(other for row in self._others() for other in row)]
         if self.gpus:
             self.placed = place(file.footprint, file.layout(load).context, self.host_free, self.gpus)
+            layers = self.placed.split.gpu_layers if self.placed else 0
+            loads = [msgspec.structs.replace(one, n_gpu_layers=layers) for one in loads]
         if self.gpus and self.assumed:
             split = self.placed.split if self.placed else None
             needs = [file.by_formula(one, split, note="the GPU is not here") for one in loads]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from slotwise.memory.shards import read_model
 from slotwise.workers.dryrun import DryRun, DryRunFailed, dry_run
 from slotwise.workers.layout import ContextLayout, context_layout
 from slotwise.workers.protocol import LoadModel
+from slotwise.workers.visible import nvml_index
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,14 @@ class ModelFile:
         return context_layout(load, context_train=self.shape.context_train, can_go_back=self.shape.can_go_back)
 
     def needs(self, loads: Sequence[LoadModel]) -> list[Need]:
-        """By a dry run, as far as one can be had."""
+        """By a dry run, as far as one can be had; one for all that see the same GPUs."""
+        found: dict[int, Need] = {}
+        for seen in dict.fromkeys(_seen(load) for load in loads):
+            these = [index for index, load in enumerate(loads) if _seen(load) == seen]
+            found |= zip(these, self._needs([loads[index] for index in these]), strict=True)
+        return [found[index] for index in range(len(loads))]
+
+    def _needs(self, loads: Sequence[LoadModel]) -> list[Need]:
         try:
             runs = dry_run(loads)
         except DryRunFailed as error:
@@ -125,7 +134,7 @@ class ModelFile:
         """Where the devices are not here, or llama.cpp does not say it."""
         layout = self.layout(load)
         devices = _Devices()
-        for device, part in self.footprint.footprint(layout.context, split or Split(load.n_gpu_layers)).devices.items():
+        for device, part in self.footprint.footprint(layout.context, split or _split(load)).devices.items():
             parts = devices.on(device)
             parts.weights, parts.memory = part.weights, part.cells + part.state
             parts.compute, parts.other = part.compute, part.output
@@ -148,10 +157,21 @@ class ModelFile:
         return load.host_bytes + characters // CHARACTERS_PER_TOKEN * per_cell
 
 
+def _split(load: LoadModel) -> Split:
+    """All of its layers that are to be on a GPU are on its own, or on the first."""
+    gpu = nvml_index(max(load.gpu, 0), os.environ)
+    return Split(load.n_gpu_layers, tuple(float(index == gpu) for index in range(gpu + 1)))
+
+
+def _seen(load: LoadModel) -> tuple[bool, int]:
+    """Which GPUs its worker sees."""
+    return load.n_gpu_layers != 0, load.gpu
+
+
 def device_of(buffer: str, gpu: int) -> int:
     """Of a kind of buffer, by its name. `gpu`: the only one that the worker sees, which is the first to llama.cpp."""
     if buffer.startswith(("CPU", "AMX")) or buffer.endswith("_Host"):
         return HOST
     number = re.search(r"(\d+)$", buffer)
     index = int(number[1]) if number else 0
-    return gpu if gpu >= 0 else index
+    return nvml_index(gpu if gpu >= 0 else index, os.environ)

@@ -41,6 +41,7 @@ PURE = [
     *(f"slotwise.workers.{name}" for name in ("prefixes", "protocol", "sequences", "speculation", "split", "text")),
     "slotwise.workers.unified",
     "slotwise.workers.layout",
+    "slotwise.workers.visible",
     *(
         f"slotwise.memory.{name}"
         for name in ("accounts", "architectures", "footprint", "ggml_types", "ledger", "plan", "pressure", "shape")

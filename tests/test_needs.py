@@ -138,6 +138,20 @@ def test_layers_on_a_gpu_that_is_not_here_are_estimated() -> None:
     assert gpu.other == GPU_OVERHEAD
 
 
+def test_each_place_has_its_own_need() -> None:
+    """Cores of the host, and a GPU that is not here: llama.cpp then takes the host for it."""
+    file = ModelFile(demo_model_path())
+    host = msgspec.structs.replace(DEMO, path=demo_model_path(), cpus=(0,))
+    gpu = msgspec.structs.replace(host, cpus=(), gpu=1, n_gpu_layers=-1)
+
+    first, second, third = file.needs([host, gpu, host])
+
+    assert first.amounts == third.amounts
+    assert set(first.amounts) == {HOST}
+    assert second.devices[HOST].memory == first.devices[HOST].memory
+    assert set(file.by_formula(gpu).amounts) == {HOST, 1}
+
+
 def test_the_answer_crosses_the_pipe_as_it_is() -> None:
     run = DryRun(buffers=(dryrun.Buffer("CPU", 1, 2, 3),), output_bytes=4, process_bytes=5, cells=6, rows=7)
 

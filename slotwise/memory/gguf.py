@@ -18,6 +18,8 @@ MAX_HEADER_BYTES = 256 * 1024 * 1024
 MAX_ENTRIES = 100_000
 MAX_STRING_BYTES = 16 * 1024 * 1024
 MAX_KEPT_ITEMS = 4096
+#: Of all lists together: a file has a few, of a number for each layer.
+MAX_ALL_KEPT_ITEMS = 1_000_000
 #: Of a list of texts, which are walked through one by one; vocabularies have up to half a million.
 MAX_TEXTS = 8_000_000
 MAX_LAYERS = 10_000
@@ -115,6 +117,7 @@ class _Reader:
         self._limit = min(size, MAX_HEADER_BYTES)
         self._offset = 0
         self._lengths: dict[str, int] = {}
+        self._kept = 0
 
     def header(self) -> GGUFHeader:
         if self._take(4, "magic") != b"GGUF":
@@ -207,8 +210,13 @@ class _Reader:
         if kind == _STRING and count > MAX_KEPT_ITEMS:
             self._skip_texts(count, key)
             return None
+        self._kept += count
+        if self._kept > MAX_ALL_KEPT_ITEMS:
+            raise self._fault(f"its lists have more than {MAX_ALL_KEPT_ITEMS} items, without the vocabulary")
+        if kind in _SCALARS:
+            return list(struct.unpack(f"<{count}{_SCALARS[kind]}", self._take(count * width, f"'{key[:60]}'")))
         items = [self._value(kind, key, nested=True) for _ in range(count)]
-        return [item for item in items if isinstance(item, Scalar)] if count <= MAX_KEPT_ITEMS else None
+        return [item for item in items if isinstance(item, Scalar)]
 
     def _skip_texts(self, count: int, key: str) -> None:
         if count > MAX_TEXTS:

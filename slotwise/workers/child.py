@@ -255,8 +255,6 @@ def _load(load: LoadModel, writer: FrameWriter) -> Model:
             reported = percent
             writer.send(Loading(stage, fraction))
 
-    if load.gpu >= 0:
-        _see_only(load.gpu)
     if load.cpus and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, load.cpus)
     if load.path.startswith(SCHEME):
@@ -267,14 +265,6 @@ def _load(load: LoadModel, writer: FrameWriter) -> Model:
     writer.send(Loading("warm-up", 1.0))
     model.warm_up()
     return model
-
-
-def _see_only(gpu: int) -> None:
-    """Before the native library looks: of the GPUs in NVML's order, or of those that the user lets us see, only this.
-    So there is no context on the others either."""
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) else str(gpu)
 
 
 def _start_thread(target: Callable[[], object], name: str, *, stack_bytes: int = 0) -> None:

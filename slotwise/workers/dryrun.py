@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from slotwise.workers.protocol import LoadModel
+from slotwise.workers.visible import cuda_environment
 
 TIMEOUT_S = 60.0
 
@@ -51,10 +52,9 @@ class DryRunFailed(Exception):
 
 
 def dry_run(loads: Sequence[LoadModel], *, timeout_s: float = TIMEOUT_S) -> list[DryRun]:
-    """Ask for loads of one file. Raises DryRunFailed."""
+    """Ask for loads of one file, all on the same GPUs. Raises DryRunFailed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLOTWISE_")}
-    if all(load.n_gpu_layers == 0 for load in loads):
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    environment |= cuda_environment(loads[0].n_gpu_layers, loads[0].gpu, environment)
     try:
         child = subprocess.run(
             [sys.executable, "-m", "slotwise.workers.llama.dryrun"],

@@ -20,6 +20,7 @@ import anyio.abc
 
 from slotwise.workers.frames import FrameBuffer, FrameError, decode_report, encode
 from slotwise.workers.protocol import NO_PROGRESS, Command, Loading, LoadModel, Ready, Report, Shutdown, StartFailed
+from slotwise.workers.visible import cuda_environment
 from slotwise.workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -247,10 +248,7 @@ def _worker_environment(load: LoadModel) -> dict[str, str]:
     # ggml's abort would fork gdb and wait for it (research notes, reliability 1.2).
     environment["GGML_NO_BACKTRACE"] = "1"
     environment.setdefault("PYTHONUNBUFFERED", "1")
-    if load.n_gpu_layers == 0:
-        # A CUDA build touches the GPU even for a CPU model, and dies when it is full (llama.cpp #25145).
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    return environment
+    return environment | cuda_environment(load.n_gpu_layers, load.gpu, environment)
 
 
 def _signal_name(number: int) -> str:

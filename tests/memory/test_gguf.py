@@ -222,3 +222,11 @@ def test_a_list_of_texts_that_never_ends_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(GGUFError, match="ends within 'k'"):
         _read(tmp_path, _file(_entry("k", ARRAY, texts)))
+
+
+def test_more_short_lists_than_any_model_has_are_refused_soon(tmp_path: Path) -> None:
+    short = _list(0, gguf.MAX_KEPT_ITEMS, bytes(gguf.MAX_KEPT_ITEMS))
+    entries = [_entry(f"k{number}", ARRAY, short) for number in range(300)]
+
+    with pytest.raises(GGUFError, match="more than 1000000 items"):
+        _read(tmp_path, _file(*entries))
