@@ -21,7 +21,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from slotwise.durations import seconds_of
 from slotwise.keys.store import KeyStore, KeyStoreError
 from slotwise.memory.footprint import HOST
-from slotwise.memory.plan import GPU_RESERVE
+from slotwise.memory.plan import usable
+from slotwise.memory.pressure import TAKEN
 from slotwise.memory.probe import read_memory
 from slotwise.paths import data_folder
 
@@ -241,8 +242,8 @@ def load_settings(
 def memory_budgets(settings: Settings) -> dict[int, int]:
     """Bytes for all models together, on each device."""
     machine = read_memory()
-    gpus = {gpu.index: max(gpu.free_bytes - GPU_RESERVE, 0) for gpu in machine.gpus}
-    return {HOST: settings.memory_budget or int(0.9 * machine.available_bytes)} | gpus
+    gpus = {gpu.index: usable(gpu.free_bytes) for gpu in machine.gpus}
+    return {HOST: settings.memory_budget or int(TAKEN * machine.available_bytes)} | gpus
 
 
 def _check(settings: Settings) -> None:

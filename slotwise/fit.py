@@ -13,9 +13,10 @@ from rich.table import Table
 from slotwise.commands import AsJson, out, refused
 from slotwise.config import ConfigError, load_settings, parse_bytes
 from slotwise.loads import model_loads
+from slotwise.memory.accounts import device_name
 from slotwise.memory.footprint import HOST
 from slotwise.memory.gguf import GGUFError
-from slotwise.memory.plan import GPU_RESERVE, Placed, place
+from slotwise.memory.plan import Placed, place, usable
 from slotwise.memory.probe import read_memory
 from slotwise.needs import ModelFile, Need, Parts
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
@@ -32,7 +33,6 @@ _PARTS = (
     ("process", "process"),
     ("chats in main memory", "caches"),
 )
-_GPU_PARTS = {"other": "driver and libraries"}
 
 
 def fit(
@@ -88,6 +88,7 @@ class Answer:
         self.host_free = machine.available_bytes
         self.assumed = bool(gpus)
         self.gpus = list(gpus) or [gpu.free_bytes for gpu in machine.gpus]
+        self.contexts = self._contexts()
         self.placed: Placed | None = None
         loads = [load, *(other for row in self._others() for other in row)]
         if self.gpus:
@@ -101,7 +102,6 @@ class Answer:
             needs = file.needs(loads)
         self.need, rest = needs[0], needs[1:]
         count = len(_KV_TYPES)
-        self.contexts = self._contexts()
         self.others = [rest[start : start + count] for start in range(0, len(rest), count)]
 
     def _contexts(self) -> list[int]:
@@ -111,14 +111,20 @@ class Answer:
     def _others(self) -> list[list[LoadModel]]:
         return [
             [msgspec.structs.replace(self.load, context_cap=size, kv_cells=0, kv_type=kind) for kind in _KV_TYPES]
-            for size in self._contexts()
+            for size in self.contexts
         ]
 
     def fits(self, need: Need) -> bool:
         if need.error:
             return False
-        free = {HOST: self.host_free} | {gpu: size - GPU_RESERVE for gpu, size in enumerate(self.gpus)}
-        return all(parts.total <= free.get(device, 0) for device, parts in need.devices.items())
+        return all(size <= self.limit(device) for device, size in need.amounts.items())
+
+    def free(self, device: int) -> int:
+        return self.host_free if device == HOST else dict(enumerate(self.gpus)).get(device, 0)
+
+    def limit(self, device: int) -> int:
+        """Of what is free on a device, what the model may take."""
+        return self.free(device) if device == HOST else usable(self.free(device))
 
     def record(self) -> dict[str, Any]:
         """For `--json`."""
@@ -139,9 +145,9 @@ class Answer:
             "host_free_bytes": self.host_free,
             "gpu_free_bytes": self.gpus,
             "gpu_layers": self.placed.split.gpu_layers if self.placed else 0,
-            "devices": {_name(device): _numbers(parts) for device, parts in self.need.devices.items()},
+            "devices": {device_name(device): _numbers(parts) for device, parts in self.need.devices.items()},
             "others": [
-                {"context": size, "kv_type": kind, "bytes": _total(need), "fits": self.fits(need), "error": need.error}
+                {"context": size, "kv_type": kind, "bytes": need.total, "fits": self.fits(need), "error": need.error}
                 for size, row in zip(self.contexts, self.others, strict=True)
                 for kind, need in zip(_KV_TYPES, row, strict=True)
             ],
@@ -176,14 +182,14 @@ def _parts_table(answer: Answer) -> Table:
     table.add_column("", "in all")
     for device in devices:
         parts = answer.need.devices[device]
-        table.add_column(_name(device).upper(), _mib(parts.total), justify="right")
+        table.add_column(device_name(device).upper(), _mib(parts.total), justify="right")
     for label, name in _PARTS:
         sizes = [getattr(answer.need.devices[device], name) for device in devices]
         if any(sizes):
             table.add_row(label, *(_mib(size) if size else "" for size in sizes))
-    table.add_row("free", *(_mib(_free(answer, device)) for device in devices), style="dim")
-    verdict = [("[green]fits[/green]" if _fits_on(answer, device) else "[red]does not fit[/red]") for device in devices]
-    table.add_row("", *verdict)
+    table.add_row("free", *(_mib(answer.free(device)) for device in devices), style="dim")
+    fits = [answer.need.devices[device].total <= answer.limit(device) for device in devices]
+    table.add_row("", *("[green]fits[/green]" if one else "[red]does not fit[/red]" for one in fits))
     return table
 
 
@@ -200,29 +206,12 @@ def _others_table(answer: Answer) -> Table:
 def _cell(answer: Answer, need: Need) -> str:
     if need.error:
         return "[dim]not possible[/dim]"
-    total = _mib(_total(need))
+    total = _mib(need.total)
     return total if answer.fits(need) else f"[red]{total}[/red]"
-
-
-def _total(need: Need) -> int:
-    return sum(parts.total for parts in need.devices.values())
-
-
-def _free(answer: Answer, device: int) -> int:
-    return answer.host_free if device == HOST else dict(enumerate(answer.gpus)).get(device, 0)
-
-
-def _fits_on(answer: Answer, device: int) -> bool:
-    reserve = 0 if device == HOST else GPU_RESERVE
-    return answer.need.devices[device].total <= _free(answer, device) - reserve
 
 
 def _numbers(parts: Parts) -> dict[str, int]:
     return {name: getattr(parts, name) for _, name in _PARTS} | {"total": parts.total}
-
-
-def _name(device: int) -> str:
-    return "host" if device == HOST else f"gpu{device}"
 
 
 def _mib(size: int) -> str:

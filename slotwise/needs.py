@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from slotwise.memory.accounts import Amounts
@@ -71,17 +72,13 @@ class Need:
         return self.devices[HOST].total
 
     @property
+    def total(self) -> int:
+        return sum(self.amounts.values())
+
+    @property
     def amounts(self) -> Amounts:
         """Bytes by device."""
         return {device: parts.total for device, parts in self.devices.items()}
-
-
-@dataclass(slots=True)
-class _Devices:
-    found: dict[int, Parts] = field(default_factory=lambda: {HOST: Parts()})
-
-    def on(self, device: int) -> Parts:
-        return self.found.setdefault(device, Parts())
 
 
 class ModelFile:
@@ -91,7 +88,7 @@ class ModelFile:
         """Raises GGUFError or OSError."""
         self.header = read_model(path)
         self.shape = model_shape(self.header)
-        self.footprint = ModelFootprint.of(self.header, self.shape)
+        self.footprint = ModelFootprint(self.shape, self.header.tensors)
 
     def layout(self, load: LoadModel) -> ContextLayout:
         return context_layout(load, context_train=self.shape.context_train, can_go_back=self.shape.can_go_back)
@@ -115,36 +112,36 @@ class ModelFile:
     def _by_dry_run(self, load: LoadModel, run: DryRun) -> Need:
         if run.error:
             return Need("dry run", {HOST: Parts()}, 0, 0, 0, error=run.error)
-        devices = _Devices()
+        devices = defaultdict[int, Parts](Parts)
         for buffer in run.buffers:
             device = device_of(buffer.name, load.gpu)
-            parts = devices.on(device)
+            parts = devices[device]
             parts.weights += buffer.weights
             parts.memory += buffer.memory
             parts.compute += buffer.compute
             if device != HOST and not parts.other:
                 parts.other = GPU_OVERHEAD
-        host = devices.on(HOST)
+        host = devices[HOST]
         host.other += run.output_bytes
         host.process += run.process_bytes + self._at_work(load)
         host.caches += self._caches(load)
-        return Need("dry run", devices.found, run.cells, run.rows, run.context_cap)
+        return Need("dry run", devices, run.cells, run.rows, run.context_cap)
 
     def by_formula(self, load: LoadModel, split: Split | None = None, note: str = "") -> Need:
         """Where the devices are not here, or llama.cpp does not say it."""
         layout = self.layout(load)
-        devices = _Devices()
+        devices = defaultdict[int, Parts](Parts)
         for device, part in self.footprint.footprint(layout.context, split or _split(load)).devices.items():
-            parts = devices.on(device)
+            parts = devices[device]
             parts.weights, parts.memory = part.weights, part.cells + part.state
             parts.compute, parts.other = part.compute, part.output
             if device != HOST:
                 parts.other += GPU_OVERHEAD
-        host = devices.on(HOST)
+        host = devices[HOST]
         host.process = _PROCESS_BYTES + _BYTES_PER_TOKEN * self.shape.vocab + self._at_work(load)
         host.caches = self._caches(load)
         context = layout.context
-        return Need("formula", devices.found, context.all_cells, context.sequences, layout.context_cap, note=note)
+        return Need("formula", devices, context.all_cells, context.sequences, layout.context_cap, note=note)
 
     def _at_work(self, load: LoadModel) -> int:
         kernels = self.footprint.work(self.layout(load).context)

@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from slotwise.memory.accounts import Amounts
 from slotwise.memory.footprint import HOST
-from slotwise.memory.plan import GPU_RESERVE
+from slotwise.memory.plan import usable
 from slotwise.memory.pressure import TAKEN, MemoryPressure
 from slotwise.memory.probe import anonymous_bytes, read_memory
 from slotwise.scheduler.records import MemoryStatus
@@ -63,7 +63,7 @@ def _look(pids: list[int]) -> tuple[Amounts, int]:
     """What is available on each device, and what the workers have of main memory."""
     machine = read_memory()
     # Of a GPU all but a reserve is theirs to take, of main memory the part that `MemoryPressure` says.
-    gpus = {gpu.index: int(max(gpu.free_bytes - GPU_RESERVE, 0) / TAKEN) for gpu in machine.gpus}
+    gpus = {gpu.index: int(usable(gpu.free_bytes) / TAKEN) for gpu in machine.gpus}
     return {HOST: machine.available_bytes} | gpus, anonymous_bytes(pids)
 
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from slotwise.memory.footprint import HOST
+from slotwise.memory.accounts import device_name
 from slotwise.scheduler.dispatcher import ServedModel
 from slotwise.scheduler.events import BookUsage
 from slotwise.scheduler.records import MemoryStatus
@@ -114,7 +114,7 @@ class _MemoryCollector(Collector):
         ):
             gauge = GaugeMetricFamily(f"slotwise_{name}", text, labels=["device"])
             for device in sorted(status.budgets):
-                gauge.add_metric(["host" if device == HOST else f"gpu{device}"], sizes.get(device, 0))
+                gauge.add_metric([device_name(device)], sizes.get(device, 0))
             yield gauge
 
 

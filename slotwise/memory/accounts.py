@@ -25,6 +25,16 @@ def on_host(size: int) -> tuple[Amounts, ...]:
     return ({HOST: size},)
 
 
+def device_name(device: int) -> str:
+    """As programs read it: "host", "gpu0" …"""
+    return "host" if device == HOST else f"gpu{device}"
+
+
+def memory_of(device: int) -> str:
+    """As people read it."""
+    return "memory" if device == HOST else f"memory of GPU {device}"
+
+
 def total_of(amounts: Iterable[Amounts]) -> Amounts:
     total: Counter[int] = Counter()
     for one in amounts:
@@ -84,8 +94,8 @@ class Accounts:
             and size > self._budgets[device] - self._reserved[device] + coming.get(device, 0)
         )
 
-    def fits(self, need: Amounts, coming: Amounts = NOTHING) -> bool:
-        return not self.short_of(need, coming)
+    def fits(self, need: Amounts) -> bool:
+        return not self.short_of(need)
 
     def could_fit(self, need: Amounts) -> bool:
         """Into all that there was at the start, if nobody held anything."""

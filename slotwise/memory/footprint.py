@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import accumulate
 
 from slotwise.memory.ggml_types import CACHE_TYPES, TYPES
-from slotwise.memory.gguf import GGUFHeader, TensorInfo
+from slotwise.memory.gguf import TensorInfo
 from slotwise.memory.shape import Layer, ModelShape
 
 HOST = -1
@@ -135,10 +135,6 @@ class ModelFootprint:
     def __init__(self, shape: ModelShape, tensors: Sequence[TensorInfo]) -> None:
         self.shape = shape
         self._tensors = tensors
-
-    @classmethod
-    def of(cls, header: GGUFHeader, shape: ModelShape) -> ModelFootprint:
-        return cls(shape, header.tensors)
 
     def footprint(self, context: ContextShape, split: Split = Split()) -> Footprint:
         found = Footprint()

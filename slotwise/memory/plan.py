@@ -14,6 +14,11 @@ GPU_OVERHEAD = 600 * 2**20
 GPU_RESERVE = 256 * 2**20
 
 
+def usable(free: int) -> int:
+    """Of a GPU's free bytes, those that models may take."""
+    return max(free - GPU_RESERVE, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Placed:
     """Where the layers go, and what that takes: bytes by device, with the overhead of each GPU that is used."""
@@ -25,23 +30,22 @@ class Placed:
 def place(model: ModelFootprint, context: ContextShape, host_free: int, gpus: Sequence[int]) -> Placed | None:
     """All layers on one GPU if they fit, else on all GPUs, else as many as fit there and the rest on the host; None if
     not even that fits. `gpus`: free bytes of each."""
-    usable = [max(free - GPU_OVERHEAD - GPU_RESERVE, 0) for free in gpus]
-    for split in _splits(model, usable):
+    for split in _splits(model, [usable(free - GPU_OVERHEAD) for free in gpus]):
         placed = _placed(model, context, split)
         if _fits(placed, host_free, gpus):
             return placed
     return None
 
 
-def _splits(model: ModelFootprint, usable: Sequence[int]) -> list[Split]:
+def _splits(model: ModelFootprint, room: Sequence[int]) -> list[Split]:
     """Most wanted first. The last is none on a GPU."""
     layers = model.shape.blocks + 1
-    count = len(usable)
-    if not any(usable):
+    count = len(room)
+    if not any(room):
         return [Split(0)]
-    best = max(range(count), key=lambda gpu: usable[gpu])
+    best = max(range(count), key=lambda gpu: room[gpu])
     one = tuple(float(gpu == best) for gpu in range(count))
-    shares = tuple(free / sum(usable) for free in usable)
+    shares = tuple(free / sum(room) for free in room)
     splits = [Split(layers, one)]
     if count > 1:
         splits.append(Split(layers, shares))
@@ -60,5 +64,5 @@ def _placed(model: ModelFootprint, context: ContextShape, split: Split) -> Place
 
 
 def _fits(placed: Placed, host_free: int, gpus: Sequence[int]) -> bool:
-    limits = {HOST: host_free} | {gpu: free - GPU_RESERVE for gpu, free in enumerate(gpus)}
+    limits = {HOST: host_free} | {gpu: usable(free) for gpu, free in enumerate(gpus)}
     return all(taken <= limits[device] for device, taken in placed.bytes.items())

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from slotwise.memory.accounts import NOTHING, Accounts, Amounts, total_of
+from slotwise.memory.accounts import NOTHING, Accounts, Amounts, memory_of, total_of
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler.events import Action, StartWorker, StopWorker
 from slotwise.scheduler.lifecycle import WorkerState
@@ -51,19 +51,20 @@ class Residency:
         """Why it is too large, with both numbers."""
         need, there = model.spec.need(0), self.memory.most
         short = next(device for device, size in need.items() if size > there.get(device, size))
-        kind = "memory" if short == HOST else f"memory of GPU {short}"
         return (
-            f"it needs {need[short] / 2**30:.2f} GiB of {kind} and {there[short] / 2**30:.2f} GiB are there "
-            "for all models"
+            f"it needs {need[short] / 2**30:.2f} GiB of {memory_of(short)} and {there[short] / 2**30:.2f} GiB "
+            "are there for all models"
         )
 
     def ensure(self, model: ModelRecord, now: float) -> list[Action]:
         """Start a worker of the model if one is wanted and may start now, making room if need be."""
         model.looked_at = now
-        if not model.wanted or now < model.not_before or self.too_large(model):
+        if not model.wanted or now < model.not_before:
             return []
         if model.workers:
             return self._start_more(model, now)
+        if self.too_large(model):
+            return []
         # Who waited longer goes first: room that was made for one model is not for whoever asks next.
         before = self._waits_before(model, now)
         need = total_of([self._next_need(model), *(self._next_need(other) for other in before)])
@@ -213,7 +214,7 @@ class Residency:
             missing -= sum(self.memory.of(worker.worker_id).get(device, 0) for worker in self._draining())
             for worker in self._idle_workers(now, stay=False):
                 held = self.memory.of(worker.worker_id).get(device, 0)
-                if missing > 0 and held and worker.state is WorkerState.READY:
+                if missing > 0 and held:
                     missing -= held
                     self._models[worker.model].preload = False
                     actions += self.stop(worker)
@@ -232,8 +233,7 @@ class Residency:
         if not short:
             return "others that wait for memory come first, or as many models are loaded as may be"
         device = min(short)
-        kind = "memory" if device == HOST else f"memory of GPU {device}"
-        free = max(budgets[device] - reserved.get(device, 0), 0)
+        kind, free = memory_of(device), max(budgets[device] - reserved.get(device, 0), 0)
         return f"it needs {need[device] / 2**30:.2f} GiB of {kind}, of which {free / 2**30:.2f} GiB are free now"
 
     def _expires(self, model: ModelRecord) -> float | None:

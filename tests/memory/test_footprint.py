@@ -25,7 +25,7 @@ def _header(architecture: str = "llama", **values: Value) -> GGUFHeader:
 
 def _model(architecture: str = "llama", **values: Value) -> ModelFootprint:
     header = _header(architecture, **values)
-    return ModelFootprint.of(header, model_shape(header))
+    return ModelFootprint(model_shape(header), header.tensors)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_an_architecture_that_nobody_knows_is_taken_for_plain_attention() -> Non
 def test_a_header_without_numbers_is_no_model_and_no_crash() -> None:
     header = GGUFHeader(3, {"general.architecture": "llama"}, (), 0)
 
-    model = ModelFootprint.of(header, model_shape(header))
+    model = ModelFootprint(model_shape(header), header.tensors)
 
     assert model.bytes_per_cell(ContextShape(256, 1)) == 0
     assert model.footprint(ContextShape(256, 1)).total > 0

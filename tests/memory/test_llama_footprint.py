@@ -64,7 +64,7 @@ def test_cells_states_and_weights_are_those_of_llama_cpp_to_the_byte(
     file, truth = truths[name]
     header = read_header(str(file))
     shape = model_shape(header)
-    model = ModelFootprint.of(header, shape)
+    model = ModelFootprint(shape, header.tensors)
     assert truth is not None, "llama.cpp made no model of it"
     assert shape.known
 
