@@ -176,6 +176,12 @@ class _ModelCollector(Collector):
                 "Running requests that gave their slot to others for a while",
                 lambda m: m.counters.pauses_total,
             ),
+            ("pool_resizes", "Pools of KV cells made again in another size", lambda m: m.counters.resizes_total),
+            (
+                "pool_resize_seconds",
+                "Time that this took, in which nothing was computed",
+                lambda m: m.counters.resize_seconds_total,
+            ),
             (
                 "requests_continued",
                 "Requests that had begun when their worker died, and went on with the next",

@@ -110,6 +110,16 @@ class Accounts:
         self._held[owner] = dict(need)
         self._reserved.update(need)
 
+    def change(self, owner: Hashable, need: Amounts) -> None:
+        """Hold this instead of what it holds. Raises KeyError if that is nothing; NotThere, and nothing is changed, if
+        more is asked of a device than there is."""
+        held = self._held[owner]
+        if short := self.short_of({device: size - held.get(device, 0) for device, size in need.items()}):
+            raise NotThere(f"{dict(need)} instead of {dict(held)} asked for, and there is less on {sorted(short)}")
+        self._reserved.subtract(held)
+        self._reserved.update(need)
+        self._held[owner] = dict(need)
+
     def release(self, owner: Hashable) -> Amounts:
         """Give everything of an owner back; returns how much. Raises KeyError the second time."""
         held = self._held.pop(owner)

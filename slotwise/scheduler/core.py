@@ -84,6 +84,7 @@ class Scheduler:
             ev.RequestCancelled: self._cancelled,
             ev.WorkerReady: self._worker_ready,
             ev.WorkerStartFailed: self._worker_start_failed,
+            ev.PoolResized: self._pool_resized,
             ev.WorkerLost: self._worker_lost,
             ev.PreloadRequested: self._preload,
             ev.MemorySeen: self._memory_seen,
@@ -283,6 +284,12 @@ class Scheduler:
         model.last_used = now
         model.count_workers()
         self._pump(model, now)
+
+    def _pool_resized(self, event: ev.PoolResized, now: float) -> None:
+        worker = self._residency.workers.get(event.worker_id)
+        if worker is not None:
+            self._residency.pools.changed(worker, event.kv_cells, event.context_cap, now, done=event.done)
+            self._pump_all(now)  # others may wait for what it gave back
 
     def _worker_start_failed(self, event: ev.WorkerStartFailed, now: float) -> None:
         worker = self._residency.workers.get(event.worker_id)

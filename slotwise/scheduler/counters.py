@@ -30,6 +30,9 @@ class ModelCounters:
     drafted_total: int = 0
     drafts_accepted_total: int = 0
     pauses_total: int = 0
+    #: Pools that were made again in another size, and how long that took.
+    resizes_total: int = 0
+    resize_seconds_total: float = 0.0
     #: Requests that had begun when their worker died, and went on with the next.
     continued_total: int = 0
     #: Requests that had been paused, and went on with another worker.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 import anyio
+import msgspec
 
 from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
 from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, prompt_characters
@@ -211,12 +212,28 @@ class Dispatcher:
                 logger.info("%s is ready: %d slots, %d KV cells (%s)", model, info.slots, info.kv_cells, info.kv_layout)
                 counters.load_stage = ""
                 self._post(ev.WorkerReady(worker_id, info.slots, info.kv_cells, info.context_cap))
+            case protocol.Resized():
+                self._resized(worker_id, model, report)
             case protocol.StartFailed():
                 counters.load_progress = None
                 logger.error("%s could not be loaded: %s", model, report.reason)
                 self._post(ev.WorkerStartFailed(worker_id, report.reason))
             case _:
                 assert_never(report)
+
+    def _resized(self, worker_id: int, model: str, report: protocol.Resized) -> None:
+        counters, info = self._counters[model], report.info
+        counters.info = info
+        if report.done:
+            logger.info(
+                "%s has %d KV cells now (%s; %.2f s; %d sequences went on, %d compute something again)",
+                *(model, info.kv_cells, info.kv_layout, report.seconds, report.moved, report.computed_again),
+            )
+            counters.resizes_total += 1
+            counters.resize_seconds_total += report.seconds
+        else:
+            logger.warning("%s could not make another pool; it has %d cells as before", model, info.kv_cells)
+        self._post(ev.PoolResized(worker_id, info.kv_cells, info.context_cap, report.done))
 
     def worker_lost(self, worker_id: int, reason: str, *, from_outside: bool = False) -> None:
         model = self._workers.pop(worker_id, None)
@@ -337,11 +354,14 @@ class Dispatcher:
                 self._on_usage(action)
             case ev.CancelSequence(request_id, worker_id):
                 self._pool.send(worker_id, protocol.CancelSequence(self._name(worker_id, request_id)))
-            case ev.StartWorker(worker_id, model, place):
+            case ev.StartWorker(worker_id, model, place, cells):
                 logger.info("loading %s%s", model, f" (worker {place + 1})" if self._may_have_several(model) else "")
                 self._workers[worker_id] = model
                 self._counters[model].load_progress = 0.0
-                self._pool.start(worker_id, self._loads[model][place])
+                load = self._loads[model][place]
+                self._pool.start(worker_id, msgspec.structs.replace(load, kv_cells=cells) if cells else load)
+            case ev.ResizePool(worker_id, cells):
+                self._pool.send(worker_id, protocol.ResizePool(cells))
             case ev.StopWorker(worker_id):
                 self._stopping.add(worker_id)
                 self._pool.stop(worker_id)

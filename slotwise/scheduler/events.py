@@ -97,6 +97,16 @@ class WorkerReady:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolResized:
+    """What a worker has now; not `done`: it is as it was."""
+
+    worker_id: int
+    kv_cells: int
+    context_cap: int
+    done: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStartFailed:
     """The load failed for a reason that another try would meet again. Final for the model."""
 
@@ -149,6 +159,7 @@ Event = (
     | RequestCancelled
     | WorkerReady
     | WorkerStartFailed
+    | PoolResized
     | WorkerLost
     | PreloadRequested
     | MemorySeen
@@ -246,11 +257,21 @@ class StartWorker:
     model: str
     #: Which of the model's places it is for.
     replica: int = 0
+    #: Of its pool; 0 = as configured.
+    cells: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StopWorker:
     worker_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResizePool:
+    """Have the worker make its context again with so many cells; PoolResized follows. What runs there goes on."""
+
+    worker_id: int
+    cells: int
 
 
 Action = (
@@ -264,4 +285,5 @@ Action = (
     | CancelSequence
     | StartWorker
     | StopWorker
+    | ResizePool
 )

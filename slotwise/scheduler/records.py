@@ -43,6 +43,10 @@ class SchedulerConfig:
     restart_window_s: float = 60.0
     #: So many deaths in a row before the first `WorkerReady` make the model failed.
     start_deaths_limit: int = 3
+    #: A worker whose next request has waited this long for cells gets a larger pool, if there is memory for one.
+    grow_patience_s: float = 1.0
+    #: A pool is as large as it is for at least so long, and an idle one makes no other pool larger before.
+    least_pool_s: float = 5.0
     #: A model that has waited this long for memory may ask a busy one to make room.
     memory_patience_s: float = 5.0
     #: All slots are used, also where fewer sequences at the same time would give more.
@@ -54,10 +58,22 @@ class SchedulerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolSize:
+    """Cells that the pool of a worker may have, and what the worker needs then."""
+
+    cells: int
+    #: Bytes on each device, in each place; the last goes for further places too.
+    needs: tuple[Amounts, ...]
+
+    def need(self, place: int) -> Amounts:
+        return self.needs[min(place, len(self.needs) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A configured model. The figures of its worker replace slots, cells and cap once it is ready."""
 
-    #: Bytes on each device, of a worker in each place; the last goes for further places too.
+    #: Bytes on each device, of a worker with its largest pool, in each place; the last goes for further places too.
     needs: tuple[Amounts, ...]
     slots: int
     kv_cells: int
@@ -70,10 +86,20 @@ class ModelSpec:
     keep_alive_s: float | None = None
     #: It is never unloaded for another, nor for being idle.
     pinned: bool = False
+    #: Other pools that a worker may have, the largest first.
+    smaller: tuple[PoolSize, ...] = ()
+    #: Bytes of main memory that a cell takes while its sequence is outside the context, and, beside cells, a sequence.
+    cell_bytes: int = 0
+    sequence_bytes: int = 0
+    #: All pools, the largest first.
+    sizes: tuple[PoolSize, ...] = field(init=False)
 
-    def need(self, place: int) -> Amounts:
-        """Bytes of a worker in a place."""
-        return self.needs[min(place, len(self.needs) - 1)]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", (PoolSize(self.kv_cells, self.needs), *self.smaller))
+
+    def need(self, place: int, size: int = -1) -> Amounts:
+        """Bytes of a worker in a place, with one of the `sizes`: by default the least."""
+        return self.sizes[size].need(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +218,14 @@ class WorkerRecord:
     #: Most tokens of one sequence.
     limit: int = 0
     ready_at: float = 0.0
+    #: Which of its model's pools it has, which it was told to have, and since when it has this one.
+    size: int = 0
+    next_size: int | None = None
+    resized_at: float = 0.0
+    #: It could not make another one: it is not told to before.
+    keeps_pool_until: float = 0.0
+    #: Since when its next request waits for cells.
+    short_since: float | None = None
     cells: Ledger = field(default_factory=lambda: Ledger(0))
     active: ActiveLimit = field(default_factory=lambda: ActiveLimit(0))
     #: Requests it holds in any state, in order of their arrival there.

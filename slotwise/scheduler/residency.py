@@ -2,27 +2,30 @@
 
 Rules:
 1. Bytes are reserved, on each device, before a worker is started, and come back only when its process is gone.
-2. Idle models make room first, those whose idle time is longest beside what loading them again takes, and only if that
-   is enough. None does so within `least_stay_s` of its load, or three times what that took (half a minute at most).
+2. Pools of models that nobody waits for make room first (`pools`), then idle models, those whose idle time is longest
+   beside what loading them again takes; either only if that is enough. No model goes within `least_stay_s` of its load,
+   or three times what that took (half a minute at most).
 3. A model that has waited `memory_patience_s` may retire busy workers, those that were loaded longest first, and of
    models that have another, one after the other: it takes no new grants, becomes idle, and goes when enough are. Each
    so keeps its memory for at least that long: no thrashing. Nobody retires for a model that could not be loaded all
    the same.
-4. Only requests that wait make others go. A preload takes memory that is free and is content without.
+4. Only requests that wait make others go. A preload takes memory that is free, or that others' pools can do without,
+   and is content without. What is loaded gets the largest pool that there is memory for, and at least the smallest.
 5. A model whose workers are all busy gets one more, up to its `replicas`, from memory that is free and that no model
    without a worker waits for.
-6. Where other programs take memory, there may be less than is reserved: then nothing is loaded, and idle workers go
-   until it is enough again.
+6. Where other programs take memory, there may be less than is reserved: then nothing is loaded, pools that nobody uses
+   become smaller, and where that is not enough idle workers go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from slotwise.memory.accounts import NOTHING, Accounts, Amounts, memory_of, total_of
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler.events import Action, StartWorker, StopWorker
 from slotwise.scheduler.lifecycle import WorkerState
+from slotwise.scheduler.pools import Pools
 from slotwise.scheduler.records import ModelRecord, SchedulerConfig, WorkerRecord
 
 #: Of what a load took, a model stays at least; but nobody waits for longer than this for that.
@@ -41,6 +44,7 @@ class Residency:
         self._models = models
         self.memory = Accounts(config.memory_budgets)
         self.workers: dict[int, WorkerRecord] = {}
+        self.pools = Pools(config, models, self.workers, self.memory)
         self._last_worker_id = self._next_turn = 0
 
     def too_large(self, model: ModelRecord) -> bool:
@@ -49,7 +53,7 @@ class Residency:
 
     def shortage(self, model: ModelRecord) -> str:
         """Why it is too large, with both numbers."""
-        need, there = model.spec.need(0), self.memory.most
+        need, there = model.spec.need(0), self.memory.most  # with the smallest pool
         short = next(device for device, size in need.items() if size > there.get(device, size))
         return (
             f"it needs {need[short] / 2**30:.2f} GiB of {memory_of(short)} and {there[short] / 2**30:.2f} GiB "
@@ -59,34 +63,49 @@ class Residency:
     def ensure(self, model: ModelRecord, now: float) -> list[Action]:
         """Start a worker of the model if one is wanted and may start now, making room if need be."""
         model.looked_at = now
+        self.pools.watch(model, now)
         if not model.wanted or now < model.not_before:
             return []
         if model.workers:
-            return self._start_more(model, now)
+            others_wait = any(self._waits(other) for other in self._models.values())
+            return [*self._start_more(model, now), *self.pools.grow(model, now, others_wait=others_wait)]
         if self.too_large(model):
             return []
         # Who waited longer goes first: room that was made for one model is not for whoever asks next.
         before = self._waits_before(model, now)
-        need = total_of([self._next_need(model), *(self._next_need(other) for other in before)])
+        beside = total_of(self._next_need(other) for other in before)
+        need = total_of([self._next_need(model), beside])
         if not self._lacks(need, len(before)):
-            return [self._start(model, now), *self._start_more(model, now)]
-        if model.waiting == 0:
-            return []
-        if model.memory_wait_since is None:
+            return [self._start(model, now, beside), *self._start_more(model, now)]
+        if model.waiting and model.memory_wait_since is None:
             model.memory_wait_since, model.memory_turn = now, self._next_turn
             self._next_turn += 1
+        draining = self._draining()
+        shrinks = self.pools.shrinks(lambda freed: self._lacks(need, len(before), draining, freed), now)
+        if shrinks is not None:
+            return [action for worker, size in shrinks for action in self.pools.order(worker, size, now)]
+        if model.waiting == 0:
+            return []
         victims = self._victims(need, len(before), now)
-        if victims is None and now >= model.memory_wait_since + self._config.memory_patience_s:
+        since = now if model.memory_wait_since is None else model.memory_wait_since
+        if victims is None and now >= since + self._config.memory_patience_s:
             self._retire(need, len(before), now)
         return [action for victim in victims or () for action in self.stop(victim)]
 
     # ---- who makes room
 
-    def _lacks(self, need: Amounts, models: int = 0, going: Iterable[WorkerRecord] = ()) -> frozenset[int]:
-        """The devices that have less than `need` once these workers have gone; `_MODELS` where one more model, beside
-        so many that come before it, would be too many."""
-        gone = {worker.worker_id for worker in going}
-        lacking = self.memory.short_of(need, total_of(self.memory.of(worker_id) for worker_id in gone))
+    def _lacks(
+        self, need: Amounts, models: int = 0, going: Collection[WorkerRecord] | None = None, freed: Amounts = NOTHING
+    ) -> frozenset[int]:
+        """The devices that have less than `need` now; with `going`, once these workers have gone, pools have the sizes
+        that they were told to have, and so much more was `freed`. `_MODELS` where one more model, beside so many that
+        come before it, would be too many."""
+        gone = {worker.worker_id for worker in going or ()}
+        coming = NOTHING
+        if going is not None:
+            held = [self.memory.of(worker_id) for worker_id in gone]
+            coming = total_of([*held, self.pools.coming(going), freed])
+        lacking = self.memory.short_of(need, coming)
         if self._config.max_loaded is None:
             return lacking
         staying = {worker.model for worker in self.workers.values() if worker.worker_id not in gone}
@@ -132,7 +151,8 @@ class Residency:
     def _hopeless(self, model: ModelRecord) -> bool:
         """Not even if everybody went who may: it waits for other programs, or for what is pinned. It holds no place."""
         movable = [worker for worker in self.workers.values() if not worker.pinned]
-        return bool(self._lacks(self._next_need(model), 0, movable))
+        freed = total_of(self.pools.most_freed(worker) for worker in self.workers.values() if worker.pinned)
+        return bool(self._lacks(self._next_need(model), 0, movable, freed))
 
     def _waits(self, model: ModelRecord) -> bool:
         """It waits for memory that others could give."""
@@ -206,12 +226,18 @@ class Residency:
         return actions
 
     def relieve(self, now: float) -> list[Action]:
-        """Other programs have taken what is held here: idle workers give theirs back, as many as that takes, however
-        short they have been there."""
+        """Other programs have taken what is held here: pools that nobody uses become smaller, or idle workers give
+        theirs back, as many as that takes, however short they have been there."""
         actions: list[Action] = []
         for device in self.memory.over:
+            draining = self._draining()
             missing = self.memory.reserved.get(device, 0) - self.memory.budgets[device]
-            missing -= sum(self.memory.of(worker.worker_id).get(device, 0) for worker in self._draining())
+            missing -= sum(self.memory.of(worker.worker_id).get(device, 0) for worker in draining)
+            missing -= self.pools.coming(draining).get(device, 0)
+            shrinks = self.pools.shrinks(_lacks_of(device, missing), now)
+            if shrinks is not None:
+                actions += [action for worker, size in shrinks for action in self.pools.order(worker, size, now)]
+                continue
             for worker in self._idle_workers(now, stay=False):
                 held = self.memory.of(worker.worker_id).get(device, 0)
                 if missing > 0 and held:
@@ -276,7 +302,9 @@ class Residency:
 
     def _deadline(self, model: ModelRecord) -> float | None:
         if model.workers:
-            return model.not_before if self._wants_another(model) else None
+            if self._wants_another(model):
+                return model.not_before
+            return self.pools.deadline(model, model.looked_at)
         if model.memory_wait_since is None:
             return model.not_before if model.waiting or self._has_room_for(model) else None
         if not self._lacks(self._next_need(model), 0, self._draining()):
@@ -292,6 +320,7 @@ class Residency:
 
     def check_invariants(self) -> None:
         self.memory.check_invariants()
+        self.pools.check_invariants()
         assert self.memory.owners == len(self.workers) == sum(len(model.workers) for model in self._models.values())
         for model in self._models.values():
             places = [worker.replica for worker in model.workers.values()]
@@ -308,16 +337,22 @@ class Residency:
         need = self._next_need(model)
         return self.memory.fits(need) if model.workers else not self._lacks(need)
 
-    def _start(self, model: ModelRecord, now: float) -> StartWorker:
-        place = self._free_place(model)
+    def _start(self, model: ModelRecord, now: float, beside: Amounts = NOTHING) -> StartWorker:
+        """With the largest pool that there is memory for, `beside` what others are to have; the smallest at least."""
+        place, sizes = self._free_place(model), model.spec.sizes
         assert place is not None
+        fitting = (
+            size for size in range(len(sizes)) if self.memory.fits(total_of([model.spec.need(place, size), beside]))
+        )
+        size = next(fitting, len(sizes) - 1)
         self._last_worker_id += 1
         worker = WorkerRecord(self._last_worker_id, model.name, place, started_at=now, pinned=model.spec.pinned)
-        self.memory.reserve(worker.worker_id, model.spec.need(place))
+        worker.size = size
+        self.memory.reserve(worker.worker_id, model.spec.need(place, size))
         self.workers[worker.worker_id] = worker
         model.workers[worker.worker_id] = worker
         model.memory_wait_since = None
-        return StartWorker(worker.worker_id, model.name, place)
+        return StartWorker(worker.worker_id, model.name, place, sizes[size].cells if size else 0)
 
     def _idle_workers(self, now: float, *, stay: bool = True) -> list[WorkerRecord]:
         """Those that may go now: of models for which nobody waits, or that were told to make room. Which goes first."""
@@ -353,3 +388,8 @@ class Residency:
         if deaths <= 1:
             return 0.0
         return float(min(self._config.restart_backoff_s * 2 ** min(deaths - 2, 30), self._config.restart_backoff_max_s))
+
+
+def _lacks_of(device: int, missing: int) -> Callable[[Amounts], frozenset[int]]:
+    """Of one device, so many bytes beside those that are given back."""
+    return lambda freed: frozenset({device} if missing > freed.get(device, 0) else ())

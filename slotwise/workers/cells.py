@@ -118,6 +118,9 @@ class Cells(Protocol):
     def make_room(self, count: int) -> tuple[Operation, ...]:
         """Give up retained cells until `count` more can be stored."""
 
+    def give_up_retained(self) -> tuple[Operation, ...]:
+        """Nothing of ended sequences stays."""
+
     def occupy(self, row: int, tokens: Sequence[int]) -> None:
         """These tokens of the row's sequence are now stored. Raises CellsExhausted beyond its promise."""
 

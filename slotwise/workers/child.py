@@ -41,6 +41,7 @@ from slotwise.workers.protocol import (
     Prepared,
     PrepareFailed,
     Ready,
+    ResizePool,
     ResumeSequence,
     Shutdown,
     StartFailed,
@@ -211,7 +212,10 @@ def _serve(loop: StepLoop, inbox: Inbox, preparer: Preparer, writer: FrameWriter
         for item in inbox.drain(wait=loop.idle):
             if isinstance(item, Shutdown):
                 return
-            _apply(item, loop, preparer)
+            if isinstance(item, ResizePool):
+                writer.send(loop.resize(item.cells))
+            else:
+                _apply(item, loop, preparer)
         if not loop.idle:
             writer.send(loop.step())
 

@@ -16,6 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from slotwise.request import SamplingParams
 from slotwise.workers.model import Chunk
 from slotwise.workers.protocol import LoadModel, ModelInfo
@@ -130,6 +132,11 @@ class FakeModel:
         self.vocabulary = FakeVocabulary(options.get("crash_in_prepare", ""))
         context_cap = load.context_cap or 2048
         reuse = options.get("reuse", "partial")
+        self._retained_rows = int(options.get("retained_rows", 8))
+        self._splits = load.kv_layout == "split" or (load.kv_layout == "auto" and "split" in options)
+        self._resize_seconds = float(options.get("resize_ms", 0)) / 1e3
+        #: A context of more cells can not be made.
+        self._most_cells = int(options.get("most_cells", 2**31))
         self.info = ModelInfo(
             architecture="fake",
             slots=load.slots,
@@ -141,16 +148,26 @@ class FakeModel:
             size_bytes=0,
             has_chat_template=True,
             use_extra_bufts=load.use_extra_bufts,
-            kv_layout="split" if load.kv_layout == "split" else "unified",
-            rows=load.slots if load.kv_layout == "split" else load.slots + int(options.get("retained_rows", 8)),
             reuse=reuse,
             draft_rows=min(MOST_DRAFTED, load.n_batch) if load.speculation and reuse == "partial" else 0,
         )
         self.n_batch = load.n_batch
-        self._split = load.kv_layout == "split"
+        self._open_context(self.info.kv_cells)
+
+    def _open_context(self, cells: int) -> None:
+        slots, cap = self.info.slots, self.info.context_cap
+        self._split = self._splits and cells >= slots * cap
+        rows = slots if self._split else slots + self._retained_rows
+        layout = "split" if self._split else "unified"
+        self.info = msgspec.structs.replace(self.info, kv_cells=cells, kv_layout=layout, rows=rows)
         self._stored: dict[int, list[int]] = {}
         self._cells = _FakeCells()
         self._outputs: dict[int, list[int]] = {}
+
+    def resize(self, cells: int) -> bool:
+        time.sleep(self._resize_seconds)
+        self._open_context(cells if cells <= self._most_cells else self.info.kv_cells)
+        return self.info.kv_cells == cells
 
     def decode(self, chunks: Sequence[Chunk]) -> int:
         rows = sum(len(chunk.tokens) for chunk in chunks)

@@ -56,6 +56,10 @@ class KVCache:
         return self._cells.slots
 
     @property
+    def promised(self) -> int:
+        return self._cells.reserved
+
+    @property
     def used(self) -> int:
         return self._cells.used
 
@@ -96,7 +100,34 @@ class KVCache:
         self._do(self._cells.make_room(count))
 
     def drop_retained(self) -> None:
-        self.make_room(self._cells.capacity - self._cells.used)
+        self._do(self._cells.give_up_retained())
+
+    def save(self, attached: Sequence[sequences.Sequence]) -> dict[str, bytes]:
+        """States of the sequences that have a row, by request; not of one whose cells are yet to be copied there. What
+        is retained goes where there is room for it outside the context."""
+        self.drop_retained()
+        return {
+            sequence.request_id: self._model.state(sequence.row)
+            for sequence in attached
+            if sequence.row not in self._awaiting_copy and sequence.stored
+        }
+
+    def resize(self, cells: int) -> bool:
+        """Begin anew with an empty context of so many cells; False: of as many as before. Raises ContextLost."""
+        done = self._model.resize(cells)
+        self._awaiting_copy.clear()
+        self._cells = _account(self._model.info)
+        return done
+
+    def restore(self, sequence: sequences.Sequence, stored: int, state: bytes) -> bool:
+        """Give a reserved sequence a row, and the `stored` tokens that `state` has. False: it has to compute some of
+        them again."""
+        # With one token it takes nothing over: all of it comes back as it was.
+        attached = self._cells.attach(sequence.request_id, sequence.tokens[:1], sequence.scope)
+        self._do(attached.operations)
+        sequence.row = attached.row
+        self._restore(sequence, _Elsewhere(stored, stored, state))
+        return sequence.stored == stored
 
     def decoded(self) -> None:
         """A decode was made: copies that were asked for are there."""

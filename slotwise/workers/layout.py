@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slotwise.memory.footprint import ContextShape
+from slotwise.memory.footprint import CELL_PADDING, ContextShape, pad
 from slotwise.workers.cells import Reuse
 from slotwise.workers.protocol import LoadModel
 from slotwise.workers.speculation import MOST_DRAFTED
@@ -41,7 +41,8 @@ def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) ->
     rows = min(load.slots + more_rows, _MOST_ROWS)
     # A sequence that can not go back would keep what was drafted wrongly.
     draft_rows = MOST_DRAFTED if load.speculation and can_go_back else 0
-    n_batch = max(load.n_batch, rows)
+    # The same whatever the layout: it may change while the worker runs (`ResizePool`).
+    n_batch = max(load.n_batch, min(load.slots + RETAINED_ROWS, _MOST_ROWS))
     context = ContextShape(
         cells=cells,
         sequences=rows,
@@ -56,6 +57,23 @@ def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) ->
     )
     of_a_sequence = context.all_cells // load.slots if split else context.all_cells
     return ContextLayout(context, min(cap, of_a_sequence), draft_rows, reuse)
+
+
+def pool_sizes(load: LoadModel, *, context_train: int) -> tuple[int, ...]:
+    """Cells that the pool of a worker may have, most first.
+
+    At most all slots have their whole context; a half, a quarter, … of that, at least one has. One size alone where it
+    was asked for, or where each slot is to have its own cells.
+    """
+    cap = min(load.context_cap or context_train, context_train)
+    if load.kv_cells or load.reproducible or load.kv_layout == "split":
+        return (load.kv_cells or load.slots * cap,)
+    sizes = [load.slots * cap]
+    while (half := pad(sizes[-1] // 2, CELL_PADDING)) > cap:
+        sizes.append(half)
+    if sizes[-1] > cap:
+        sizes.append(cap)
+    return tuple(sizes)
 
 
 def _splits(load: LoadModel, *, enough_for_all: bool, reuse: Reuse) -> bool:

@@ -17,8 +17,8 @@ from slotwise.workers.batch import NoPrompts, Share, StepPlan, is_decoding, plan
 from slotwise.workers.cells import CellsExhausted
 from slotwise.workers.composer import Composer, PromptPart
 from slotwise.workers.kv import KVCache
-from slotwise.workers.model import Model
-from slotwise.workers.protocol import Delta, ExtendSequence, ResumeSequence, StartSequence, StepReport
+from slotwise.workers.model import ContextLost, Model
+from slotwise.workers.protocol import Delta, ExtendSequence, Resized, ResumeSequence, StartSequence, StepReport
 from slotwise.workers.sequences import TWIN_TOKENS, Sequence, Wait, twin_of
 from slotwise.workers.text import TextStream
 from slotwise.workers.warm import WarmPrefixes
@@ -134,6 +134,34 @@ class StepLoop:
                 else:
                     sequence.promised = command.cells
                 return
+
+    def resize(self, cells: int) -> Resized:
+        """Make the context again with so many cells; whoever runs goes on from where it is. Fewer cells than were
+        promised are refused.
+
+        Raises:
+            ModelBroken: there is none any more.
+        """
+        began = self._timer()
+        if cells < self._kv.promised:
+            return Resized(self._model.info, False, 0.0)
+        attached = [sequence for sequence in self._running if sequence.attached]
+        states, stored = self._kv.save(attached), {one.request_id: one.stored for one in attached}
+        for sequence in attached:
+            sequence.lay_aside()
+        try:
+            done = self._kv.resize(cells)
+        except ContextLost as error:
+            raise ModelBroken(f"its context is gone: {error}") from error
+        for sequence in self._running:
+            self._kv.reserve(sequence.request_id, sequence.promised)
+        moved = 0
+        for sequence in attached:
+            # One state after the other goes: there may be as many bytes of them as the pool has.
+            state = states.pop(sequence.request_id, None)
+            if state is not None:
+                moved += self._kv.restore(sequence, stored[sequence.request_id], state)
+        return Resized(self._model.info, done, self._timer() - began, moved, len(attached) - moved)
 
     def cancel(self, request_id: str) -> None:
         """End a running or paused sequence, or forget a prepared prompt. Anything else is not an error."""

@@ -52,6 +52,10 @@ class Vocabulary(Protocol):
     def piece(self, token: int) -> bytes: ...
 
 
+class ContextLost(Exception):
+    """Raised when a context could not be made again, of whatever size: the model can compute nothing any more."""
+
+
 class Model(Protocol):
     """A loaded model with one context."""
 
@@ -94,5 +98,12 @@ class Model(Protocol):
 
     def positions(self, seq_id: int) -> int:
         """How many tokens of the sequence are stored."""
+
+    def resize(self, cells: int) -> bool:
+        """Make the context again with so many cells; it holds nothing then, and `info` says what it is.
+
+        False: there is no memory for it, and it is as large as before. States go into it as into the one before, and
+        samplers go on. Raises ContextLost.
+        """
 
     def close(self) -> None: ...

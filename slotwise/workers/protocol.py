@@ -138,6 +138,13 @@ class ResumeSequence(Message, frozen=True, tag="resume"):
     cells: int = 0
 
 
+class ResizePool(Message, frozen=True, tag="resize"):
+    """Make the context again with so many cells, which all promises together do not exceed. Sequences go on afterwards,
+    where they are. Answered by one `Resized`."""
+
+    cells: int
+
+
 class CancelSequence(Message, frozen=True, tag="cancel"):
     request_id: str
 
@@ -147,7 +154,15 @@ class Shutdown(Message, frozen=True, tag="shutdown"):
 
 
 Command = (
-    LoadModel | Prepare | StartSequence | ExtendSequence | PauseSequence | ResumeSequence | CancelSequence | Shutdown
+    LoadModel
+    | Prepare
+    | StartSequence
+    | ExtendSequence
+    | PauseSequence
+    | ResumeSequence
+    | ResizePool
+    | CancelSequence
+    | Shutdown
 )
 
 
@@ -193,6 +208,17 @@ class StartFailed(Message, frozen=True, tag="start_failed"):
     """The model can not be loaded; `reason` is the library's own words where it said any."""
 
     reason: str
+
+
+class Resized(Message, frozen=True, tag="resized"):
+    """What the worker offers now; not `done`: the context that was asked for could not be made, and is as before."""
+
+    info: ModelInfo
+    done: bool
+    seconds: float
+    #: Sequences that went on from what they had stored, and those of which something is computed again.
+    moved: int = 0
+    computed_again: int = 0
 
 
 class Prepared(Message, frozen=True, tag="prepared"):
@@ -243,7 +269,7 @@ class StepReport(Message, frozen=True, tag="step"):
     drafts_accepted: int = 0
 
 
-Report = Loading | Ready | StartFailed | Prepared | PrepareFailed | StepReport
+Report = Loading | Ready | StartFailed | Resized | Prepared | PrepareFailed | StepReport
 
 
 # ---- the parent's side

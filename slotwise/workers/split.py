@@ -90,6 +90,14 @@ class SplitCells:
         """Each row has its own cells: there is nothing to give up."""
         return ()
 
+    def give_up_retained(self) -> tuple[Operation, ...]:
+        operations: list[Operation] = []
+        for row, here in enumerate(self._rows):
+            if here.owner is None and here.tokens:
+                operations += [*self._lose(row, 0), Remove(row)]
+                self._rows[row] = _Row()
+        return tuple(operations)
+
     def occupy(self, row: int, tokens: Sequence[int]) -> None:
         here = self._rows[row]
         if here.owner is None:

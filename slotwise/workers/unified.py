@@ -81,6 +81,12 @@ class UnifiedCells:
             operations += self._give_up(next(iter(self._retained)), missing)
         return tuple(operations)
 
+    def give_up_retained(self) -> tuple[Operation, ...]:
+        operations: list[Operation] = []
+        for row in list(self._retained):
+            operations += [self._lose(row), self._drop(row)]
+        return tuple(operations)
+
     def occupy(self, row: int, tokens: Sequence[int]) -> None:
         self._promises.check(self._owner[row], self._tree.length(row), len(tokens))
         self._tree.extend(row, tokens)

@@ -149,8 +149,9 @@ def identity(load: LoadModel, info: ModelInfo) -> str:
     else:
         seen.update(load.path.encode())
     weights = (seen.hexdigest(), info.architecture, info.n_params, info.size_bytes)
-    # Kernels differ in their last bits; a state of split cells tells how many pools there were.
+    # Kernels differ in their last bits; a state of split cells tells how many pools there were, which can be changed
+    # for plain attention only.
     kernels = (info.use_extra_bufts, load.reproducible, load.n_gpu_layers, load.flash_attn)
-    cells = (load.kv_type, info.rows if info.kv_layout == "split" else 0)
+    cells = (load.kv_type, info.rows if info.kv_layout == "split" and info.reuse != "partial" else 0)
     library = metadata.version("llama-cpp-python")
     return hashlib.sha256(repr((weights, kernels, cells, library)).encode()).hexdigest()

@@ -13,7 +13,7 @@ from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.policy import KeyPolicy
-from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+from slotwise.scheduler.records import ModelSpec, PoolSize, SchedulerConfig
 from slotwise.scheduler.shares import Flow
 
 MODELS = {
@@ -57,6 +57,11 @@ class CoreMachine(RuleBasedStateMachine):
         self.workers: dict[int, str] = {}  # worker -> "starting" | "ready" | "stopping"
         self.model_of: dict[int, str] = {}
         self.place_of: dict[int, int] = {}
+        #: Cells of its pool, and those of the pool that it is making.
+        self.pool: dict[int, int] = {}
+        self.next_pool: dict[int, int] = {}
+        #: Bytes, as long as it makes another one.
+        self.at_most: dict[int, int] = {}
         self.drained = False
         self.budget = self.config.memory_budgets[HOST]
 
@@ -70,20 +75,31 @@ class CoreMachine(RuleBasedStateMachine):
 
     def apply(self, action: ev.Action) -> None:
         match action:
-            case ev.StartWorker(worker_id, model, place):
+            case ev.StartWorker(worker_id, model, place, cells):
                 taken = {self.place_of[w] for w in self.workers if self.model_of[w] == model}
                 assert place not in taken, "two workers in one place"
                 assert place < self.models[model].replicas
                 self.workers[worker_id], self.model_of[worker_id] = "starting", model
                 self.place_of[worker_id] = place
-                total = sum(self.models[self.model_of[w]].need(0)[HOST] for w in self.workers)
-                assert total <= self.budget, "memory over the budget"
+                self.pool[worker_id] = cells or self.models[model].kv_cells
+                assert self.bytes_held() <= self.budget, "memory over the budget"
                 loaded = {self.model_of[w] for w in self.workers}
                 assert len(loaded) <= (self.config.max_loaded or 99)
             case ev.StopWorker(worker_id):
                 begun = [*self.running.items(), *self.paused.items()]
                 assert not [r for r, w in begun if w == worker_id], "stopped while running"
                 self.workers[worker_id] = "stopping"
+            case ev.ResizePool(worker_id, cells):
+                assert self.workers[worker_id] == "ready"
+                assert worker_id not in self.next_pool, "two pools at once"
+                before, spec = self.bytes_held(), self.models[self.model_of[worker_id]]
+                self.next_pool[worker_id] = cells
+                running = [r for r, w in self.running.items() if w == worker_id]
+                moved = spec.cell_bytes * sum(self.cells[r] for r in running) + spec.sequence_bytes * len(running)
+                pools = (self.pool[worker_id], cells)
+                self.at_most[worker_id] = max(self.bytes_of(worker_id, pool) for pool in pools) + moved
+                assert self.bytes_held() <= max(self.budget, before), "memory over the budget"
+                self.assert_cells_are_there(worker_id)
             case ev.PreparePrompt(request_id, worker_id):
                 assert self.workers[worker_id] == "ready"
                 assert request_id in self.open
@@ -119,7 +135,14 @@ class CoreMachine(RuleBasedStateMachine):
 
     def assert_cells_are_there(self, worker_id: int) -> None:
         held = sum(self.cells[r] for r, worker in self.running.items() if worker == worker_id)
-        assert held <= self.models[self.model_of[worker_id]].kv_cells
+        assert held <= min(self.pool[worker_id], self.next_pool.get(worker_id, 99))
+
+    def bytes_of(self, worker_id: int, cells: int) -> int:
+        sizes = self.models[self.model_of[worker_id]].sizes
+        return next(size.need(0)[HOST] for size in sizes if size.cells == cells)
+
+    def bytes_held(self) -> int:
+        return sum(self.at_most.get(w) or self.bytes_of(w, self.pool[w]) for w in self.workers)
 
     def grant(self, request_id: str, worker_id: int, cells: int) -> None:
         assert self.workers[worker_id] == "ready"
@@ -242,9 +265,30 @@ class CoreMachine(RuleBasedStateMachine):
         if fails == 0:
             self.do(ev.WorkerStartFailed(worker_id, "broken file"))
             return
+        self.is_ready(worker_id)
+
+    def is_ready(self, worker_id: int) -> None:
         spec = self.models[self.model_of[worker_id]]
         self.workers[worker_id] = "ready"
-        self.do(ev.WorkerReady(worker_id, spec.slots, spec.kv_cells, spec.context_cap))
+        self.do(ev.WorkerReady(worker_id, spec.slots, self.pool[worker_id], spec.context_cap))
+
+    @precondition(lambda self: self.next_pool)
+    @rule(data=st.data(), done=st.sampled_from([True, True, True, False]))
+    def resized(self, data: st.DataObject, done: bool) -> None:
+        self.has_another_pool(data.draw(st.sampled_from(sorted(self.next_pool))), done=done)
+
+    def has_another_pool(self, worker_id: int, *, done: bool = True) -> None:
+        """Or could not make it."""
+        cells = self.next_pool.pop(worker_id)
+        del self.at_most[worker_id]
+        if done:
+            self.pool[worker_id] = cells
+        cap = self.models[self.model_of[worker_id]].context_cap
+        self.do(ev.PoolResized(worker_id, self.pool[worker_id], cap, done))
+
+    def forget_pool(self, worker_id: int) -> None:
+        for books in (self.pool, self.next_pool, self.at_most):
+            books.pop(worker_id, None)
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data(), really=st.integers(0, 3), from_outside=st.booleans())
@@ -253,6 +297,7 @@ class CoreMachine(RuleBasedStateMachine):
             return  # it is no use to lose them all the time
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
         crashed = self.workers.pop(worker_id) != "stopping"
+        self.forget_pool(worker_id)
         at_work = [r for books in (self.preparing, self.running) for r, w in books.items() if w == worker_id]
         self.paused = {r: w for r, w in self.paused.items() if w != worker_id}
         self.abandoned = {r: w for r, w in self.abandoned.items() if w != worker_id}
@@ -364,26 +409,31 @@ class CoreMachine(RuleBasedStateMachine):
         self.do(ev.Tick())
 
     @rule()
-    def everybody_gets_a_slot_who_can(self) -> None:
+    def everybody_gets_a_slot(self) -> None:
+        self.everybody_gets_a_slot_who_can()
+
+    def everybody_gets_a_slot_who_can(self, tokens: int = 3) -> None:
         """Workers come up and prompts are tokenised, so that what follows happens among requests that run."""
         for worker_id, state in list(self.workers.items()):
             if state == "starting":
-                spec = self.models[self.model_of[worker_id]]
-                self.workers[worker_id] = "ready"
-                self.do(ev.WorkerReady(worker_id, spec.slots, spec.kv_cells, spec.context_cap))
+                self.is_ready(worker_id)
             elif state == "stopping":
                 del self.workers[worker_id]
+                self.forget_pool(worker_id)
                 self.abandoned = {r: w for r, w in self.abandoned.items() if w != worker_id}
                 for request_id in [r for r, w in self.preparing.items() if w == worker_id]:
                     del self.preparing[request_id]
                 self.do(ev.WorkerLost(worker_id, "asked for"))
+        for worker_id in list(self.next_pool):
+            if worker_id in self.next_pool:
+                self.has_another_pool(worker_id)
         for request_id in list(self.abandoned):
             if self.abandoned.pop(request_id, None) is not None:
                 self.do(ev.RequestPriced(request_id, 0))
         for request_id in list(self.preparing):
             if self.preparing.pop(request_id, None) is not None:
-                self.prompt[request_id] = 3
-                self.do(ev.RequestPriced(request_id, 3))
+                self.prompt[request_id] = tokens
+                self.do(ev.RequestPriced(request_id, tokens))
 
 
 def _plain(action: ev.Action) -> object:
@@ -412,9 +462,45 @@ class OneModelMachine(CoreMachine):
     config: ClassVar = SchedulerConfig(max_queue=5, memory_budgets={HOST: 100}, cells_ahead=4, max_loaded=1)
 
 
+class PoolsMachine(CoreMachine):
+    """Pools of several sizes, and memory for the largest of one model beside the smallest of the other."""
+
+    models: ClassVar = {
+        "m": ModelSpec(
+            on_host(14),
+            slots=3,
+            kv_cells=90,
+            context_cap=30,
+            smaller=(PoolSize(48, on_host(9)), PoolSize(30, on_host(7))),
+            sequence_bytes=1,
+        ),
+        "n": ModelSpec(
+            on_host(12), slots=2, kv_cells=60, context_cap=30, smaller=(PoolSize(30, on_host(6)),), keep_alive_s=1.0
+        ),
+        "huge": ModelSpec(
+            on_host(999), slots=1, kv_cells=30, context_cap=30, smaller=(PoolSize(30, on_host(99)),), pinned=True
+        ),
+    }
+    config: ClassVar = SchedulerConfig(
+        max_queue=5, memory_budgets={HOST: 17}, cells_ahead=4, grow_patience_s=0.5, least_pool_s=1.0
+    )
+
+    @rule(tokens=st.integers(8, 20), flow=st.sampled_from(FLOWS))
+    def long_prompts_come(self, tokens: int, flow: Flow) -> None:
+        """Fewer of them have room than there are slots."""
+        for _ in range(3):
+            self.submit("m", 10, flow, None, 4 * tokens, None)
+        self.everybody_gets_a_slot_who_can(tokens)
+        for _ in range(2):
+            self.now += 0.6
+            self.do(ev.Tick())
+
+
 TestCore = CoreMachine.TestCase
 TestCore.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
 TestOneModel = OneModelMachine.TestCase
 TestOneModel.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestPools = PoolsMachine.TestCase
+TestPools.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
 TestReplicas = ReplicasMachine.TestCase
 TestReplicas.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

@@ -20,8 +20,8 @@ GREEDY = SamplingParams(temperature=0)
 def _load(
     eos_after: int = 9, layout: str = "unified", reuse: str = "partial", period: int = 0, *, speculation: bool = False
 ) -> LoadModel:
-    path = f"fake:eos_after={eos_after},reuse={reuse},period={period}"
-    cells = 800 if layout == "split" else 400  # 200 for each slot
+    path = f"fake:split=1,eos_after={eos_after},reuse={reuse},period={period}"
+    cells = 400 if layout == "unified" else 800  # 200 for each slot
     return LoadModel("fake", path, 4, 200, cells, n_batch=16, kv_layout=layout, speculation=speculation)
 
 
@@ -464,12 +464,14 @@ class LoopMachine(RuleBasedStateMachine):
         self.got: dict[str, list[Delta]] = {}
 
     @initialize(
-        layout=st.sampled_from(["unified", "split"]),
+        layout=st.sampled_from(["unified", "split", "auto"]),
         reuse=st.sampled_from(["partial", "continue"]),
         period=st.sampled_from([3, 5, 0]),
         host_bytes=st.sampled_from([0, 2000, 10**6]),
     )
     def make(self, layout: str, reuse: str, period: int, host_bytes: int) -> None:
+        # Only what can be taken over anywhere changes its layout.
+        layout = "split" if layout == "auto" and reuse == "continue" else layout
         load = _load(20, layout, reuse, period, speculation=True)
         # Room for four at their largest: the scheduler starts nobody beyond what there is.
         self.load = msgspec.structs.replace(load, kv_cells=max(load.kv_cells, 4 * 120))
@@ -543,6 +545,14 @@ class LoopMachine(RuleBasedStateMachine):
         self.running.add(request_id)
         self.promised[request_id] = self._cells(request_id, ahead)
         self.loop.resume(ResumeSequence(request_id, self.promised[request_id]))
+
+    @rule(cells=st.sampled_from([480, 500, 640, 800, 1200]))
+    def resize(self, cells: int) -> None:
+        """A pool of each slot holds at least 120 cells, as many as any request here can have."""
+        before = self.model.info.kv_cells
+        fits = sum(self.promised[name] for name in self.running) <= cells
+        resized = self.loop.resize(cells)
+        assert resized.info.kv_cells in ((cells,) if fits else (cells, before))
 
     @rule(code=st.sampled_from([1, 2, -1, -2]))
     def fail_once(self, code: int) -> None:

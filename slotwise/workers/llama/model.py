@@ -8,17 +8,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import llama_cpp
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from slotwise.request import SamplingParams
+from slotwise.workers.cells import Reuse
 from slotwise.workers.layout import ContextLayout, context_layout
 from slotwise.workers.llama.batch import BatchBuffers
-from slotwise.workers.llama.library import LoadError, NativeLog, TinyCalls
+from slotwise.workers.llama.library import LoadError, NativeLog, TinyCalls, give_back_freed
 from slotwise.workers.llama.params import context_params, model_params
 from slotwise.workers.llama.samplers import ChainSampler, GreedySampler
+from slotwise.workers.llama.states import with_streams
 from slotwise.workers.llama.vocabulary import LlamaVocabulary
-from slotwise.workers.model import Chunk
+from slotwise.workers.model import Chunk, ContextLost
 from slotwise.workers.protocol import LoadModel, ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -44,34 +47,65 @@ class LlamaModel:
             logger.warning("%s has unquantised weights: its answers are not the same bits in company", load.path)
         self.vocabulary = LlamaVocabulary(self._model, self.tiny)
         on_progress("context", 0.0)
+        self._load = load
+        try:
+            self._open_context(load.kv_cells)
+        except LoadError:
+            llama_cpp.llama_model_free(self._model)
+            raise
+
+    def _open_context(self, cells: int) -> None:
+        """Raises LoadError: there is no context then."""
+        load = msgspec.structs.replace(self._load, kv_cells=cells)
         context_train = llama_cpp.llama_model_n_ctx_train(self._model)
         layout = context_layout(load, context_train=context_train, can_go_back=can_go_back(self._model))
+        context = llama_cpp.llama_init_from_model(self._model, context_params(load, layout.context))
+        if not context:
+            raise LoadError(self._log.reason(f"llama.cpp could not make a context of {layout.context.cells} cells"))
+        self.context, self._cells = context, cells
         self._split, self._max_outputs = layout.split, layout.context.outputs
-        self.context = self._make_context(load, layout)
-        self._memory = llama_cpp.llama_get_memory(self.context)
-        self.n_batch = llama_cpp.llama_n_batch(self.context)
-        kv_cells = llama_cpp.llama_n_ctx(self.context)
-        self.info = ModelInfo(
+        self._streams = layout.context.pools
+        self._memory = llama_cpp.llama_get_memory(context)
+        self.n_batch = llama_cpp.llama_n_batch(context)
+        self.info = self._describe(layout)
+        self._batch = BatchBuffers(self.n_batch, context=self.info.kv_cells + self.n_batch)
+        #: Copies between pools were asked for, and no decode has made them yet.
+        self._copies_wait = False
+        self._views: dict[int, npt.NDArray[np.float32]] = {}
+
+    def _describe(self, layout: ContextLayout) -> ModelInfo:
+        load = self._load
+        return ModelInfo(
             architecture=self._metadata("general.architecture"),
             slots=load.slots,
-            kv_cells=kv_cells,
+            kv_cells=llama_cpp.llama_n_ctx(self.context),
             context_cap=layout.context_cap,
-            context_train=context_train,
+            context_train=llama_cpp.llama_model_n_ctx_train(self._model),
             vocab_size=self.vocabulary.size,
             n_params=llama_cpp.llama_model_n_params(self._model),
             size_bytes=llama_cpp.llama_model_size(self._model),
             has_chat_template=self.vocabulary.chat_template is not None,
             use_extra_bufts=load.repacks_weights,
-            kv_layout="split" if self._split else "unified",
+            kv_layout="split" if layout.split else "unified",
             rows=layout.context.sequences,
             reuse=layout.reuse,
             draft_rows=layout.draft_rows,
             offloaded=load.n_gpu_layers != 0 and llama_cpp.llama_supports_gpu_offload(),
         )
-        self._batch = BatchBuffers(self.n_batch, context=kv_cells + self.n_batch)
-        #: Copies between pools were asked for, and no decode has made them yet.
-        self._copies_wait = False
-        self._views: dict[int, npt.NDArray[np.float32]] = {}
+
+    def resize(self, cells: int) -> bool:
+        # Not beside each other: there may be no room for two.
+        llama_cpp.llama_free(self.context)
+        self.context = None
+        give_back_freed()
+        for size in (cells, self._cells):
+            try:
+                self._open_context(size)
+            except LoadError as error:
+                logger.warning("%s", error)
+            else:
+                return size == cells
+        raise ContextLost(self._log.reason("llama.cpp could not make a context again"))
 
     def warm_up(self) -> None:
         """One multi-token decode: page in the weights, and meet a faulty instruction set here, not in a request."""
@@ -114,7 +148,7 @@ class LlamaModel:
         banned = self.vocabulary.end_tokens if ignore_eos else frozenset()
         if params.temperature <= 0 and not changes_logits:
             return GreedySampler(self.logits, banned)
-        return ChainSampler(self.context, self.info.vocab_size, self.tiny, params, prompt, banned, generated)
+        return ChainSampler(lambda: self.context, self.info.vocab_size, self.tiny, params, prompt, banned, generated)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self.remove(target)
@@ -142,6 +176,12 @@ class LlamaModel:
         if self._copies_wait and self.decode([Chunk(seq_id, 0, [0])]) == 0:
             # Copies are made at a decode: until then these cells may be the source of one.
             self.remove(seq_id)
+        if self.info.reuse == Reuse.PARTIAL:  # others have one layout for good
+            try:
+                state = with_streams(state, self._streams)
+            except ValueError as error:
+                logger.warning("the state of a sequence can not be used: %s", error)
+                return False
         data = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))  # no copy
         if llama_cpp.llama_state_seq_set_data(self.context, data, len(state), seq_id) > 0:
             return True
@@ -167,13 +207,6 @@ class LlamaModel:
         if not model:
             raise LoadError(self._log.reason("llama.cpp could not load the file and gave no reason"))
         return model
-
-    def _make_context(self, load: LoadModel, layout: ContextLayout) -> Any:
-        context = llama_cpp.llama_init_from_model(self._model, context_params(load, layout.context))
-        if not context:
-            llama_cpp.llama_model_free(self._model)
-            raise LoadError(self._log.reason(f"llama.cpp could not make a context of {layout.context.cells} cells"))
-        return context
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)

@@ -44,7 +44,7 @@ class ChainSampler:
 
     def __init__(
         self,
-        context: Any,
+        context: Callable[[], Any],
         vocab_size: int,
         tiny: TinyCalls,
         params: SamplingParams,
@@ -52,7 +52,8 @@ class ChainSampler:
         banned: frozenset[int],
         generated: Sequence[int] = (),
     ) -> None:
-        """`banned`: tokens that never come; `generated`: it is as if it had sampled them."""
+        """`context`: the one that there is now. `banned`: tokens that never come. `generated`: it is as if it had
+        sampled them."""
         self._context = context
         self._chain: Any = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         self._add_bias(params, banned, vocab_size)
@@ -65,7 +66,7 @@ class ChainSampler:
             tiny.accept(self._chain, token)
 
     def sample(self, row: int) -> int:
-        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
+        return int(llama_cpp.llama_sampler_sample(self._chain, self._context(), row))
 
     def close(self) -> None:
         if self._chain is not None:

@@ -1,0 +1,200 @@
+"""How large the pools of KV cells are: an idle one gives memory back, a busy one takes what is free. Pure.
+
+A worker's context can be made again with another pool while its weights stay, and what runs there goes on
+(`ResizePool`): so memory that nobody uses is never a reason to unload a model.
+
+Rules:
+1. Bytes of the larger of both pools are reserved until the worker has made its new one, and bytes of main memory for
+   the sequences that are kept there meanwhile.
+2. For a model that is to be loaded pools of models that nobody waits for become smaller, as few and as little as is
+   enough, those that were used longest ago first.
+3. A pool becomes larger, by one size, when the next request has waited `grow_patience_s` for cells and no model waits
+   for memory: from what is free, or from pools that nobody has used for `least_pool_s`.
+4. A pool that was made larger or smaller stays so for `least_pool_s` before it is changed for another pool's sake.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from slotwise.memory.accounts import NOTHING, Accounts, Amounts, NotThere, total_of
+from slotwise.memory.footprint import HOST
+from slotwise.scheduler.events import Action, ResizePool
+from slotwise.scheduler.lifecycle import WorkerState
+from slotwise.scheduler.records import ModelRecord, ModelSpec, SchedulerConfig, WorkerRecord
+
+#: A worker that could not make a pool is not told to make one again before.
+_RETRY_S = 30.0
+#: A pool becomes smaller beside sequences that run only where these were promised no more than such a part of it.
+_PROMISED = 0.5
+
+
+class Pools:
+    """Changes sizes of workers' pools, and what they hold in the accounts."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        models: Mapping[str, ModelRecord],
+        workers: Mapping[int, WorkerRecord],
+        memory: Accounts,
+    ) -> None:
+        self._config = config
+        self._models = models
+        self._workers = workers
+        self._memory = memory
+
+    def coming(self, gone: Iterable[WorkerRecord] = ()) -> Amounts:
+        """What those give back that are making a smaller pool, beside workers that will be gone."""
+        left = {worker.worker_id for worker in gone}
+        staying = (worker for worker in self._workers.values() if worker.worker_id not in left)
+        return total_of(self._freed_by(one, one.next_size) for one in staying if one.next_size is not None)
+
+    def most_freed(self, worker: WorkerRecord) -> Amounts:
+        """What it would give back if its pool were the smallest."""
+        if worker.state is not WorkerState.READY or worker.next_size is not None:
+            return NOTHING
+        return self._freed_by(worker, len(self._spec(worker).sizes) - 1)
+
+    def shrinks(
+        self, lacks: Callable[[Amounts], frozenset[int]], now: float, *, settled: bool = False
+    ) -> list[tuple[WorkerRecord, int]] | None:
+        """Which pools become how small so that nothing is lacking; None: all of them would not be enough.
+
+        `lacks`: devices that lack something when so much is given back. `settled`: only of those that nobody has used
+        for a while.
+        """
+        chosen: list[tuple[WorkerRecord, int]] = []
+        freed: Amounts = NOTHING
+        lacking = lacks(freed)
+        for worker in self._unused(now, settled=settled) if lacking else ():
+            sizes = [size for size in range(worker.size + 1, len(self._spec(worker).sizes)) if self._fits(worker, size)]
+            if not sizes or not any(self._freed_by(worker, sizes[-1]).get(device) for device in lacking):
+                continue
+            size = next((one for one in sizes if not lacks(total_of([freed, self._freed_by(worker, one)]))), sizes[-1])
+            chosen.append((worker, size))
+            freed = total_of([freed, self._freed_by(worker, size)])
+            if not (lacking := lacks(freed)):
+                break
+        return None if lacking else chosen
+
+    def order(self, worker: WorkerRecord, size: int, now: float) -> list[Action]:
+        """Tell a worker to make another pool; nothing is done if there is no memory for what that takes meanwhile."""
+        cells = self._spec(worker).sizes[size].cells
+        try:
+            self._memory.change(worker.worker_id, self._while_changing(worker, size))
+        except NotThere:
+            return []
+        worker.next_size, worker.resized_at, worker.short_since = size, now, None
+        # Nobody is promised cells that will not be there.
+        worker.cells.capacity = min(worker.cells.capacity, cells)
+        return [ResizePool(worker.worker_id, cells)]
+
+    def changed(self, worker: WorkerRecord, cells: int, context_cap: int, now: float, *, done: bool) -> None:
+        """It has made its pool, or could not."""
+        if worker.next_size is None:
+            return
+        if done:
+            worker.size = worker.next_size
+        else:
+            worker.keeps_pool_until = now + _RETRY_S
+        worker.next_size, worker.resized_at = None, now
+        worker.cells.capacity, worker.limit = cells, min(context_cap, cells)
+        self._memory.change(worker.worker_id, self._spec(worker).need(worker.replica, worker.size))
+
+    def watch(self, model: ModelRecord, now: float) -> None:
+        """Since when whose next request waits for cells."""
+        for worker in model.workers.values():
+            if not worker.waits_for_cells or not model.waiting:
+                worker.short_since = None
+            elif worker.short_since is None:
+                worker.short_since = now
+
+    def grow(self, model: ModelRecord, now: float, *, others_wait: bool) -> list[Action]:
+        """Larger pools for those of its workers whose next request waits for cells; `others_wait`: for memory."""
+        actions: list[Action] = []
+        for worker in model.open:
+            if others_wait or self._grows_at(worker) > now:
+                continue
+            need = self._while_changing(worker, worker.size - 1)
+            held = self._memory.of(worker.worker_id)
+            more = {device: size - held.get(device, 0) for device, size in need.items()}
+            if self._memory.fits(more):
+                actions += self.order(worker, worker.size - 1, now)
+            else:
+                actions += self._make_room(more, now)
+        return actions
+
+    def _make_room(self, more: Amounts, now: float) -> list[Action]:
+        """From pools that have not been used for a while."""
+        shrinks = self.shrinks(lambda freed: self._short_of(more, freed), now, settled=True)
+        return [action for worker, size in shrinks or () for action in self.order(worker, size, now)]
+
+    def deadline(self, model: ModelRecord, now: float) -> float | None:
+        """When one of its pools may become larger, though nothing else happens."""
+        moments = [at for worker in model.open if (at := self._grows_at(worker)) > now]
+        return min((at for at in moments if at < math.inf), default=None)
+
+    def check_invariants(self) -> None:
+        for worker in self._workers.values():
+            spec = self._spec(worker)
+            assert 0 <= worker.size < len(spec.sizes)
+            if worker.next_size is None:
+                assert self._memory.of(worker.worker_id) == spec.need(worker.replica, worker.size)
+            else:
+                assert worker.state is not WorkerState.STARTING
+
+    # ---- what may change
+
+    def _grows_at(self, worker: WorkerRecord) -> float:
+        """Never, as things are: infinity."""
+        if worker.short_since is None or worker.size == 0 or worker.next_size is not None:
+            return math.inf
+        may = max(worker.resized_at + self._config.least_pool_s, worker.keeps_pool_until)
+        return max(worker.short_since + self._config.grow_patience_s, may)
+
+    def _unused(self, now: float, *, settled: bool) -> list[WorkerRecord]:
+        """Workers that nobody waits for; those used longest ago first."""
+        ready = [worker for model in self._models.values() if not model.waiting for worker in model.ready]
+        found = [worker for worker in ready if worker.next_size is None and worker.keeps_pool_until <= now]
+        if settled:
+            least = self._config.least_pool_s
+            found = [
+                worker
+                for worker in found
+                if not worker.begun
+                and now >= max(self._models[worker.model].last_used, worker.resized_at, worker.ready_at) + least
+            ]
+        return sorted(found, key=lambda worker: (worker.begun, self._models[worker.model].last_used, worker.worker_id))
+
+    def _fits(self, worker: WorkerRecord, size: int) -> bool:
+        """What runs there has room in the smaller pool, and in main memory on the way."""
+        if not worker.running:
+            return True
+        promised, cells = worker.cells.reserved, self._spec(worker).sizes[size].cells
+        return promised <= _PROMISED * cells and self._memory.fits({HOST: self._on_the_way(worker)})
+
+    def _short_of(self, need: Amounts, freed: Amounts) -> frozenset[int]:
+        return self._memory.short_of(need, total_of([self.coming(), freed]))
+
+    # ---- bytes
+
+    def _spec(self, worker: WorkerRecord) -> ModelSpec:
+        return self._models[worker.model].spec
+
+    def _freed_by(self, worker: WorkerRecord, size: int) -> Amounts:
+        """What a worker gives back by a pool of another size; nothing by a larger one."""
+        held, need = self._memory.of(worker.worker_id), self._spec(worker).need(worker.replica, size)
+        return {device: max(held[device] - need.get(device, 0), 0) for device in held}
+
+    def _on_the_way(self, worker: WorkerRecord) -> int:
+        """Bytes of main memory that its sequences take while there is no context."""
+        spec = self._spec(worker)
+        return spec.cell_bytes * worker.cells.reserved + spec.sequence_bytes * worker.running
+
+    def _while_changing(self, worker: WorkerRecord, size: int) -> Amounts:
+        spec = self._spec(worker)
+        now, then = spec.need(worker.replica, worker.size), spec.need(worker.replica, size)
+        most = {device: max(now.get(device, 0), then.get(device, 0)) for device in {**now, **then}}
+        return total_of([most, {HOST: self._on_the_way(worker)}])

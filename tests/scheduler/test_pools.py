@@ -1,0 +1,303 @@
+"""Pools of cells become smaller for models that are to be loaded, and larger for requests that wait for cells."""
+
+from dataclasses import replace
+
+import pytest
+
+from slotwise.memory.footprint import HOST
+from slotwise.scheduler import events as ev
+from slotwise.scheduler.records import ModelSpec, PoolSize, SchedulerConfig
+from tests.scheduler.driver import Driver
+
+CONFIG = SchedulerConfig(cells_ahead=4, grow_patience_s=1.0, least_pool_s=5.0, memory_patience_s=5.0)
+
+
+def _spec(*sizes: tuple[int, int], **more: object) -> ModelSpec:
+    """`sizes`: cells and bytes, the largest first."""
+    pools = [PoolSize(cells, ({HOST: size},)) for cells, size in sizes]
+    spec = ModelSpec(pools[0].needs, slots=4, kv_cells=pools[0].cells, context_cap=50, smaller=tuple(pools[1:]))
+    return replace(spec, **more)  # type: ignore[arg-type]
+
+
+#: Weights take 10, and a cell a tenth.
+ELASTIC = _spec((200, 30), (100, 20), (50, 15))
+
+
+class World(Driver):
+    """Workers that load at once. What they are told of their pools is done when `settle` is called."""
+
+    def __init__(self, budget: int, config: SchedulerConfig = CONFIG, **models: ModelSpec) -> None:
+        super().__init__(replace(config, memory_budgets={HOST: budget}), models)
+        self.model_of: dict[int, str] = {}
+        self.cells: dict[int, int] = {}
+        self.told: dict[int, int] = {}
+        self.starts: list[tuple[str, int]] = []
+        self.stops: list[str] = []
+
+    def do(self, event: ev.Event) -> list[ev.Action]:
+        actions = super().do(event)
+        for action in actions:
+            match action:
+                case ev.StartWorker(worker_id, model, _, cells):
+                    spec = self.core._models[model].spec
+                    self.model_of[worker_id], self.cells[worker_id] = model, cells or spec.kv_cells
+                    self.starts.append((model, self.cells[worker_id]))
+                    self.do(ev.WorkerReady(worker_id, spec.slots, self.cells[worker_id], spec.context_cap))
+                case ev.StopWorker(worker_id):
+                    self.stops.append(self.model_of[worker_id])
+                    self.do(ev.WorkerLost(worker_id, "asked for"))
+                case ev.ResizePool(worker_id, cells):
+                    assert worker_id not in self.told
+                    self.told[worker_id] = cells
+                case ev.PreparePrompt(request_id):
+                    self.do(ev.RequestPriced(request_id, self.tokens))
+        return actions
+
+    tokens = 10
+
+    def settle(self, *, done: bool = True) -> dict[str, int]:
+        """Workers make the pools that they were told to make; returns them by model."""
+        made = {}
+        while self.told:
+            worker_id, cells = self.told.popitem()
+            made[self.model_of[worker_id]] = cells
+            if done:
+                self.cells[worker_id] = cells
+            self.do(ev.PoolResized(worker_id, self.cells[worker_id], 50, done))
+        return made
+
+    def ask(self, name: str, model: str, *, tokens: int = 10, max_output: int = 30) -> None:
+        self.tokens = tokens
+        self.submit(name, model, max_output)
+
+    def finish(self, name: str) -> None:
+        self.do(ev.SequenceFinished(name, self.tokens, 0, 5, complete=True))
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        for _ in range(50):
+            deadline = self.core.next_deadline()
+            if deadline is None or deadline > end:
+                self.now = end
+                return
+            self.now = max(self.now, deadline)
+            self.do(ev.Tick())
+        raise AssertionError("ticks are asked for in a circle")
+
+    @property
+    def reserved(self) -> int:
+        return self.core.memory_status().reserved[HOST]
+
+
+def test_a_model_gets_the_largest_pool_that_there_is_memory_for() -> None:
+    for budget, cells in ((30, 200), (29, 100), (19, 50)):
+        world = World(budget, m=ELASTIC)
+        world.ask("r", "m")
+        assert world.starts == [("m", cells)]
+
+
+def test_what_fits_in_no_size_is_refused_with_the_least_that_it_takes() -> None:
+    world = World(14 * 2**30, m=_spec((200, 30 * 2**30), (50, 15 * 2**30)))
+
+    world.ask("r", "m")
+
+    assert not world.starts
+    assert world.usage["r"].outcome == "refused"
+    assert "needs 15.00 GiB" in world.core._residency.shortage(world.core._models["m"])
+
+
+def test_an_idle_pool_makes_room_for_another_model_before_anybody_is_unloaded() -> None:
+    world = World(40, a=ELASTIC, b=ELASTIC)
+    world.ask("r1", "a")
+    world.finish("r1")
+    assert world.starts == [("a", 200)]
+
+    world.ask("r2", "b")
+
+    assert world.settle() == {"a": 100}, "no smaller than is enough"
+    assert world.starts == [("a", 200), ("b", 100)]
+    assert not world.stops
+
+
+def test_as_many_pools_as_it_takes_become_smaller_and_no_more() -> None:
+    world = World(75, a=ELASTIC, b=ELASTIC, c=_spec((50, 25)))
+    world.ask("r1", "a")
+    world.finish("r1")
+    world.now = 1.0
+    world.ask("r2", "b")
+    world.finish("r2")
+
+    world.ask("r3", "c")
+
+    assert world.settle() == {"a": 100}, "a was used longest ago"
+    assert ("c", 50) in world.starts
+
+
+def test_where_smaller_pools_are_not_enough_an_idle_model_goes_and_no_pool_changes() -> None:
+    world = World(40, a=ELASTIC, b=_spec((50, 35)))
+    world.ask("r1", "a")
+    world.finish("r1")
+    world.now = 60.0
+
+    world.ask("r2", "b")
+
+    assert not world.told
+    assert world.stops == ["a"]
+    assert world.starts[-1] == ("b", 50)
+
+
+def test_a_preload_takes_what_pools_can_do_without() -> None:
+    world = World(40, a=ELASTIC, b=ELASTIC)
+    world.do(ev.PreloadRequested("a"))
+    world.do(ev.PreloadRequested("b"))
+
+    assert world.settle() == {"a": 100}
+    assert world.starts == [("a", 200), ("b", 100)]
+
+
+def test_a_pool_in_use_becomes_smaller_beside_what_runs_if_that_has_room_on_the_way() -> None:
+    for cell_bytes, resized in ((0, {"a": 100}), (1, {})):
+        world = World(44, a=replace(ELASTIC, cell_bytes=cell_bytes), b=ELASTIC)
+        world.ask("r1", "a")  # is promised 40 cells
+        world.ask("r2", "b")
+
+        assert world.settle() == resized
+        assert ("b" in dict(world.starts)) == bool(resized)
+
+
+def test_cells_that_will_not_be_there_are_promised_to_nobody() -> None:
+    world = World(40, a=ELASTIC, b=ELASTIC)
+    world.ask("r1", "a")
+    world.finish("r1")
+    world.ask("r2", "b")
+    assert world.told == {1: 100}
+
+    for number in range(4):
+        world.ask(f"a{number}", "a", tokens=30)
+
+    status = world.core.model_status("a")
+    assert status.busy_slots < 4
+    assert status.reserved_cells <= 100
+    world.settle()
+    world.core.check_invariants()
+
+
+def test_bytes_of_the_larger_pool_are_held_until_the_smaller_is_made() -> None:
+    world = World(60, a=ELASTIC, b=_spec((50, 35)))
+    world.ask("r1", "a")
+    world.finish("r1")
+    world.ask("r2", "b")
+    assert world.reserved == 30
+
+    world.settle()
+
+    assert world.reserved == 20 + 35
+
+
+def test_a_pool_grows_when_requests_wait_for_cells_and_there_is_memory() -> None:
+    world = World(30, a=ELASTIC, b=_spec((50, 12)))
+    world.ask("b1", "b")
+    for number in range(4):
+        world.ask(f"a{number}", "a", tokens=30)
+    assert world.starts[-1] == ("a", 50)
+    world.pass_time(10.0)
+    assert not world.told, "there is no memory for it"
+
+    world.finish("b1")
+    world.do(ev.WorkerLost(1, "killed", True))
+    world.pass_time(0.5)
+
+    assert world.settle() == {"a": 100}
+    assert world.core.model_status("a").kv_cells == 100
+    world.pass_time(4.0)
+    assert not world.told, "not twice in five seconds"
+
+
+@pytest.mark.parametrize("waited", [0.5, 1.5])
+def test_a_pool_does_not_grow_for_a_moments_shortage(waited: float) -> None:
+    world = World(30, a=ELASTIC, b=_spec((50, 12)))
+    world.ask("b1", "b")
+    world.ask("a0", "a", tokens=30)
+    world.finish("b1")
+    world.do(ev.WorkerLost(1, "killed", True))
+    world.pass_time(20.0)
+    for number in range(1, 4):
+        world.ask(f"a{number}", "a", tokens=30)
+
+    world.pass_time(waited)
+
+    assert bool(world.told) == (waited > 1.0)
+
+
+def test_a_pool_grows_from_one_that_nobody_has_used_for_a_while() -> None:
+    world = World(45, a=ELASTIC, b=ELASTIC)
+    world.ask("b1", "b")
+    world.finish("b1")
+    world.ask("a0", "a", tokens=30)
+    assert world.starts == [("b", 200), ("a", 50)]
+    for number in range(1, 4):
+        world.ask(f"a{number}", "a", tokens=30)
+    world.pass_time(4.0)
+    assert not world.told, "b was used a moment ago"
+
+    world.pass_time(3.0)
+    assert world.settle() == {"b": 100, "a": 100}
+
+
+def test_nothing_grows_while_a_model_waits_for_memory() -> None:
+    world = World(32, a=ELASTIC, b=_spec((50, 12)), c=_spec((50, 12)))
+    world.ask("b1", "b")
+    for number in range(4):
+        world.ask(f"a{number}", "a", tokens=30)
+    world.ask("c1", "c")
+    assert ("a", 100) in world.starts
+    world.finish("b1")
+    world.do(ev.WorkerLost(1, "killed", True))
+
+    assert world.starts[-1] == ("c", 50)
+    world.pass_time(10.0)
+    assert not world.told
+
+
+def test_a_pool_that_could_not_be_made_is_as_it_was_and_the_model_goes_instead() -> None:
+    world = World(40, a=ELASTIC, b=_spec((50, 12)))
+    world.ask("r1", "a")
+    world.finish("r1")
+    world.ask("r2", "b")
+
+    world.settle(done=False)
+
+    assert world.core.model_status("a").kv_cells == 200
+    assert world.reserved == 30
+    world.pass_time(10.0)
+    assert world.stops == ["a"]
+    assert world.starts[-1] == ("b", 50)
+
+
+def test_where_others_take_memory_pools_give_it_back_before_models_do() -> None:
+    world = World(60, a=ELASTIC, b=ELASTIC)
+    for name in ("a", "b"):
+        world.ask(f"r-{name}", name)
+        world.finish(f"r-{name}")
+
+    world.do(ev.MemorySeen({HOST: 52}))
+
+    assert world.settle() == {"a": 100}
+    assert not world.stops
+    world.do(ev.MemorySeen({HOST: 12}))
+    assert world.stops
+
+
+def test_a_worker_that_dies_on_the_way_leaves_nothing_reserved() -> None:
+    world = World(40, a=ELASTIC, b=ELASTIC)
+    world.ask("r1", "a")
+    world.finish("r1")
+    world.ask("r2", "b")
+    worker_id = next(iter(world.told))
+
+    world.do(ev.WorkerLost(worker_id, "killed", True))
+    world.told.clear()
+    world.do(ev.PoolResized(worker_id, 100, 50))
+
+    assert world.starts[-1] == ("b", 200)
+    assert world.reserved == 30
