@@ -23,6 +23,7 @@ from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.counters import ModelCounters, cause_of_death
 from slotwise.scheduler.enquiries import PRIORITIES, Enquiries
 from slotwise.scheduler.lease import Lease
+from slotwise.scheduler.measured import Measured, MeasuredMemory, ServedMemory, WorkerMemory
 from slotwise.scheduler.names import SequenceNames
 from slotwise.scheduler.records import MemoryStatus, ModelStatus
 from slotwise.scheduler.shares import Flow
@@ -74,6 +75,7 @@ class Dispatcher:
         #: Workers that were asked to exit.
         self._stopping: set[int] = set()
         self._counters = {model: ModelCounters() for model in core.models}
+        self._measured = MeasuredMemory()
         self._inbox = _Inbox()
         self._deadline_changed = anyio.Event()
         self._deadline: float | None = None
@@ -103,9 +105,21 @@ class Dispatcher:
     def memory_status(self) -> MemoryStatus:
         return self._core.memory_status()
 
+    def memory(self) -> ServedMemory:
+        """What is reserved, beside what was measured."""
+        status = self._core.memory_status()
+        workers = [WorkerMemory(one, self._measured.of(one.worker_id)) for one in status.workers]
+        return ServedMemory(status, workers)
+
     def memory_seen(self, budgets: Mapping[int, int]) -> None:
         """What all models together may take of each device has changed."""
         self._post(ev.MemorySeen(budgets))
+
+    def workers_measured(self, found: Mapping[int, Measured]) -> None:
+        """What workers take, by id; some may be gone by now."""
+        for worker_id, measured in found.items():
+            if worker_id in self._workers:
+                self._measured.seen(worker_id, measured)
 
     def preload(self, model: str) -> None:
         self._post(ev.PreloadRequested(model))
@@ -137,6 +151,7 @@ class Dispatcher:
     def check_invariants(self) -> None:
         self._core.check_invariants()
         assert not self._inbox.events
+        assert self._measured.workers <= self._workers.keys()
 
     # ---- leases
 
@@ -234,6 +249,7 @@ class Dispatcher:
         if model not in self._workers.values():
             counters.info = None
         counters.cells.pop(worker_id, None)
+        self._measured.gone(worker_id)
         self._names.gone(worker_id)
         self._post(ev.WorkerLost(worker_id, reason, from_outside))
 
