@@ -94,7 +94,8 @@ class Service:
     async def run(self, sock: socket.socket) -> None:
         """Serve until a signal ends it."""
         self._tasks.start_soon(self.dispatcher.run)
-        self._tasks.start_soon(watch_memory, self.dispatcher, lambda: self.supervisor.pids)
+        # Before anything is loaded: the budget may be more than there is.
+        await self._tasks.start(watch_memory, self.dispatcher, lambda: self.supervisor.pids)
         self._tasks.start_soon(self._serve_http, sock)
         self._tasks.start_soon(watch_loads, self.dispatcher)
         self._tasks.start_soon(self._keyring.watch)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskStatus
 
 from slotwise.memory.accounts import Amounts
 from slotwise.memory.footprint import HOST
@@ -51,29 +52,44 @@ async def watch_memory(
     *,
     look: Callable[[Mapping[int, int]], Look] | None = None,
     interval_s: float = _INTERVAL_S,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Runs until cancelled. `pids`: of the workers, by their ids."""
+    """Runs until cancelled; started when it has looked once. `pids`: of the workers, by their ids."""
     look = look or _look
     pressure = MemoryPressure(dispatcher.memory_status().budgets)
+    is_first = True
     while True:
-        await anyio.sleep(interval_s)
         try:
             found = await anyio.to_thread.run_sync(look, pids())
         except OSError as error:
             logger.warning("what is left of the memory can not be read: %s", error)
-            continue
-        dispatcher.workers_measured(found.workers)
-        status = dispatcher.memory_status()
-        was_normal = pressure.is_normal
-        # What a GPU says of its processes is not always known; what is loaded has been allocated there.
-        budgets = pressure.look(found.available, {**status.loaded, HOST: found.anonymous})
-        if budgets is None:
-            continue
+        else:
+            dispatcher.workers_measured(found.workers)
+            _adjust(dispatcher, pressure, found, is_first=is_first)
+            is_first = False
+        task_status.started()
+        task_status = anyio.TASK_STATUS_IGNORED
+        await anyio.sleep(interval_s)
+
+
+def _adjust(dispatcher: Told, pressure: MemoryPressure, found: Look, *, is_first: bool) -> None:
+    """Tell what models may take if it has changed. At the first look nobody has taken anything yet: the budget may
+    have been more than there is."""
+    status = dispatcher.memory_status()
+    was_normal = pressure.is_normal
+    # What a GPU says of its processes is not always known; what is loaded has been allocated there.
+    budgets = pressure.look(found.available, {**status.loaded, HOST: found.anonymous})
+    if budgets is not None:
         dispatcher.memory_seen(budgets)
-        if pressure.is_normal:
-            logger.info("there is as much memory for models again as at the start")
-        elif was_normal:
-            logger.warning("other programs take memory: %s", _left(budgets, status.reserved))
+    is_normal = pressure.is_normal
+    if is_first:
+        pressure.settle()
+        if budgets is not None and not is_normal:
+            logger.warning("%s", _too_much(status.budgets, budgets))
+    elif budgets is not None and is_normal and not was_normal:
+        logger.info("there is as much memory for models again as at the start")
+    elif budgets is not None and was_normal and not is_normal:
+        logger.warning("other programs take memory: %s", _left(budgets, status.reserved))
 
 
 def _look(pids: Mapping[int, int]) -> Look:
@@ -89,6 +105,16 @@ def _look(pids: Mapping[int, int]) -> Look:
             on_gpus = {gpu.index: gpu.process_bytes[pid] for gpu in machine.gpus if pid in gpu.process_bytes}
             workers[worker_id] = Measured({HOST: process.resident} | on_gpus, {HOST: process.peak_resident})
     return Look({HOST: machine.available_bytes} | gpus, anonymous, workers)
+
+
+def _too_much(wanted: Amounts, there: Amounts) -> str:
+    parts = (
+        f"the memory budget is {wanted[device] / 2**30:.2f} GiB of {_kind(device)}, and only {size / 2**30:.2f} GiB "
+        "are there for models on this machine now"
+        for device, size in sorted(there.items())
+        if size < wanted[device]
+    )
+    return f"{'; '.join(parts)}; no more than that is used"
 
 
 def _left(budgets: Amounts, reserved: Amounts) -> str:

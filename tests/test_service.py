@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from slotwise.api.openapi import document
+from slotwise.memory.probe import read_memory
 from tests.server_process import ServerProcess, free_port, run_server
 
 FAKE = "m=fake:step_ms=5,eos_after=40,crash_in_decode=BOOM,crash_in_prepare=BANG"
@@ -302,6 +303,18 @@ def test_the_config_file_is_read_and_its_mistakes_are_named(tmp_path: Path) -> N
     result = _serve("--config", str(config))
     assert result.returncode == 2
     assert "model.tiny.num_paralel" in result.stderr
+
+
+def test_a_budget_of_more_than_there_is_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    with run_server(tmp_path / "log", "fake:", "--memory-budget", "900000GiB", "--preload") as running:
+        running.wait_until_measured()
+        budget = running.status()["memory"]["devices"]["host"]["budget_bytes"]
+        log = running.log.read_text()
+
+    assert budget < read_memory().total_bytes
+    told, loading = log.index("the memory budget is 900000.00 GiB of main memory"), log.index("loading fake")
+    assert told < loading
+    assert "other programs" not in log
 
 
 def test_ps_shows_a_running_server_and_says_when_there_is_none(server: ServerProcess) -> None:

@@ -1,6 +1,7 @@
 """What the watcher tells of readings, and when."""
 
 import logging
+import os
 from collections.abc import Mapping
 
 import anyio
@@ -70,9 +71,43 @@ async def test_what_others_take_is_told_once_and_when_they_give_it_back(caplog: 
     assert any("as much memory for models again" in record.message for record in caplog.records)
 
 
+async def test_a_budget_of_more_than_there_is_is_nobodys_fault(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    scheduler = Scheduler()
+    await _watch(scheduler, [_left(5), _left(5), _left(4.9), _left(5)])
+
+    assert scheduler.told[0][HOST] / GIB == pytest.approx(5.5)
+    messages = [record.message for record in caplog.records if record.name == "slotwise.watch"]
+    assert messages.pop() == "what is left of the memory can not be read: no more"
+    assert messages == [
+        "the memory budget is 9.00 GiB of main memory, and only 5.50 GiB are there for models on this machine now; "
+        "no more than that is used"
+    ]
+
+
+async def test_others_are_named_when_they_take_of_what_there_was_at_first(caplog: pytest.LogCaptureFixture) -> None:
+    scheduler = Scheduler()
+    await _watch(scheduler, [_left(5), _left(2)])
+
+    assert [told[HOST] / GIB for told in scheduler.told] == pytest.approx([5.5, 2.8])
+    assert any("other programs take memory: 2.80 GiB" in record.message for record in caplog.records)
+
+
 async def test_what_each_worker_takes_is_told_at_each_look() -> None:
     scheduler = Scheduler()
     found = [{1: Measured({HOST: 5, 0: 3}, {HOST: 9})}, {1: Measured({HOST: 6})}]
     await _watch(scheduler, [Look({}, 0, one) for one in found])
 
     assert scheduler.workers == found
+
+
+async def test_it_has_begun_when_it_has_looked_at_this_machine() -> None:
+    scheduler = Scheduler()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            # Linux gives out no id as high as the second.
+            await tasks.start(watch_memory, scheduler, lambda: {1: os.getpid(), 2: 2**31 - 1})
+            tasks.cancel_scope.cancel()
+
+    ((measured,),) = [found.values() for found in scheduler.workers]
+    assert 2**20 < measured.now[HOST] <= measured.peak[HOST]
