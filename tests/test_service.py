@@ -326,5 +326,6 @@ def test_ps_shows_a_running_server_and_says_when_there_is_none(server: ServerPro
 
     assert "0/4" in shown.stdout
     assert "ready" in shown.stdout
+    assert "host" in shown.stdout
     assert missing.returncode == 1
     assert "no slotwise server answers" in missing.stderr.replace("\n", " ")
