@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
-import httpx
 import typer
-from rich.live import Live
-from rich.table import Table
 
 from slotwise import __version__
 from slotwise.benchmarks.cli import app as bench
-from slotwise.commands import err, out, refused
-from slotwise.config import DEFAULT_PORT, ConfigError, Settings, load_settings
+from slotwise.commands import out, refused
+from slotwise.config import ConfigError, Settings, load_settings
 from slotwise.fit import fit
 from slotwise.keys.cli import app as keys
+from slotwise.ps import ps
 from slotwise.usage.cli import usage
 
 #: Settings in bytes, which help shows in MiB.
@@ -119,73 +116,11 @@ def _run_server(settings: Settings) -> int:
         ) from error
 
 
-@app.command()
-def ps(
-    url: Annotated[str, typer.Option(help="Where the server is.")] = f"http://127.0.0.1:{DEFAULT_PORT}",
-    api_key: Annotated[str | None, typer.Option(envvar="SLOTWISE_API_KEY", help="Key, where the server asks.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The raw status.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it.")] = False,
-) -> None:
-    """Show models, slots, queue, cells in use and tokens/s of a running server."""
-    first = _status(url, api_key)
-    if as_json:
-        out.print_json(data=first)
-        return
-    time.sleep(1)
-    second = _status(url, api_key)
-    if not watch:
-        out.print(_table(first, second))
-        return
-    with Live(_table(first, second), console=out) as live:
-        while True:
-            time.sleep(1)
-            first, second = second, _status(url, api_key)
-            live.update(_table(first, second))
-
-
-def _status(url: str, api_key: str | None) -> dict[str, Any]:
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    try:
-        response = httpx.get(f"{url.rstrip('/').removesuffix('/v1')}/v1/slotwise/status", headers=headers, timeout=10)
-        response.raise_for_status()
-        status: dict[str, Any] = response.json()
-    except httpx.HTTPStatusError as error:
-        err.print(f"[red]slotwise:[/red] {url} answered {error.response.status_code}: {error.response.text[:300]}")
-        raise typer.Exit(1) from None
-    except (httpx.HTTPError, ValueError) as error:
-        err.print(f"[red]slotwise:[/red] no slotwise server answers at {url} ({error})")
-        raise typer.Exit(1) from None
-    return status
-
-
-def _table(first: dict[str, Any], second: dict[str, Any]) -> Table:
-    seconds = max(second["uptime_s"] - first["uptime_s"], 1e-3)
-    before = {model["model"]: model["output_tokens_total"] for model in first["models"]}
-    table = Table(box=None, header_style="bold")
-    for column in ("MODEL", "STATE", "SLOTS", "WAITING", "CELLS USED", "RESERVED", "OF", "TOK/S"):
-        table.add_column(column, justify="left" if column in ("MODEL", "STATE") else "right")
-    for model in second["models"]:
-        state = model["state"]
-        if state == "starting" and model["load_progress"] is not None:
-            state = f"{model['load_stage'] or 'starting'} {100 * model['load_progress']:.0f}%"
-        speed = (model["output_tokens_total"] - before.get(model["model"], 0)) / seconds
-        table.add_row(
-            model["model"],
-            state,
-            f"{model['busy_slots']}/{model['slots']}",
-            str(model["waiting"]),
-            str(model["cells_used"]),
-            str(model["reserved_cells"]),
-            str(model["kv_cells"]),
-            f"{speed:.1f}",
-        )
-    return table
-
-
 app.add_typer(bench, name="bench")
 app.add_typer(keys, name="keys")
 app.command()(usage)
 app.command()(fit)
+app.command()(ps)
 
 
 @app.command()

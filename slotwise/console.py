@@ -35,7 +35,7 @@ def announce(settings: Settings, models: tuple[str, ...], *, asks_for_keys: bool
     url = f"http://{host}:{settings.port}/v1"
     console.print(f"\n[bold]slotwise[/bold] serves {', '.join(models)} on [bold]{url}[/bold]")
     console.print(f"  export OPENAI_BASE_URL={url} OPENAI_API_KEY={'YOUR_KEY' if asks_for_keys else 'none'}")
-    console.print("  slotwise ps shows slots, queue and cells; Ctrl-C drains and stops\n")
+    console.print("  slotwise ps shows slots, queue, cells and memory; Ctrl-C drains and stops\n")
 
 
 async def watch_loads(dispatcher: Dispatcher) -> None:

@@ -76,7 +76,7 @@ class Service:
             isolate_keys=settings.isolate_keys,
             on_usage=self._book,
         )
-        self._metrics = Metrics(self.dispatcher.status, keyring.policies, self.dispatcher.memory_status)
+        self._metrics = Metrics(self.dispatcher.status, keyring.policies, self.dispatcher.memory)
         self.supervisor.connect(self.dispatcher)
         self.server: Server = http_server(
             create_app(
@@ -94,9 +94,10 @@ class Service:
     async def run(self, sock: socket.socket) -> None:
         """Serve until a signal ends it."""
         self._tasks.start_soon(self.dispatcher.run)
+        # Before anything is loaded: the budget may be more than there is.
+        await self._tasks.start(watch_memory, self.dispatcher, lambda: self.supervisor.pids)
         self._tasks.start_soon(self._serve_http, sock)
         self._tasks.start_soon(watch_loads, self.dispatcher)
-        self._tasks.start_soon(watch_memory, self.dispatcher, lambda: self.supervisor.pids.values())
         self._tasks.start_soon(self._keyring.watch)
         self._tasks.start_soon(self._usage.run)
         if self._settings.preload:

@@ -48,6 +48,17 @@ class ServerProcess:
             assert time.monotonic() < deadline, f"the server never became idle: {model}"
             time.sleep(0.05)
 
+    def wait_until_measured(self, timeout_s: float = 30) -> dict[str, Any]:
+        """Until it is known of each of its workers what they take of main memory; the status."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            status = self.status()
+            workers = status["memory"]["workers"]
+            if workers and all("host" in worker["measured_bytes"] for worker in workers):
+                return status
+            assert time.monotonic() < deadline, f"the workers were never measured: {workers}"
+            time.sleep(0.05)
+
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30) -> int:
         self.process.send_signal(number)
         return self.process.wait(timeout_s)

@@ -32,7 +32,7 @@ PURE = [
                 "lengths",
             ),
             *("lifecycle", "outlook", "peak", "placement", "policy", "preemption", "ranking", "rates", "records"),
-            *("residency", "room", "shares", "tally", "turns"),
+            *("measured", "residency", "room", "shares", "tally", "turns"),
         )
     ),
     "slotwise.keys.secret",

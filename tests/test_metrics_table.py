@@ -43,6 +43,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> list[Metric]:
         assert ask(max_tokens=-1) == 400
         assert ask(prompt="x" * 100) == 400
         assert ask(model="none") == 404
+        server.wait_until_measured()
         headers = {"authorization": f"Bearer {secret}"}
         text = httpx.get(f"{server.root}/metrics", headers=headers, timeout=10).text
     return list(text_string_to_metric_families(text))

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from slotwise.api.openapi import document
+from slotwise.memory.probe import read_memory
 from tests.server_process import ServerProcess, free_port, run_server
 
 FAKE = "m=fake:step_ms=5,eos_after=40,crash_in_decode=BOOM,crash_in_prepare=BANG"
@@ -304,6 +305,18 @@ def test_the_config_file_is_read_and_its_mistakes_are_named(tmp_path: Path) -> N
     assert "model.tiny.num_paralel" in result.stderr
 
 
+def test_a_budget_of_more_than_there_is_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    with run_server(tmp_path / "log", "fake:", "--memory-budget", "900000GiB", "--preload") as running:
+        running.wait_until_measured()
+        budget = running.status()["memory"]["devices"]["host"]["budget_bytes"]
+        log = running.log.read_text()
+
+    assert budget < read_memory().total_bytes
+    told, loading = log.index("the memory budget is 900000.00 GiB of main memory"), log.index("loading fake")
+    assert told < loading
+    assert "other programs" not in log
+
+
 def test_ps_shows_a_running_server_and_says_when_there_is_none(server: ServerProcess) -> None:
     command = [sys.executable, "-m", "slotwise", "ps", "--url", server.root]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
@@ -313,5 +326,6 @@ def test_ps_shows_a_running_server_and_says_when_there_is_none(server: ServerPro
 
     assert "0/4" in shown.stdout
     assert "ready" in shown.stdout
+    assert "host" in shown.stdout
     assert missing.returncode == 1
     assert "no slotwise server answers" in missing.stderr.replace("\n", " ")

@@ -28,7 +28,9 @@ from slotwise.api.seam import Generation
 from slotwise.api.streaming import PING_INTERVAL_S, GenerationResponse
 from slotwise.errors import ModelNotFound, SlotwiseError
 from slotwise.keys.keyring import Keyring
+from slotwise.memory.accounts import Amounts, device_name
 from slotwise.scheduler.dispatcher import ServedModel
+from slotwise.scheduler.measured import ServedMemory, measured_on
 
 DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
 Parse = Callable[..., ParsedRequest]
@@ -152,7 +154,7 @@ class Routes:
         models = [_status_object(served) for served in self._service.status()]
         uptime = round(self._clock() - self._started_at, 3)
         state = {"version": __version__, "uptime_s": uptime, "draining": self._service.draining, "models": models}
-        return _json(state)
+        return _json(state | {"memory": _memory_object(self._service.memory())})
 
     async def queue(self, request: Request) -> Response:
         """Of the caller's key alone: what others have in line is none of its business."""
@@ -207,6 +209,38 @@ def _status_object(served: ServedModel) -> dict[str, Any]:
         | {name: getattr(counters, name) for name in ("cells_used", "cells_retained", "host_bytes")}
         | {"info": msgspec.to_builtins(counters.info)}
     )
+
+
+def _memory_object(memory: ServedMemory) -> dict[str, Any]:
+    """Bytes. What is not known is null, or not there."""
+    status = memory.status
+    devices = {
+        device_name(device): {
+            "budget_bytes": budget,
+            "budget_at_start_bytes": status.most.get(device, budget),
+            "reserved_bytes": status.reserved.get(device, 0),
+            "measured_bytes": measured_on(memory.workers, device),
+            # Less may be there than is reserved, since others take memory too.
+            "free_bytes": max(budget - status.reserved.get(device, 0), 0),
+        }
+        for device, budget in sorted(status.budgets.items())
+    }
+    workers = [
+        {
+            "model": worker.reservation.model,
+            "worker_id": worker.reservation.worker_id,
+            "place": worker.reservation.place,
+            "reserved_bytes": _by_name(worker.reservation.amounts),
+            "measured_bytes": _by_name(worker.measured.now),
+            "peak_bytes": _by_name(worker.measured.peak),
+        }
+        for worker in memory.workers
+    ]
+    return {"devices": devices, "workers": workers}
+
+
+def _by_name(amounts: Amounts) -> dict[str, int]:
+    return {device_name(device): size for device, size in sorted(amounts.items())}
 
 
 def _percent(progress: float | None) -> int | None:

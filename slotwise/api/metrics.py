@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from slotwise.memory.accounts import device_name
 from slotwise.scheduler.dispatcher import ServedModel
 from slotwise.scheduler.events import BookUsage
-from slotwise.scheduler.records import MemoryStatus
+from slotwise.scheduler.measured import ServedMemory, WorkerMemory, measured_on, peak_on, reserved_on
 from slotwise.usage.entry import OTHERS
 
 #: Label of requests that came without a key; no key has this name.
@@ -31,7 +31,7 @@ class Metrics:
         self,
         status: Callable[[], Sequence[ServedModel]],
         key_names: Container[str] = (),
-        memory: Callable[[], MemoryStatus] | None = None,
+        memory: Callable[[], ServedMemory] | None = None,
     ) -> None:
         """`key_names`: keys that have series of their own; it may change."""
         # When a series was made is nobody's question, and would be as many series again.
@@ -103,11 +103,12 @@ class _KeyMeters:
 class _MemoryCollector(Collector):
     """By device: "host", "gpu0" …"""
 
-    def __init__(self, status: Callable[[], MemoryStatus]) -> None:
-        self._status = status
+    def __init__(self, memory: Callable[[], ServedMemory]) -> None:
+        self._memory = memory
 
     def collect(self) -> Iterable[Metric]:
-        status = self._status()
+        memory = self._memory()
+        status = memory.status
         for name, text, sizes in (
             ("memory_budget_bytes", "What all models may take now, beside other programs", status.budgets),
             ("memory_reserved_bytes", "Reserved for workers", status.reserved),
@@ -116,6 +117,27 @@ class _MemoryCollector(Collector):
             for device in sorted(status.budgets):
                 gauge.add_metric([device_name(device)], sizes.get(device, 0))
             yield gauge
+        yield from _of_workers(memory.workers)
+
+
+def _of_workers(workers: Sequence[WorkerMemory]) -> Iterable[Metric]:
+    """Of the living workers of each model; no series where a figure is not known."""
+    models: dict[str, list[WorkerMemory]] = {}
+    for worker in workers:
+        models.setdefault(worker.reservation.model, []).append(worker)
+    reads: tuple[tuple[str, str, Callable[[Sequence[WorkerMemory], int], int | None]], ...] = (
+        ("memory_reserved_bytes", "Reserved for the workers of a model", reserved_on),
+        ("memory_bytes", "What the workers of a model take, as measured", measured_on),
+        ("memory_peak_bytes", "The most that each has taken since its start, added up", peak_on),
+    )
+    for name, text, read in reads:
+        gauge = GaugeMetricFamily(f"slotwise_worker_{name}", text, labels=["model", "device"])
+        for model, own in models.items():
+            devices = {device for worker in own for device in (*worker.reservation.amounts, *worker.measured.peak)}
+            for device in sorted(devices):
+                if (size := read(own, device)) is not None:
+                    gauge.add_metric([model, device_name(device)], size)
+        yield gauge
 
 
 class _ModelCollector(Collector):

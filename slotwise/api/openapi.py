@@ -206,7 +206,9 @@ def document() -> dict[str, Any]:
             "/v1/completions": _generate("Continue a text", "CompletionRequest"),
             "/v1/models": _read("The models there are"),
             "/v1/models/{model_id}": model,
-            "/v1/slotwise/status": _read("Slots, queue, cells and counters of every model"),
+            "/v1/slotwise/status": _read(
+                "Slots, queue, cells and counters of every model, and what workers take of the memory"
+            ),
             "/v1/slotwise/queue": queue,
             "/health": _read("The server is alive"),
             "/ready": _read("The server takes requests", s503="Draining, or no model can be loaded"),

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 from slotwise.request import GenerationRequest, ServiceTier, TokenChunk
 from slotwise.scheduler.admission import Allowance
 from slotwise.scheduler.dispatcher import ServedModel
+from slotwise.scheduler.measured import ServedMemory
 from slotwise.scheduler.outlook import ModelQueue, Standing
 
 
@@ -50,3 +51,5 @@ class Generation(Protocol):
     def lease(self, request: GenerationRequest) -> Lease: ...
 
     def status(self) -> Sequence[ServedModel]: ...
+
+    def memory(self) -> ServedMemory: ...

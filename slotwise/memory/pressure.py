@@ -12,12 +12,12 @@ from slotwise.memory.accounts import Amounts
 
 #: Of what is available: the rest is for others, and for being wrong.
 TAKEN = 0.9
-#: Of the budget at the start: a change that is less is none; and by how much more there has to be to raise it.
+#: Of the normal budget: a change that is less is none; and by how much more there has to be to raise it.
 _LEAST_CHANGE, _CLEARLY_MORE = 0.01, 0.05
 #: Also what is a little more raises it, when it was so each time for so many looks.
 _LASTING_LOOKS = 30
-#: Less of it than this is worth a word.
-_NORMAL = 0.9
+#: Less than this part of what is normal is worth a word.
+NORMAL = 0.9
 
 
 class MemoryPressure:
@@ -26,13 +26,18 @@ class MemoryPressure:
     def __init__(self, most: Amounts) -> None:
         self._most = dict(most)
         self._now = dict(most)
+        self._normal = dict(most)
         #: How often in a row there was more than the budget, by device.
         self._more = dict.fromkeys(most, 0)
 
     @property
     def is_normal(self) -> bool:
-        """There is about as much as at the start."""
-        return all(size >= _NORMAL * self._most[device] for device, size in self._now.items())
+        """There is about as much as when that was said to be normal; as the most there may be, if it never was."""
+        return all(size >= NORMAL * self._normal[device] for device, size in self._now.items())
+
+    def settle(self) -> None:
+        """What there is now is normal: nobody is to blame for what never was there."""
+        self._normal = dict(self._now)
 
     def look(self, available: Amounts, own: Amounts) -> Amounts | None:
         """The budgets, if they are others than before. `own`: what models use of each device themselves."""
@@ -41,11 +46,11 @@ class MemoryPressure:
             if device not in available:
                 continue
             size = min(most, own.get(device, 0) + int(TAKEN * available[device]))
-            before = self._now[device]
-            lower = size < before - _LEAST_CHANGE * most
+            before, normal = self._now[device], self._normal[device]
+            lower = size < before - _LEAST_CHANGE * normal
             self._more[device] = self._more[device] + 1 if size > before else 0
             lasts = self._more[device] >= _LASTING_LOOKS
-            higher = size > before and (lasts or size == most or size > before + _CLEARLY_MORE * most)
+            higher = size > before and (lasts or size == most or size > before + _CLEARLY_MORE * normal)
             if lower or higher:
                 self._now[device] = size
                 self._more[device] = 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -24,6 +24,8 @@ class GpuReading:
     name: str
     total_bytes: int
     free_bytes: int
+    #: By process id, as far as the driver says it: in containers, under WSL and on parts of a GPU (MIG) it may not.
+    process_bytes: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,18 @@ class MemoryReading:
     total_bytes: int
     available_bytes: int
     gpus: tuple[GpuReading, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReading:
+    """Main memory of a process, in bytes."""
+
+    #: With the pages of files that it has mapped, such as weights.
+    resident: int
+    #: Without them: the machine can take those back.
+    anonymous: int
+    #: The most that was resident since the process began; where the system does not keep it, what is resident now.
+    peak_resident: int
 
 
 def read_memory() -> MemoryReading:
@@ -47,14 +61,14 @@ def read_memory() -> MemoryReading:
     return MemoryReading(total, available, _read_gpus())
 
 
-def anonymous_bytes(pids: Iterable[int]) -> int:
-    """Main memory that processes have for themselves: without pages of files, which the machine can take back."""
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            memory = psutil.Process(pid).memory_info()
-            total += memory.rss - getattr(memory, "shared", 0)
-    return int(total)
+def read_process(pid: int) -> ProcessReading | None:
+    """None: it is gone."""
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return None
+    resident = int(memory.rss)
+    return ProcessReading(resident, resident - int(getattr(memory, "shared", 0)), max(resident, _most_resident(pid)))
 
 
 def own_bytes() -> int:
@@ -134,7 +148,26 @@ def _read_gpu(index: int) -> GpuReading:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     name = pynvml.nvmlDeviceGetName(handle)
-    return GpuReading(index, name if isinstance(name, str) else name.decode(), int(memory.total), int(memory.free))
+    name = name if isinstance(name, str) else name.decode()
+    return GpuReading(index, name, int(memory.total), int(memory.free), _processes_of(handle))
+
+
+def _processes_of(handle: object) -> dict[int, int]:
+    """Bytes of a GPU by process id. Processes of which the driver does not know it, and those of other containers that
+    it does not show, are not there."""
+    try:
+        found = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return {}
+    return {int(one.pid): int(one.usedGpuMemory) for one in found if one.usedGpuMemory is not None}
+
+
+def _most_resident(pid: int) -> int:
+    """VmHWM of proc(5), in bytes; 0 where there is none."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    return 0
 
 
 def _cgroup_file_pages() -> int:

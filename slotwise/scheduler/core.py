@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from slotwise.errors import ContextLengthExceeded, PoisonRequest, SlotwiseError
+from slotwise.memory.accounts import total_of
 from slotwise.memory.ledger import Ledger
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.active import ActiveLimit
@@ -123,7 +124,9 @@ class Scheduler:
 
     def memory_status(self) -> MemoryStatus:
         memory = self._residency.memory
-        return MemoryStatus(dict(memory.budgets), dict(memory.reserved), self._residency.held())
+        workers = self._residency.reservations()
+        held = total_of(worker.amounts for worker in workers)
+        return MemoryStatus(dict(memory.budgets), dict(memory.reserved), held, dict(memory.most), workers)
 
     def check_invariants(self) -> None:
         self._residency.check_invariants()

@@ -24,6 +24,7 @@ from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.counters import ModelCounters, cause_of_death
 from slotwise.scheduler.enquiries import PRIORITIES, Enquiries
 from slotwise.scheduler.lease import Lease
+from slotwise.scheduler.measured import Measured, MeasuredMemory, ServedMemory, WorkerMemory
 from slotwise.scheduler.names import SequenceNames
 from slotwise.scheduler.records import MemoryStatus, ModelStatus
 from slotwise.scheduler.shares import Flow
@@ -75,6 +76,7 @@ class Dispatcher:
         #: Workers that were asked to exit.
         self._stopping: set[int] = set()
         self._counters = {model: ModelCounters() for model in core.models}
+        self._measured = MeasuredMemory()
         self._inbox = _Inbox()
         self._deadline_changed = anyio.Event()
         self._deadline: float | None = None
@@ -104,9 +106,21 @@ class Dispatcher:
     def memory_status(self) -> MemoryStatus:
         return self._core.memory_status()
 
+    def memory(self) -> ServedMemory:
+        """What is reserved, beside what was measured."""
+        status = self._core.memory_status()
+        workers = [WorkerMemory(one, self._measured.of(one.worker_id)) for one in status.workers]
+        return ServedMemory(status, workers)
+
     def memory_seen(self, budgets: Mapping[int, int]) -> None:
         """What all models together may take of each device has changed."""
         self._post(ev.MemorySeen(budgets))
+
+    def workers_measured(self, found: Mapping[int, Measured]) -> None:
+        """What workers take, by id; some may be gone by now."""
+        for worker_id, measured in found.items():
+            if worker_id in self._workers:
+                self._measured.seen(worker_id, measured)
 
     def preload(self, model: str) -> None:
         self._post(ev.PreloadRequested(model))
@@ -138,6 +152,7 @@ class Dispatcher:
     def check_invariants(self) -> None:
         self._core.check_invariants()
         assert not self._inbox.events
+        assert self._measured.workers <= self._workers.keys()
 
     # ---- leases
 
@@ -251,6 +266,7 @@ class Dispatcher:
         if model not in self._workers.values():
             counters.info = None
         counters.cells.pop(worker_id, None)
+        self._measured.gone(worker_id)
         self._names.gone(worker_id)
         self._post(ev.WorkerLost(worker_id, reason, from_outside))
 

@@ -103,12 +103,26 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Reservation:
+    """What is reserved for a living worker, in bytes by device."""
+
+    worker_id: int
+    model: str
+    #: Which of its model's places it has.
+    place: int
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryStatus:
     """Bytes by device: what all models may take, what is reserved, and what living workers hold of that."""
 
     budgets: Amounts
     reserved: Amounts
     loaded: Amounts
+    #: The budgets at the start.
+    most: Amounts = field(default_factory=dict)
+    workers: tuple[Reservation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from slotwise.memory.footprint import HOST
 from slotwise.scheduler.events import Action, StartWorker, StopWorker
 from slotwise.scheduler.lifecycle import WorkerState
 from slotwise.scheduler.pools import Pools
-from slotwise.scheduler.records import ModelRecord, SchedulerConfig, WorkerRecord
+from slotwise.scheduler.records import ModelRecord, Reservation, SchedulerConfig, WorkerRecord
 
 #: Of what a load took, a model stays at least; but nobody waits for longer than this for that.
 _STAY_LOADS, _MOST_STAY_S = 3.0, 30.0
@@ -246,9 +246,12 @@ class Residency:
                     actions += self.stop(worker)
         return actions
 
-    def held(self) -> Amounts:
+    def reservations(self) -> tuple[Reservation, ...]:
         """What living workers hold: they have taken it by now, or are about to."""
-        return total_of(self.memory.of(worker_id) for worker_id in self.workers)
+        return tuple(
+            Reservation(worker.worker_id, worker.model, worker.replica, self.memory.of(worker.worker_id))
+            for worker in self.workers.values()
+        )
 
     def waits_for_memory(self, model: ModelRecord) -> str | None:
         """Why a model that is wanted can not be loaded now, with the numbers; None: that is not what it waits for."""

@@ -10,12 +10,14 @@ import anyio
 from starlette.types import ASGIApp, Message
 
 from slotwise.errors import SlotwiseError
+from slotwise.memory.footprint import HOST
 from slotwise.request import FinishReason, GenerationRequest, ServiceTier, TokenChunk, Usage
 from slotwise.scheduler.admission import Allowance
 from slotwise.scheduler.counters import ModelCounters
 from slotwise.scheduler.dispatcher import ServedModel
+from slotwise.scheduler.measured import Measured, ServedMemory, WorkerMemory
 from slotwise.scheduler.outlook import ModelQueue, Standing
-from slotwise.scheduler.records import ModelStatus
+from slotwise.scheduler.records import MemoryStatus, ModelStatus, Reservation
 
 #: No test waits longer than this for anything.
 PATIENCE_S = 5
@@ -75,6 +77,21 @@ def served(model: str = "m", state: str = "ready", **counters: Any) -> ServedMod
     return ServedModel(status, ModelCounters(**counters))
 
 
+def memory_of_two_models() -> ServedMemory:
+    """Bytes: "a" has a worker on the host and one on GPU 0, of which the driver does not say what it takes; "b" one on
+    GPU 1, of which it does, and which takes a byte of GPU 2 that nobody foresaw."""
+    workers = [
+        WorkerMemory(Reservation(1, "a", 0, {HOST: 100}), Measured({HOST: 70}, {HOST: 90})),
+        WorkerMemory(Reservation(2, "a", 1, {HOST: 20, 0: 50}), Measured({HOST: 15}, {HOST: 16})),
+        WorkerMemory(
+            Reservation(3, "b", 0, {HOST: 10, 1: 40}), Measured({HOST: 5, 1: 30, 2: 1}, {HOST: 5, 1: 33, 2: 1})
+        ),
+    ]
+    reserved = {HOST: 130, 0: 50, 1: 40}
+    status = MemoryStatus({HOST: 120, 0: 60, 1: 60}, reserved, reserved, {HOST: 200, 0: 60, 1: 60})
+    return ServedMemory(status, workers)
+
+
 class FakeEnquiries:
     """What a test says of requests and limits."""
 
@@ -114,6 +131,7 @@ class FakeGeneration:
         self.refusal: SlotwiseError | None = None
         self._asked = anyio.Event()
         self.enquiries = FakeEnquiries(self.leases)
+        self.memory_ = ServedMemory(MemoryStatus({}, {}, {}))
 
     def serves(self, model: str) -> bool:
         return any(served.status.model == model for served in self.models)
@@ -133,6 +151,9 @@ class FakeGeneration:
 
     def status(self) -> list[ServedModel]:
         return self.models
+
+    def memory(self) -> ServedMemory:
+        return self.memory_
 
     async def asked(self, count: int = 1) -> FakeLease:
         """Until so many leases have been asked for; the last of them."""

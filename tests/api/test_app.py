@@ -17,7 +17,7 @@ from slotwise.errors import (
     SlotwiseError,
 )
 from slotwise.workers.protocol import ModelInfo
-from tests.api.fakes import Client, FakeGeneration, answering, served
+from tests.api.fakes import Client, FakeGeneration, answering, memory_of_two_models, served
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 COMPLETION = {"model": "m", "prompt": "hi"}
@@ -230,6 +230,35 @@ async def test_ready_means_that_a_request_has_a_chance(states: list[str], draini
 
     assert ready.status == status
     assert (health.status, health.json) == (200, {"status": "ok"}), "alive is another question"
+
+
+async def test_status_shows_what_is_reserved_beside_what_was_measured() -> None:
+    service = FakeGeneration()
+    service.memory_ = memory_of_two_models()
+    client = await Client(create_app(service), "/v1/slotwise/status", b"", method="GET").run()
+
+    memory = client.json["memory"]
+    assert memory["devices"]["host"] == {
+        "budget_bytes": 120,
+        "budget_at_start_bytes": 200,
+        "reserved_bytes": 130,
+        "measured_bytes": 90,
+        "free_bytes": 0,
+    }
+    assert {name: device["measured_bytes"] for name, device in memory["devices"].items()} == {
+        "host": 90,
+        "gpu0": None,
+        "gpu1": 30,
+    }
+    assert memory["devices"]["gpu0"]["free_bytes"] == 10
+    assert memory["workers"][1] == {
+        "model": "a",
+        "worker_id": 2,
+        "place": 1,
+        "reserved_bytes": {"host": 20, "gpu0": 50},
+        "measured_bytes": {"host": 15},
+        "peak_bytes": {"host": 16},
+    }
 
 
 async def test_status_is_what_the_service_says() -> None:

@@ -8,7 +8,7 @@ from slotwise.api.metrics import Metrics
 from slotwise.errors import ModelNotFound
 from slotwise.scheduler.events import BookUsage
 from slotwise.scheduler.shares import Flow
-from tests.api.fakes import Client, FakeGeneration, served
+from tests.api.fakes import Client, FakeGeneration, memory_of_two_models, served
 
 EXPECTED = {
     "requests_running",
@@ -70,6 +70,27 @@ def test_a_scrape_reads_the_service(series: str, value: float) -> None:
     found = _series(Metrics(FakeGeneration(model).status).render().decode())
 
     assert found[f"{series}[('model', 'a')]"] == value
+
+
+def test_workers_memory_is_of_each_model_and_device_and_what_is_not_known_is_not_there() -> None:
+    found = _series(Metrics(FakeGeneration().status, memory=memory_of_two_models).render().decode())
+
+    shown = {name: value for name, value in found.items() if name.startswith("slotwise_worker_memory")}
+    assert shown == {
+        "slotwise_worker_memory_reserved_bytes[('device', 'host'), ('model', 'a')]": 120,
+        "slotwise_worker_memory_reserved_bytes[('device', 'gpu0'), ('model', 'a')]": 50,
+        "slotwise_worker_memory_reserved_bytes[('device', 'host'), ('model', 'b')]": 10,
+        "slotwise_worker_memory_reserved_bytes[('device', 'gpu1'), ('model', 'b')]": 40,
+        "slotwise_worker_memory_reserved_bytes[('device', 'gpu2'), ('model', 'b')]": 0,
+        "slotwise_worker_memory_bytes[('device', 'gpu2'), ('model', 'b')]": 1,
+        "slotwise_worker_memory_peak_bytes[('device', 'gpu2'), ('model', 'b')]": 1,
+        "slotwise_worker_memory_bytes[('device', 'host'), ('model', 'a')]": 85,
+        "slotwise_worker_memory_bytes[('device', 'host'), ('model', 'b')]": 5,
+        "slotwise_worker_memory_bytes[('device', 'gpu1'), ('model', 'b')]": 30,
+        "slotwise_worker_memory_peak_bytes[('device', 'host'), ('model', 'a')]": 106,
+        "slotwise_worker_memory_peak_bytes[('device', 'host'), ('model', 'b')]": 5,
+        "slotwise_worker_memory_peak_bytes[('device', 'gpu1'), ('model', 'b')]": 33,
+    }
 
 
 async def test_a_scrape_has_the_content_type_and_counts_by_outcome() -> None:

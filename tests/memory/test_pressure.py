@@ -43,6 +43,20 @@ def test_a_little_more_counts_when_it_lasts() -> None:
     assert [size for size in found if size is not None] == [8865]
 
 
+def test_what_never_was_there_is_not_missed() -> None:
+    pressure = MemoryPressure({HOST: 100_000})
+    assert _look(pressure, START) == 9000
+    assert not pressure.is_normal
+
+    pressure.settle()
+    assert pressure.is_normal
+    assert _look(pressure, START - 500) == 8550, "what is little is so beside what there is"
+    assert pressure.is_normal
+    assert _look(pressure, START / 2) == 4500
+    assert not pressure.is_normal
+    assert _look(pressure, 10 * START) == 90_000, "and it may come"
+
+
 def test_a_device_that_was_not_seen_stays_as_it_was() -> None:
     pressure = MemoryPressure({HOST: 9000, 0: 5000})
 

@@ -1,12 +1,15 @@
 """A look at this machine, against what the kernel says."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
+import pynvml
 import pytest
 
 from slotwise.memory import probe
-from slotwise.memory.probe import physical_cores, read_memory
+from slotwise.memory.probe import GpuReading, physical_cores, read_memory, read_process
 
 
 def test_the_reading_is_of_this_machine() -> None:
@@ -32,6 +35,56 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     limit.write_text("max\n")
     assert read_memory().total_bytes == psutil.virtual_memory().total
+
+
+def test_a_process_has_at_most_its_peak_and_one_that_is_gone_has_nothing() -> None:
+    block = bytearray(b"x") * 2**24
+    reading = read_process(os.getpid())
+
+    assert reading is not None
+    assert len(block) < reading.anonymous < reading.resident <= reading.peak_resident
+    assert read_process(2**31 - 1) is None
+
+
+class Driver:
+    """NVML with one GPU of 1000 bytes, and what it says of the processes there."""
+
+    NVMLError = pynvml.NVMLError
+
+    def __init__(self, processes: list[tuple[int, int | None]] | None) -> None:
+        self._processes = processes
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlShutdown(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return "a GPU"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(total=1000, free=400)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[SimpleNamespace]:
+        if self._processes is None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in self._processes]
+
+
+@pytest.mark.parametrize(
+    ("processes", "known"), [([(7, 100), (8, None)], {7: 100}), ([], {}), (None, {})], ids=["some", "hidden", "refused"]
+)
+def test_what_a_driver_does_not_say_of_a_process_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, processes: list[tuple[int, int | None]] | None, known: dict[int, int]
+) -> None:
+    monkeypatch.setattr(probe, "pynvml", Driver(processes))
+
+    assert read_memory().gpus == (GpuReading(0, "a GPU", 1000, 400, known),)
 
 
 @pytest.mark.parametrize("prefix", ["", "total_"])

@@ -8,12 +8,14 @@ import pytest
 
 from slotwise.errors import ModelNotFound, ServerDraining, WorkerFailed
 from slotwise.memory.accounts import on_host
+from slotwise.memory.footprint import HOST
 from slotwise.request import FinishReason, GenerationRequest, TextPrompt
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import MAX_UNREAD_BYTES, ClientTooSlow
-from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+from slotwise.scheduler.measured import Measured, WorkerMemory
+from slotwise.scheduler.records import ModelSpec, Reservation, SchedulerConfig
 from slotwise.workers.protocol import CancelSequence, Delta, LoadModel, Prepare, StartSequence, StepReport
 from tests.fakes import FakePool
 
@@ -163,6 +165,18 @@ async def test_a_worker_that_was_asked_to_stop_has_not_died() -> None:
         counters = dispatcher.status()[0].counters
 
     assert not any(counters.deaths_total.values())
+
+
+async def test_what_a_worker_takes_stands_beside_its_reservation_until_it_is_gone() -> None:
+    async with _dispatcher() as (dispatcher, pool):
+        dispatcher.workers_measured({1: Measured({HOST: 7}, {HOST: 9}), 5: Measured({HOST: 3})})
+        (worker,) = dispatcher.memory().workers
+        assert worker == WorkerMemory(Reservation(1, "m", 0, {HOST: 10}), Measured({HOST: 7}, {HOST: 9}))
+
+        pool.hears().worker_lost(1, "killed")
+        dispatcher.workers_measured({1: Measured({HOST: 7})})
+        (worker,) = dispatcher.memory().workers
+        assert worker == WorkerMemory(Reservation(2, "m", 0, {HOST: 10}), Measured({}))
 
 
 async def test_what_a_request_took_is_told_once_it_is_over() -> None:
