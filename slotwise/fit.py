@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -10,8 +11,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from slotwise.commands import AsJson, out, refused
+from slotwise.commands import AsJson, Folder, out, refused
 from slotwise.config import ConfigError, load_settings, parse_bytes
+from slotwise.load_store import LoadStore
 from slotwise.loads import model_loads
 from slotwise.memory.accounts import device_name
 from slotwise.memory.footprint import HOST
@@ -19,6 +21,7 @@ from slotwise.memory.gguf import GGUFError
 from slotwise.memory.plan import Placed, place, usable
 from slotwise.memory.probe import read_memory
 from slotwise.needs import ModelFile, Need, Parts
+from slotwise.paths import data_folder
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.protocol import LoadModel
 
@@ -51,6 +54,7 @@ def fit(
         ),
     ] = None,
     as_json: AsJson = False,
+    data: Folder = None,
 ) -> None:
     """Say whether and how a model fits into memory, without loading it."""
     wishes = {
@@ -66,7 +70,7 @@ def fit(
         gpus = [_size(text) for text in gpu_memory or ()]
         if load.path.startswith(FAKE_SCHEME):
             raise ConfigError(f"{load.path} is a scripted model: it takes no memory")
-        file = ModelFile(load.path)
+        file = ModelFile(load.path, _store(data))
     except (ConfigError, GGUFError) as error:
         raise refused(str(error)) from None
     except OSError as error:
@@ -76,6 +80,14 @@ def fit(
         out.print_json(data=answer.record())
     else:
         _show(answer)
+
+
+def _store(folder: Path | None) -> LoadStore | None:
+    """None: there is no place for one. It is only for being quicker the next time."""
+    try:
+        return LoadStore(folder or data_folder())
+    except RuntimeError:  # `Path.home`: whoever runs this has no home
+        return None
 
 
 class Answer:

@@ -1,4 +1,5 @@
-"""What a worker of a model takes, on each device: as llama.cpp says in a dry run, or else by the formulas."""
+"""What a worker of a model takes, on each device: as llama.cpp says in a dry run, or else by the formulas; with what
+such workers took beyond that before."""
 
 from __future__ import annotations
 
@@ -7,14 +8,18 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from slotwise.memory.accounts import Amounts
+from slotwise.fingerprint import identities, load_key, this_build
+from slotwise.load_store import LoadStore
+from slotwise.memory.accounts import Amounts, device_name
+from slotwise.memory.correction import OnDevice, Prediction, gpu_overhead, host_correction
 from slotwise.memory.footprint import HOST, ModelFootprint, Split
 from slotwise.memory.plan import GPU_OVERHEAD
+from slotwise.memory.probe import GpuReading, read_memory
 from slotwise.memory.shape import model_shape
-from slotwise.memory.shards import read_model
+from slotwise.memory.shards import model_files, read_model
 from slotwise.workers.dryrun import DryRun, DryRunFailed, dry_run
 from slotwise.workers.layout import ContextLayout, context_layout
 from slotwise.workers.protocol import LoadModel
@@ -66,6 +71,8 @@ class Need:
     note: str = ""
     #: It can not be loaded at all: llama.cpp's reason.
     error: str = ""
+    #: With which what the worker then takes is to be compared (`LoadStore.record`); None: with nothing.
+    prediction: Prediction | None = None
 
     @property
     def host(self) -> int:
@@ -84,30 +91,60 @@ class Need:
 class ModelFile:
     """A file, and what workers of it take."""
 
-    def __init__(self, path: str) -> None:
-        """Raises GGUFError or OSError."""
+    def __init__(self, path: str, store: LoadStore | None = None) -> None:
+        """`store`: what was found out before. Raises GGUFError or OSError."""
         self.header = read_model(path)
         self.shape = model_shape(self.header)
         self.footprint = ModelFootprint(self.shape, self.header.tensors)
+        self._files = identities(model_files(path, self.header))
+        self._store = store
 
     def layout(self, load: LoadModel) -> ContextLayout:
         return context_layout(load, context_train=self.shape.context_train, can_go_back=self.shape.can_go_back)
 
     def needs(self, loads: Sequence[LoadModel]) -> list[Need]:
-        """By a dry run, as far as one can be had; one for all that see the same GPUs."""
-        found: dict[int, Need] = {}
-        for seen in dict.fromkeys(_seen(load) for load in loads):
-            these = [index for index, load in enumerate(loads) if _seen(load) == seen]
-            found |= zip(these, self._needs([loads[index] for index in these]), strict=True)
-        return [found[index] for index in range(len(loads))]
+        """By a dry run, as far as one can be had: one from before, else one for all that see the same GPUs. With what
+        such workers took beyond that. Raises OSError: slotwise's own files can not be looked at."""
+        gpus = read_memory().gpus if any(load.n_gpu_layers for load in loads) else ()
+        build = this_build(os.environ)
+        keys = [load_key(load, self._files, build, gpus, os.environ) for load in loads]
+        runs, notes = self._dry_runs(dict(zip(keys, loads, strict=True)), has_gpus=bool(gpus))
+        needs = [
+            self._by_dry_run(load, runs[key]) if key in runs else self.by_formula(load, note=notes[key])
+            for load, key in zip(loads, keys, strict=True)
+        ]
+        return self._corrected([_predicted(need, key, gpus) for need, key in zip(needs, keys, strict=True)])
 
-    def _needs(self, loads: Sequence[LoadModel]) -> list[Need]:
-        try:
-            runs = dry_run(loads)
-        except DryRunFailed as error:
-            logger.warning("%s; its memory is estimated", error)
-            return [self.by_formula(load, note=str(error)) for load in loads]
-        return [self._by_dry_run(load, run) for load, run in zip(loads, runs, strict=True)]
+    def _dry_runs(self, loads: Mapping[str, LoadModel], *, has_gpus: bool) -> tuple[dict[str, DryRun], dict[str, str]]:
+        """By key: the answers, and why there is none."""
+        found = self._store.dry_runs(loads) if self._store else {}
+        missing = {key: load for key, load in loads.items() if key not in found}
+        new: dict[str, DryRun] = {}
+        notes: dict[str, str] = {}
+        for seen in dict.fromkeys(_seen(load) for load in missing.values()):
+            these = {key: load for key, load in missing.items() if _seen(load) == seen}
+            try:
+                new |= zip(these, dry_run(list(these.values())), strict=True)
+            except DryRunFailed as error:
+                logger.warning("%s; its memory is estimated", error)
+                notes |= dict.fromkeys(these, str(error))
+        if self._store:
+            self._store.keep({key: run for key, run in new.items() if not has_gpus or _uses_gpus(loads[key], run)})
+        return found | new, notes
+
+    def _corrected(self, needs: list[Need]) -> list[Need]:
+        """With what was measured before, where something was."""
+        predicted = [(need.devices, need.prediction) for need in needs if need.prediction]
+        if self._store is None or not predicted:
+            return needs
+        measured = self._store.measured([prediction for _, prediction in predicted])
+        for (devices, _), known in zip(predicted, measured, strict=True):
+            for device, found in known.items():
+                if device == HOST:
+                    devices[device].process += host_correction(found)
+                else:
+                    devices[device].other += gpu_overhead(found) - GPU_OVERHEAD
+        return needs
 
     def _by_dry_run(self, load: LoadModel, run: DryRun) -> Need:
         if run.error:
@@ -152,6 +189,24 @@ class ModelFile:
         characters = sum(len(prefix.system) for prefix in load.prefixes)
         per_cell = self.footprint.bytes_per_cell(self.layout(load).context)
         return load.host_bytes + characters // CHARACTERS_PER_TOKEN * per_cell
+
+
+def _uses_gpus(load: LoadModel, run: DryRun) -> bool:
+    """If it is to use any. A GPU that can not be used (it is full, its driver has failed) is left out by llama.cpp
+    without a word: such an answer is of that moment."""
+    return load.n_gpu_layers == 0 or any(device_of(buffer.name, load.gpu) != HOST for buffer in run.buffers)
+
+
+def _predicted(need: Need, key: str, gpus: Sequence[GpuReading]) -> Need:
+    """With what is to be compared with it, unless it can not be loaded."""
+    if need.error:
+        return need
+    names = {gpu.index: gpu.name for gpu in gpus}
+    devices = {
+        device: OnDevice(names.get(device, device_name(device)), parts.total - (GPU_OVERHEAD if device != HOST else 0))
+        for device, parts in need.devices.items()
+    }
+    return replace(need, prediction=Prediction(key, need.source, devices))
 
 
 def _split(load: LoadModel) -> Split:

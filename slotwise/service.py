@@ -23,9 +23,11 @@ from slotwise.config import ConfigError, Settings, data_of, key_store, memory_bu
 from slotwise.console import announce, watch_loads
 from slotwise.keys.keyring import Keyring
 from slotwise.keys.store import KeyStoreError
+from slotwise.load_store import LoadStore
 from slotwise.loads import model_loads
-from slotwise.memory.accounts import Amounts, on_host
-from slotwise.needs import ModelFile
+from slotwise.memory.accounts import Amounts
+from slotwise.memory.footprint import HOST
+from slotwise.needs import ModelFile, Need, Parts
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.events import BookUsage
@@ -60,10 +62,15 @@ class Service:
         specs: Mapping[str, ModelSpec],
         keyring: Keyring,
         usage: UsageLedger,
+        load_store: LoadStore,
+        needs: Mapping[str, Sequence[Need]],
         tasks: TaskGroup,
     ) -> None:
+        """`needs`: of a worker of each model, in each place."""
         self._settings = settings
         self._tasks = tasks
+        self._load_store = load_store
+        self._needs = needs
         self._keyring = keyring
         self._usage = usage
         core = Scheduler(_scheduler_config(settings), specs, keyring.policies)
@@ -105,6 +112,17 @@ class Service:
                 self.dispatcher.preload(model)
         await self._wait_for_signals()
         self._tasks.cancel_scope.cancel()
+
+    def record_memory(self, model: str, place: int, taken: Amounts) -> None:
+        """Keep what a worker took at most, in bytes by device, so that the next start of the server reserves no less.
+
+        `place`: which of the model's places the worker had. Of main memory only what it still needs after the load
+        counts: while layers are copied to a GPU, their pages of the file are resident too. Writes to the disk (some
+        milliseconds), so call it from a thread; and once for each worker, see `LoadStore.record`. Never raises for
+        the disk. Of a scripted model nothing is kept.
+        """
+        if prediction := self._needs[model][place].prediction:
+            self._load_store.record(prediction, taken)
 
     def _book(self, booked: BookUsage) -> None:
         self._usage.record(_usage_entry(booked))
@@ -150,14 +168,16 @@ async def serve(settings: Settings) -> int:
     except AddressInUse as error:
         logger.error("%s", error)
         return EXIT_CANNOT_BIND
+    load_store = LoadStore(data_of(settings))
     with sock:
-        specs = _model_specs(settings, loads)
+        needs = needs_of(loads, load_store)
+        specs = {model: _model_spec(settings, of_places, needs[model]) for model, of_places in loads.items()}
         # What is there by now stays. Else each full collection walks through it: 35 ms in which no stream gets a word.
         gc.collect()
         gc.freeze()
         announce(settings, tuple(loads), asks_for_keys=keyring.asks)
         async with anyio.create_task_group() as tasks:
-            service = Service(settings, loads, specs, keyring, usage, tasks)
+            service = Service(settings, loads, specs, keyring, usage, load_store, needs, tasks)
             await service.run(sock)
     usage.close()  # what ended in the last moment
     return service.exit_code
@@ -213,22 +233,19 @@ def _scheduler_config(settings: Settings) -> SchedulerConfig:
     )
 
 
-def _model_specs(settings: Settings, loads: Mapping[str, Sequence[LoadModel]]) -> dict[str, ModelSpec]:
-    """Raises GGUFError or OSError: a file can not be used."""
+def needs_of(loads: Mapping[str, Sequence[LoadModel]], store: LoadStore) -> dict[str, list[Need]]:
+    """Of a worker of each model, in each place. Raises GGUFError or OSError: a file can not be used."""
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
-        needs = threads.map(_needs, loads.values())
-        return {
-            model: _model_spec(settings, of_places, need)
-            for (model, of_places), need in zip(loads.items(), needs, strict=True)
-        }
+        found = threads.map(lambda of_places: _needs(of_places, store), loads.values())
+        return dict(zip(loads, found, strict=True))
 
 
-def _model_spec(settings: Settings, loads: Sequence[LoadModel], needs: tuple[Amounts, ...]) -> ModelSpec:
+def _model_spec(settings: Settings, loads: Sequence[LoadModel], needs: Sequence[Need]) -> ModelSpec:
     """Of its workers, which differ in nothing but their place."""
     load, table = loads[0], settings.model.get(loads[0].model_id)
     own = table is not None and "keep_alive" in table.model_fields_set
     return ModelSpec(
-        needs=needs,
+        needs=tuple(need.amounts for need in needs),
         slots=load.slots,
         kv_cells=load.kv_cells,
         context_cap=load.context_cap,
@@ -239,12 +256,13 @@ def _model_spec(settings: Settings, loads: Sequence[LoadModel], needs: tuple[Amo
     )
 
 
-def _needs(loads: Sequence[LoadModel]) -> tuple[Amounts, ...]:
+def _needs(loads: Sequence[LoadModel], store: LoadStore) -> list[Need]:
     """Of a worker in each place. What can not be loaded is told by the load itself."""
     load = loads[0]
     if load.path.startswith(FAKE_SCHEME):
-        return on_host(0)
-    file = ModelFile(load.path)
+        nothing = Need("formula", {HOST: Parts()}, load.kv_cells, load.slots, load.context_cap)
+        return [nothing for _ in loads]
+    file = ModelFile(load.path, store)
     needs = [
         file.by_formula(load, note=need.error) if need.error else need
         for load, need in zip(loads, file.needs(loads), strict=True)
@@ -254,4 +272,4 @@ def _needs(loads: Sequence[LoadModel]) -> tuple[Amounts, ...]:
     logger.info(
         "a worker of %s takes %.2f GiB of memory, by %s%s", load.model_id, first.host / 2**30, first.source, why
     )
-    return tuple(need.amounts for need in needs)
+    return needs

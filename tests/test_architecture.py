@@ -44,7 +44,10 @@ PURE = [
     "slotwise.workers.visible",
     *(
         f"slotwise.memory.{name}"
-        for name in ("accounts", "architectures", "footprint", "ggml_types", "ledger", "plan", "pressure", "shape")
+        for name in (
+            *("accounts", "architectures", "correction", "footprint", "ggml_types", "ledger", "plan", "pressure"),
+            "shape",
+        )
     ),
     *(f"slotwise.api.{name}" for name in ("fields", "openai", "openapi", "schema", "sse")),
     *(
@@ -65,7 +68,7 @@ OWNERS = {
         for name in ("batch", "breakdown", "dryrun", "library", "model", "params", "samplers", "vocabulary")
     },
     "psutil": {"slotwise.memory.probe"},
-    "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.usage.store"},
+    "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.load_store", "slotwise.usage.store"},
     "pynvml": {"slotwise.memory.probe"},
     "uvicorn": {"slotwise.server"},
 }

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from slotwise import needs
 from slotwise.cli import app
 
 pytestmark = pytest.mark.model
@@ -32,6 +33,29 @@ def test_the_demo_model() -> None:
     sizes = {(other["context"], other["kv_type"]): other["bytes"] for other in found["others"]}
     assert sizes[2048, "f16"] - sizes[2048, "q8_0"] > 2 * 2048 * 23040 * 0.4
     assert max(size for size, _ in sizes) == 8192
+
+
+def test_the_second_time_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _fit("--data", str(tmp_path), "--num-parallel", "2")
+    monkeypatch.setattr(needs, "dry_run", lambda loads: pytest.fail("a dry run"))
+
+    again = _fit("--data", str(tmp_path), "--num-parallel", "2")
+
+    free = "host_free_bytes"  # goes up and down
+    assert again | {free: 0} == first | {free: 0}
+
+
+def test_it_works_also_where_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+
+    assert _fit("--data", str(tmp_path / "file"))["source"] == "dry run"
+    monkeypatch.setattr(Path, "home", _no_home)
+    monkeypatch.setenv("XDG_DATA_HOME", "")
+    assert _fit()["source"] == "dry run"
+
+
+def _no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
 
 
 def test_a_person_reads_a_table() -> None:

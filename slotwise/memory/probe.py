@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -13,9 +15,10 @@ import pynvml
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _CGROUP_USAGES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
-
-
 _CGROUP_STATS = ("/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat")
+_CPU_INFO = "/proc/cpuinfo"
+#: Its lines that are the same at each look: x86 has the first two, ARM the others.
+_CPU_KIND = ("model name", "flags", "CPU implementer", "CPU part", "Features")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,15 @@ def own_bytes() -> int:
 def physical_cores() -> int:
     """Cores for compute threads; hyper-threads do not help matrix products."""
     return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+
+
+def processor() -> str:
+    """Which kind of processor this is, and what instructions it has: libraries choose their kernels by that."""
+    lines = [platform.machine()]
+    with contextlib.suppress(OSError), open(_CPU_INFO) as file:
+        # Of the first one alone: the kernel makes the text as it is read.
+        lines += [line.rstrip() for line in takewhile(str.strip, file) if line.startswith(_CPU_KIND)]
+    return "\n".join(lines)
 
 
 def cpu_cores() -> list[tuple[int, ...]]:

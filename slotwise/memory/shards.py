@@ -39,6 +39,12 @@ def read_model(path: str) -> GGUFHeader:
     return replace(first, tensors=tuple(tensors.values()), file_bytes=sum(header.file_bytes for header in headers))
 
 
+def model_files(path: str, header: GGUFHeader) -> list[str]:
+    """Paths of all files of a model that `read_model` has read; the first is `path`."""
+    count = _number(header, "split.count", 1)
+    return [path, *(_sibling(path, number, count) for number in range(2, count + 1))]
+
+
 def _read_shard(first: str, number: int, count: int) -> GGUFHeader:
     path = _sibling(first, number, count)
     try:

@@ -1,6 +1,7 @@
 """A look at this machine, against what the kernel says."""
 
 import os
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pynvml
 import pytest
 
 from slotwise.memory import probe
-from slotwise.memory.probe import GpuReading, physical_cores, read_memory, read_process
+from slotwise.memory.probe import GpuReading, physical_cores, processor, read_memory, read_process
 
 
 def test_the_reading_is_of_this_machine() -> None:
@@ -103,3 +104,26 @@ def test_pages_of_files_in_a_container_can_be_taken_back(
     monkeypatch.setattr(probe, "_CGROUP_STATS", (str(tmp_path / "stat"),))
 
     assert read_memory().available_bytes == 1000000 - (900000 - 700000)
+
+
+_X86 = "processor\t: {}\nmodel name\t: EPYC\ncpu MHz\t\t: {}\nflags\t\t: fpu{}\n\n"
+_ARM = "processor\t: {}\nBogoMIPS\t: {}\nFeatures\t: fp{}\nCPU part\t: 0xd0c\n\n"
+
+
+@pytest.mark.parametrize("text", [_X86, _ARM])
+def test_a_processor_is_known_by_its_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(probe, "_CPU_INFO", str(tmp_path / "cpuinfo"))
+
+    def kind(mhz: int, instructions: str = "") -> str:
+        (tmp_path / "cpuinfo").write_text(text.format(0, mhz, instructions) + text.format(1, 2 * mhz, " second"))
+        return processor()
+
+    assert kind(2000) == kind(3000)
+    assert len({kind(2000), kind(2000, " avx512")}) == 2
+    assert "second" not in kind(2000)
+
+
+def test_without_a_list_of_processors_there_is_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_CPU_INFO", str(tmp_path / "missing"))
+
+    assert processor() == platform.machine()

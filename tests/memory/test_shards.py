@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from slotwise.memory.gguf import GGUFError
-from slotwise.memory.shards import read_model
+from slotwise.memory.shards import model_files, read_model
 
 
 def _shard(path: Path, number: int, count: int, tensors: list[str], total: int, **marks: int) -> None:
@@ -37,6 +37,7 @@ def test_a_model_is_the_sum_of_its_files(tmp_path: Path) -> None:
 
     assert [tensor.name for tensor in header.tensors] == ["t0", "t1", "t2"]
     assert header.file_bytes == sum(path.stat().st_size for path in paths)
+    assert model_files(str(paths[0]), header) == [str(path) for path in paths]
 
 
 def test_one_file_is_one_model(tmp_path: Path) -> None:

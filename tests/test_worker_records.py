@@ -1,0 +1,42 @@
+"""What the service keeps of its workers' memory, and what it makes of it at the next start."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from slotwise.config import Settings, load_settings
+from slotwise.keys.keyring import Keyring
+from slotwise.keys.store import KeyStore
+from slotwise.load_store import LoadStore
+from slotwise.loads import model_loads
+from slotwise.memory.footprint import HOST
+from slotwise.service import Service, needs_of
+from slotwise.usage.ledger import UsageLedger
+from slotwise.usage.store import UsageStore
+from tests.tiny_models import write_model
+
+pytestmark = pytest.mark.model
+
+
+async def _run(settings: Settings, folder: Path, taken: dict[str, int]) -> dict[str, int]:
+    """Start a server, say what workers took beyond what it reserved; returns what it had reserved, by model."""
+    loads, store = model_loads(settings), LoadStore(folder)
+    needs = needs_of(loads, store)
+    keyring, usage = Keyring([], KeyStore(folder)), UsageLedger(UsageStore(folder))
+    async with anyio.create_task_group() as tasks:
+        service = Service(settings, loads, {}, keyring, usage, store, needs, tasks)
+        for model, more in taken.items():
+            service.record_memory(model, 1, {HOST: needs[model][1].host + more})
+    return {model: of_places[0].host for model, of_places in needs.items()}
+
+
+async def test_what_a_worker_took_more_is_reserved_after_a_restart(tmp_path: Path) -> None:
+    path = write_model(tmp_path, "llama")
+    models = [f"one={path}", "fake:"]
+    settings = load_settings({"models": models, "replicas": 2, "context": 512, "num_parallel": 2}, environment={})
+
+    first = await _run(settings, tmp_path, {"one": 7000, "fake": 7000})
+    second = await _run(settings, tmp_path, {})
+
+    assert second == {"one": first["one"] + 7000, "fake": 0}
