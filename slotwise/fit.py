@@ -104,7 +104,8 @@ class Answer:
         self.placed: Placed | None = None
         loads = [load, *(other for row in self._others() for other in row)]
         if self.gpus:
-            self.placed = place(file.footprint, file.layout(load).context, self.host_free, self.gpus)
+            rooms = [usable(free) for free in self.gpus]
+            self.placed = place(file.footprint, [file.layout(load).context], self.host_free, rooms)
             layers = self.placed.split.gpu_layers if self.placed else 0
             loads = [msgspec.structs.replace(one, n_gpu_layers=layers) for one in loads]
         if self.gpus and self.assumed:

@@ -15,6 +15,7 @@ from slotwise.memory.probe import read_memory
 from slotwise.places import places_of
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.protocol import LoadModel, NamedPrefix
+from slotwise.workers.visible import visible_count
 
 DEMO_MODEL = "smollm2:135m"
 #: More text than any context holds would only be tokenised in vain.
@@ -35,9 +36,7 @@ def model_loads(settings: Settings) -> dict[str, tuple[LoadModel, ...]]:
         tables[name] = ModelTable(path=path)
     if not tables:
         tables[DEMO_MODEL] = ModelTable(path=demo_model_path())
-    gpus = len(read_memory().gpus)
-    if gpus and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")):
-        gpus = min(gpus, len(visible.split(",")))
+    gpus = visible_count(len(read_memory().gpus), os.environ)
     prefixes = _prefixes(settings, tables.keys())
     return {name: _loads(name, table, settings, prefixes.get(name, ()), gpus) for name, table in tables.items()}
 

@@ -210,9 +210,10 @@ def _predicted(need: Need, key: str, gpus: Sequence[GpuReading]) -> Need:
 
 
 def _split(load: LoadModel) -> Split:
-    """All of its layers that are to be on a GPU are on its own, or on the first."""
-    gpu = nvml_index(max(load.gpu, 0), os.environ)
-    return Split(load.n_gpu_layers, tuple(float(index == gpu) for index in range(gpu + 1)))
+    """Its layers on GPUs, by NVML's numbers: on its own, or as they are split; else on the first."""
+    shares = load.tensor_split or (1.0,)
+    parts = {nvml_index(max(load.gpu, 0) + index, os.environ): share for index, share in enumerate(shares)}
+    return Split(load.n_gpu_layers, tuple(parts.get(index, 0.0) for index in range(max(parts) + 1)))
 
 
 def _seen(load: LoadModel) -> tuple[bool, int]:

@@ -10,9 +10,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import anyio
 from anyio.abc import TaskGroup
@@ -26,29 +24,25 @@ from slotwise.keys.store import KeyStoreError
 from slotwise.load_store import LoadStore
 from slotwise.loads import model_loads
 from slotwise.memory.accounts import Amounts
+from slotwise.memory.correction import Prediction
 from slotwise.memory.footprint import HOST
-from slotwise.needs import ModelFile, Need, Parts
+from slotwise.plans import Plan, plans_of
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.events import BookUsage
-from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+from slotwise.scheduler.measured import WorkerMemory
+from slotwise.scheduler.records import ModelSpec, PoolSize, SchedulerConfig
 from slotwise.server import AddressInUse, Server, bind, http_server
 from slotwise.usage.entry import Outcome, UsageEntry
 from slotwise.usage.ledger import UsageLedger
 from slotwise.usage.store import UsageStore, UsageStoreError
 from slotwise.watch import watch_memory
-from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.handle import Deadlines
 from slotwise.workers.supervisor import Supervisor
-
-if TYPE_CHECKING:
-    from slotwise.workers.protocol import LoadModel
 
 logger = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-#: Models of which llama.cpp is asked at the same time what they take.
-_ASKED_AT_ONCE = 2
 EXIT_OK, EXIT_CUT, EXIT_CANNOT_BIND = 0, 1, 3
 
 
@@ -58,19 +52,18 @@ class Service:
     def __init__(
         self,
         settings: Settings,
-        loads: Mapping[str, Sequence[LoadModel]],
         specs: Mapping[str, ModelSpec],
         keyring: Keyring,
         usage: UsageLedger,
         load_store: LoadStore,
-        needs: Mapping[str, Sequence[Need]],
+        plans: Mapping[str, Plan],
         tasks: TaskGroup,
     ) -> None:
-        """`needs`: of a worker of each model, in each place."""
+        """`plans`: how each model is served."""
         self._settings = settings
         self._tasks = tasks
         self._load_store = load_store
-        self._needs = needs
+        self._plans = plans
         self._keyring = keyring
         self._usage = usage
         core = Scheduler(_scheduler_config(settings), specs, keyring.policies)
@@ -79,9 +72,10 @@ class Service:
         self.dispatcher = Dispatcher(
             core,
             self.supervisor,
-            loads,
+            {model: plan.loads for model, plan in plans.items()},
             isolate_keys=settings.isolate_keys,
             on_usage=self._book,
+            on_gone=self._remember,
         )
         self._metrics = Metrics(self.dispatcher.status, keyring.policies, self.dispatcher.memory)
         self.supervisor.connect(self.dispatcher)
@@ -113,16 +107,25 @@ class Service:
         await self._wait_for_signals()
         self._tasks.cancel_scope.cancel()
 
-    def record_memory(self, model: str, place: int, taken: Amounts) -> None:
-        """Keep what a worker took at most, in bytes by device, so that the next start of the server reserves no less.
+    def _remember(self, memory: WorkerMemory) -> None:
+        """Keep what a worker took at most, so that the next start of the server reserves no less.
 
-        `place`: which of the model's places the worker had. Of main memory only what it still needs after the load
-        counts: while layers are copied to a GPU, their pages of the file are resident too. Writes to the disk (some
-        milliseconds), so call it from a thread; and once for each worker, see `LoadStore.record`. Never raises for
-        the disk. Of a scripted model nothing is kept.
+        Not of one that has had several pools, which no prediction is of. And of main memory nothing where layers were
+        copied to a GPU, because pages of the file were resident meanwhile.
         """
-        if prediction := self._needs[model][place].prediction:
-            self._load_store.record(prediction, taken)
+        worker, taken = memory.reservation, dict(memory.measured.peak)
+        plan = self._plans[worker.model]
+        if plan.loads[worker.place].n_gpu_layers:
+            taken.pop(HOST, None)
+        if worker.pool is None or not taken:
+            return
+        if prediction := plan.pools[worker.pool].needs[worker.place].prediction:
+            self._tasks.start_soon(self._record, prediction, taken)
+
+    async def _record(self, prediction: Prediction, taken: Amounts) -> None:
+        # Some milliseconds of writing to the disk; also while the server stops.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._load_store.record, prediction, taken)
 
     def _book(self, booked: BookUsage) -> None:
         self._usage.record(_usage_entry(booked))
@@ -170,14 +173,14 @@ async def serve(settings: Settings) -> int:
         return EXIT_CANNOT_BIND
     load_store = LoadStore(data_of(settings))
     with sock:
-        needs = needs_of(loads, load_store)
-        specs = {model: _model_spec(settings, of_places, needs[model]) for model, of_places in loads.items()}
+        plans = plans_of(loads, memory_budgets(settings), load_store)
+        specs = {model: _model_spec(settings, plan) for model, plan in plans.items()}
         # What is there by now stays. Else each full collection walks through it: 35 ms in which no stream gets a word.
         gc.collect()
         gc.freeze()
         announce(settings, tuple(loads), asks_for_keys=keyring.asks)
         async with anyio.create_task_group() as tasks:
-            service = Service(settings, loads, specs, keyring, usage, load_store, needs, tasks)
+            service = Service(settings, specs, keyring, usage, load_store, plans, tasks)
             await service.run(sock)
     usage.close()  # what ended in the last moment
     return service.exit_code
@@ -233,43 +236,21 @@ def _scheduler_config(settings: Settings) -> SchedulerConfig:
     )
 
 
-def needs_of(loads: Mapping[str, Sequence[LoadModel]], store: LoadStore) -> dict[str, list[Need]]:
-    """Of a worker of each model, in each place. Raises GGUFError or OSError: a file can not be used."""
-    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
-        found = threads.map(lambda of_places: _needs(of_places, store), loads.values())
-        return dict(zip(loads, found, strict=True))
-
-
-def _model_spec(settings: Settings, loads: Sequence[LoadModel], needs: Sequence[Need]) -> ModelSpec:
+def _model_spec(settings: Settings, plan: Plan) -> ModelSpec:
     """Of its workers, which differ in nothing but their place."""
-    load, table = loads[0], settings.model.get(loads[0].model_id)
+    load, table = plan.loads[0], settings.model.get(plan.loads[0].model_id)
     own = table is not None and "keep_alive" in table.model_fields_set
+    largest, *smaller = [PoolSize(pool.cells, tuple(need.amounts for need in pool.needs)) for pool in plan.pools]
     return ModelSpec(
-        needs=tuple(need.amounts for need in needs),
+        needs=largest.needs,
         slots=load.slots,
-        kv_cells=load.kv_cells,
+        kv_cells=largest.cells,
         context_cap=load.context_cap,
         itl_target=load.itl_target,
-        replicas=len(loads),
+        replicas=len(plan.loads),
         keep_alive_s=table.keep_alive if table is not None and own else settings.keep_alive,
         pinned=table is not None and table.pinned,
+        smaller=tuple(smaller),
+        cell_bytes=plan.cell_bytes,
+        sequence_bytes=plan.sequence_bytes,
     )
-
-
-def _needs(loads: Sequence[LoadModel], store: LoadStore) -> list[Need]:
-    """Of a worker in each place. What can not be loaded is told by the load itself."""
-    load = loads[0]
-    if load.path.startswith(FAKE_SCHEME):
-        nothing = Need("formula", {HOST: Parts()}, load.kv_cells, load.slots, load.context_cap)
-        return [nothing for _ in loads]
-    file = ModelFile(load.path, store)
-    needs = [
-        file.by_formula(load, note=need.error) if need.error else need
-        for load, need in zip(loads, file.needs(loads), strict=True)
-    ]
-    first = needs[0]
-    why = f" ({first.note})" if first.note else ""
-    logger.info(
-        "a worker of %s takes %.2f GiB of memory, by %s%s", load.model_id, first.host / 2**30, first.source, why
-    )
-    return needs

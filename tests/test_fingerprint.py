@@ -25,6 +25,7 @@ OTHERS: dict[str, Any] = {
     "kv_cells": 4096,
     "n_batch": 256,
     "n_gpu_layers": -1,
+    "tensor_split": (0.5, 0.5),
     "kv_type": "q8_0",
     "flash_attn": "off",
     "use_extra_bufts": False,

@@ -11,24 +11,31 @@ from slotwise.keys.store import KeyStore
 from slotwise.load_store import LoadStore
 from slotwise.loads import model_loads
 from slotwise.memory.footprint import HOST
-from slotwise.service import Service, needs_of
+from slotwise.plans import plans_of
+from slotwise.scheduler.measured import Measured, WorkerMemory
+from slotwise.scheduler.records import Reservation
+from slotwise.service import Service
 from slotwise.usage.ledger import UsageLedger
 from slotwise.usage.store import UsageStore
 from tests.tiny_models import write_model
 
 pytestmark = pytest.mark.model
+#: So much more is of a worker that has had several pools.
+SEVERAL = 9000
 
 
 async def _run(settings: Settings, folder: Path, taken: dict[str, int]) -> dict[str, int]:
     """Start a server, say what workers took beyond what it reserved; returns what it had reserved, by model."""
     loads, store = model_loads(settings), LoadStore(folder)
-    needs = needs_of(loads, store)
+    plans = plans_of(loads, {}, store)
     keyring, usage = Keyring([], KeyStore(folder)), UsageLedger(UsageStore(folder))
     async with anyio.create_task_group() as tasks:
-        service = Service(settings, loads, {}, keyring, usage, store, needs, tasks)
+        service = Service(settings, {}, keyring, usage, store, plans, tasks)
         for model, more in taken.items():
-            service.record_memory(model, 1, {HOST: needs[model][1].host + more})
-    return {model: of_places[0].host for model, of_places in needs.items()}
+            peak = {HOST: plans[model].pools[0].needs[1].host + more}
+            reservation = Reservation(1, model, 1, {}, pool=0 if more < SEVERAL else None)
+            service._remember(WorkerMemory(reservation, Measured({}, peak)))
+    return {model: plan.pools[0].needs[0].host for model, plan in plans.items()}
 
 
 async def test_what_a_worker_took_more_is_reserved_after_a_restart(tmp_path: Path) -> None:
@@ -40,3 +47,12 @@ async def test_what_a_worker_took_more_is_reserved_after_a_restart(tmp_path: Pat
     second = await _run(settings, tmp_path, {})
 
     assert second == {"one": first["one"] + 7000, "fake": 0}
+
+
+async def test_of_a_worker_with_several_pools_nothing_is_kept(tmp_path: Path) -> None:
+    path = write_model(tmp_path, "llama")
+    settings = load_settings({"models": [f"one={path}"], "replicas": 2, "context": 512}, environment={})
+
+    first = await _run(settings, tmp_path, {"one": SEVERAL})
+
+    assert await _run(settings, tmp_path, {}) == first

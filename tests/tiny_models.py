@@ -27,11 +27,12 @@ Tensors = Iterator[tuple[str, tuple[int, ...]]]
 KINDS = ("llama", "gemma2", "mamba")
 
 
-def write_model(folder: Path, kind: str, seed: int = 1) -> str:
-    """Path of a GGUF file. `kind`: "llama" (plain attention), "gemma2" (sliding window) or "mamba" (recurrent)."""
+def write_model(folder: Path, kind: str, seed: int = 1, *, context_length: int = CONTEXT) -> str:
+    """Path of a GGUF file. `kind`: "llama" (plain attention), "gemma2" (sliding window) or "mamba" (recurrent).
+    `context_length`: tokens that it claims to be trained for."""
     path = folder / f"tiny-{kind}.gguf"
     writer = gguf.GGUFWriter(path, kind)
-    _describe(writer, kind)
+    _describe(writer, kind, context_length)
     add_vocabulary(writer)
     rng = np.random.default_rng(seed)
     for name, shape in _tensors(kind):
@@ -43,8 +44,8 @@ def write_model(folder: Path, kind: str, seed: int = 1) -> str:
     return str(path)
 
 
-def _describe(writer: gguf.GGUFWriter, kind: str) -> None:
-    writer.add_context_length(CONTEXT)
+def _describe(writer: gguf.GGUFWriter, kind: str, context_length: int) -> None:
+    writer.add_context_length(context_length)
     writer.add_embedding_length(_WIDTH)
     writer.add_block_count(_LAYERS)
     writer.add_layer_norm_rms_eps(1e-5)

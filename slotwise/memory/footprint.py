@@ -168,6 +168,11 @@ class ModelFootprint:
         kept = (layer for layer in self.shape.layers if context.swa_full or not layer.windowed)
         return sum(self._row(layer, context) for layer in kept)
 
+    @property
+    def bytes_per_sequence(self) -> int:
+        """Of recurrent states, which are as large however long the sequence is."""
+        return _F32 * sum(layer.state for layer in self.shape.layers)
+
     @cached_property
     def _widest_value(self) -> int:
         return max((layer.value for layer in self.shape.layers), default=0)

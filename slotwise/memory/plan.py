@@ -27,30 +27,39 @@ class Placed:
     bytes: Mapping[int, int]
 
 
-def place(model: ModelFootprint, context: ContextShape, host_free: int, gpus: Sequence[int]) -> Placed | None:
-    """All layers on one GPU if they fit, else on all GPUs, else as many as fit there and the rest on the host; None if
-    not even that fits. `gpus`: free bytes of each."""
-    for split in _splits(model, [usable(free - GPU_OVERHEAD) for free in gpus]):
+def place(model: ModelFootprint, contexts: Sequence[ContextShape], host: int, gpus: Sequence[int]) -> Placed | None:
+    """All layers on one GPU if they fit there, else on all GPUs, with the first of `contexts` for which they do; else,
+    with the last of them, as many as fit and the rest on the host. None if not even that fits.
+
+    `host`, `gpus`: bytes that may be used.
+    """
+    rooms = [max(room - GPU_OVERHEAD, 0) for room in gpus]
+    wanted = [(context, split) for context in contexts for split in _whole(model, rooms)]
+    for context, split in [*wanted, *((contexts[-1], split) for split in _parts(model, rooms))]:
         placed = _placed(model, context, split)
-        if _fits(placed, host_free, gpus):
+        if _fits(placed, host, gpus):
             return placed
     return None
 
 
-def _splits(model: ModelFootprint, room: Sequence[int]) -> list[Split]:
-    """Most wanted first. The last is none on a GPU."""
-    layers = model.shape.blocks + 1
-    count = len(room)
-    if not any(room):
+def _whole(model: ModelFootprint, rooms: Sequence[int]) -> list[Split]:
+    """All layers on GPUs, most wanted first."""
+    if not any(rooms):
+        return []
+    layers, best = model.shape.blocks + 1, max(range(len(rooms)), key=lambda gpu: rooms[gpu])
+    one = Split(layers, tuple(float(gpu == best) for gpu in range(len(rooms))))
+    return [one, Split(layers, _shares(rooms))] if len(rooms) > 1 else [one]
+
+
+def _parts(model: ModelFootprint, rooms: Sequence[int]) -> list[Split]:
+    """Fewer and fewer layers on GPUs, at the end none."""
+    if not any(rooms):
         return [Split(0)]
-    best = max(range(count), key=lambda gpu: room[gpu])
-    one = tuple(float(gpu == best) for gpu in range(count))
-    shares = tuple(free / sum(room) for free in room)
-    splits = [Split(layers, one)]
-    if count > 1:
-        splits.append(Split(layers, shares))
-    splits += [Split(number, shares) for number in range(layers - 1, -1, -1)]
-    return splits
+    return [Split(number, _shares(rooms)) for number in range(model.shape.blocks, -1, -1)]
+
+
+def _shares(rooms: Sequence[int]) -> tuple[float, ...]:
+    return tuple(room / sum(rooms) for room in rooms)
 
 
 def _placed(model: ModelFootprint, context: ContextShape, split: Split) -> Placed:
@@ -63,6 +72,6 @@ def _placed(model: ModelFootprint, context: ContextShape, split: Split) -> Place
     return Placed(split, taken)
 
 
-def _fits(placed: Placed, host_free: int, gpus: Sequence[int]) -> bool:
-    limits = {HOST: host_free} | {gpu: usable(free) for gpu, free in enumerate(gpus)}
+def _fits(placed: Placed, host: int, gpus: Sequence[int]) -> bool:
+    limits = {HOST: host} | dict(enumerate(gpus))
     return all(taken <= limits[device] for device, taken in placed.bytes.items())

@@ -59,15 +59,18 @@ class Dispatcher:
         *,
         isolate_keys: bool = False,
         on_usage: Callable[[ev.BookUsage], None] = lambda usage: None,
+        on_gone: Callable[[WorkerMemory], None] = lambda memory: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`loads`: of each of a model's places. With `isolate_keys`, what one key's requests have computed is not taken
-        over by another's. `on_usage` hears what each request took, once it is over."""
+        over by another's. `on_usage` hears what each request took, once it is over, and `on_gone` what a worker has
+        had of the memory."""
         self._core = core
         self._pool = pool
         self._loads = loads
         self._isolate_keys = isolate_keys
         self._on_usage = on_usage
+        self._on_gone = on_gone
         self._clock = clock
         self._leases: dict[str, Lease] = {}
         self.enquiries = Enquiries(core.outlook, self._leases, clock)
@@ -266,6 +269,9 @@ class Dispatcher:
         if model not in self._workers.values():
             counters.info = None
         counters.cells.pop(worker_id, None)
+        for memory in self.memory().workers:
+            if memory.reservation.worker_id == worker_id:
+                self._on_gone(memory)
         self._measured.gone(worker_id)
         self._names.gone(worker_id)
         self._post(ev.WorkerLost(worker_id, reason, from_outside))

@@ -87,6 +87,7 @@ class Pools:
         except NotThere:
             return []
         worker.next_size, worker.resized_at, worker.short_since = size, now, None
+        worker.resizes += 1
         # Nobody is promised cells that will not be there.
         worker.cells.capacity = min(worker.cells.capacity, cells)
         return [ResizePool(worker.worker_id, cells)]

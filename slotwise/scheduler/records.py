@@ -111,6 +111,8 @@ class Reservation:
     #: Which of its model's places it has.
     place: int
     amounts: Amounts
+    #: Which of its model's pools it has had all the time; None: it has had several.
+    pool: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,7 @@ class WorkerRecord:
     size: int = 0
     next_size: int | None = None
     resized_at: float = 0.0
+    resizes: int = 0
     #: It could not make another one: it is not told to before.
     keeps_pool_until: float = 0.0
     #: Since when its next request waits for cells.

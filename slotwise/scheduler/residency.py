@@ -249,7 +249,10 @@ class Residency:
     def reservations(self) -> tuple[Reservation, ...]:
         """What living workers hold: they have taken it by now, or are about to."""
         return tuple(
-            Reservation(worker.worker_id, worker.model, worker.replica, self.memory.of(worker.worker_id))
+            Reservation(
+                *(worker.worker_id, worker.model, worker.replica, self.memory.of(worker.worker_id)),
+                pool=None if worker.resizes else worker.size,
+            )
             for worker in self.workers.values()
         )
 

@@ -44,6 +44,8 @@ class LoadModel(Message, frozen=True, tag="load"):
     kv_cells: int = 0  # of all sequences together; 0 = slots * context_cap
     n_batch: int = 512
     n_gpu_layers: int = 0
+    #: Which part of these layers each GPU gets, of those that the worker sees; none: as llama.cpp decides.
+    tensor_split: tuple[float, ...] = ()
     threads: int = 0  # 0 = physical cores
     gpu: int = -1  # the only one that is used; -1 = all there are
     cpus: tuple[int, ...] = ()  # that it may use; none = all

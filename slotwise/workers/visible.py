@@ -22,6 +22,12 @@ def cuda_environment(n_gpu_layers: int, gpu: int, environment: Mapping[str, str]
     return order | {"CUDA_VISIBLE_DEVICES": visible[gpu] if gpu < len(visible) else str(gpu)}
 
 
+def visible_count(gpus: int, environment: Mapping[str, str]) -> int:
+    """How many of so many GPUs we are let see."""
+    visible = _visible(environment)
+    return min(gpus, len(visible)) if visible else gpus
+
+
 def nvml_index(gpu: int, environment: Mapping[str, str]) -> int:
     """NVML's number of the n-th GPU that we are let see."""
     visible = _visible(environment)

@@ -38,7 +38,7 @@ class _Models:
         self.process_bytes = 0
 
     def model(self, load: LoadModel) -> Any:
-        key = (load.path, load.n_gpu_layers, load.repacks_weights)
+        key = (load.path, load.n_gpu_layers, load.tensor_split, load.repacks_weights)
         if key != self._key:
             if self._model:
                 llama_cpp.llama_model_free(self._model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Any
 
@@ -19,6 +20,10 @@ def model_params(load: LoadModel, *, dry: bool = False) -> Any:
     """`dry`: nothing is allocated (which asserts that nothing is mapped either)."""
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = load.n_gpu_layers
+    if load.tensor_split:
+        shares = (ctypes.c_float * llama_cpp.llama_max_devices())(*load.tensor_split)
+        # The structure keeps the array alive.
+        params.tensor_split = ctypes.cast(shares, ctypes.POINTER(ctypes.c_float))
     params.load_mode = _LOAD_MODE_NONE if dry else _LOAD_MODE_MMAP
     params.no_alloc = dry
     params.use_extra_bufts = load.repacks_weights
