@@ -7,7 +7,8 @@ Rules:
 1. Bytes of the larger of both pools are reserved until the worker has made its new one, and bytes of main memory for
    the sequences that are kept there meanwhile.
 2. For a model that is to be loaded pools of models that nobody waits for become smaller, as few and as little as is
-   enough, those that were used longest ago first.
+   enough, those that were used longest ago first; and once it has waited for long, of models in use as well: that is
+   better for them than to go.
 3. A pool becomes larger, by one size, when the next request has waited `grow_patience_s` for cells and no model waits
    for memory: from what is free, or from pools that nobody has used for `least_pool_s`.
 4. A pool that was made larger or smaller stays so for `least_pool_s` before it is changed for another pool's sake.
@@ -26,7 +27,8 @@ from slotwise.scheduler.records import ModelRecord, ModelSpec, SchedulerConfig, 
 
 #: A worker that could not make a pool is not told to make one again before.
 _RETRY_S = 30.0
-#: A pool becomes smaller beside sequences that run only where these were promised no more than such a part of it.
+#: A pool that nobody waits for becomes smaller beside sequences that run only where these were promised no more than
+#: such a part of it.
 _PROMISED = 0.5
 
 
@@ -58,18 +60,19 @@ class Pools:
         return self._freed_by(worker, len(self._spec(worker).sizes) - 1)
 
     def shrinks(
-        self, lacks: Callable[[Amounts], frozenset[int]], now: float, *, settled: bool = False
+        self, lacks: Callable[[Amounts], frozenset[int]], now: float, *, settled: bool = False, in_use: bool = False
     ) -> list[tuple[WorkerRecord, int]] | None:
         """Which pools become how small so that nothing is lacking; None: all of them would not be enough.
 
         `lacks`: devices that lack something when so much is given back. `settled`: only of those that nobody has used
-        for a while.
+        for a while. `in_use`: also of models that requests wait for.
         """
         chosen: list[tuple[WorkerRecord, int]] = []
         freed: Amounts = NOTHING
         lacking = lacks(freed)
-        for worker in self._unused(now, settled=settled) if lacking else ():
-            sizes = [size for size in range(worker.size + 1, len(self._spec(worker).sizes)) if self._fits(worker, size)]
+        for worker in self._candidates(now, settled=settled, in_use=in_use) if lacking else ():
+            smaller = range(worker.size + 1, len(self._spec(worker).sizes))
+            sizes = [size for size in smaller if self._fits(worker, size, in_use=in_use)]
             if not sizes or not any(self._freed_by(worker, sizes[-1]).get(device) for device in lacking):
                 continue
             size = next((one for one in sizes if not lacks(total_of([freed, self._freed_by(worker, one)]))), sizes[-1])
@@ -155,9 +158,9 @@ class Pools:
         may = max(worker.resized_at + self._config.least_pool_s, worker.keeps_pool_until)
         return max(worker.short_since + self._config.grow_patience_s, may)
 
-    def _unused(self, now: float, *, settled: bool) -> list[WorkerRecord]:
-        """Workers that nobody waits for; those used longest ago first."""
-        ready = [worker for model in self._models.values() if not model.waiting for worker in model.ready]
+    def _candidates(self, now: float, *, settled: bool, in_use: bool) -> list[WorkerRecord]:
+        """Workers whose pools may become smaller; those used longest ago first."""
+        ready = [worker for model in self._models.values() if in_use or not model.waiting for worker in model.ready]
         found = [worker for worker in ready if worker.next_size is None and worker.keeps_pool_until <= now]
         if settled:
             least = self._config.least_pool_s
@@ -169,12 +172,14 @@ class Pools:
             ]
         return sorted(found, key=lambda worker: (worker.begun, self._models[worker.model].last_used, worker.worker_id))
 
-    def _fits(self, worker: WorkerRecord, size: int) -> bool:
+    def _fits(self, worker: WorkerRecord, size: int, *, in_use: bool) -> bool:
         """What runs there has room in the smaller pool, and in main memory on the way."""
         if not worker.running:
             return True
         promised, cells = worker.cells.reserved, self._spec(worker).sizes[size].cells
-        return promised <= _PROMISED * cells and self._memory.fits({HOST: self._on_the_way(worker)})
+        return promised <= (1.0 if in_use else _PROMISED) * cells and self._memory.fits(
+            {HOST: self._on_the_way(worker)}
+        )
 
     def _short_of(self, need: Amounts, freed: Amounts) -> frozenset[int]:
         return self._memory.short_of(need, total_of([self.coming(), freed]))

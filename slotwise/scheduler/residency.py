@@ -5,10 +5,10 @@ Rules:
 2. Pools of models that nobody waits for make room first (`pools`), then idle models, those whose idle time is longest
    beside what loading them again takes; either only if that is enough. No model goes within `least_stay_s` of its load,
    or three times what that took (half a minute at most).
-3. A model that has waited `memory_patience_s` may retire busy workers, those that were loaded longest first, and of
-   models that have another, one after the other: it takes no new grants, becomes idle, and goes when enough are. Each
-   so keeps its memory for at least that long: no thrashing. Nobody retires for a model that could not be loaded all
-   the same.
+3. A model that has waited `memory_patience_s` gets room from pools in use, or may retire busy workers, those that were
+   loaded longest first, and of models that have another, one after the other: such a one takes no new grants, becomes
+   idle, and goes when enough are. Each so keeps its memory for at least that long: no thrashing. Nobody retires for a
+   model that could not be loaded all the same.
 4. Only requests that wait make others go. A preload takes memory that is free, or that others' pools can do without,
    and is content without. What is loaded gets the largest pool that there is memory for, and at least the smallest.
 5. A model whose workers are all busy gets one more, up to its `replicas`, from memory that is free and that no model
@@ -89,8 +89,16 @@ class Residency:
         victims = self._victims(need, len(before), now)
         since = now if model.memory_wait_since is None else model.memory_wait_since
         if victims is None and now >= since + self._config.memory_patience_s:
-            self._retire(need, len(before), now)
+            return self._insist(need, len(before), now)
         return [action for victim in victims or () for action in self.stop(victim)]
+
+    def _insist(self, need: Amounts, models: int, now: float) -> list[Action]:
+        """It has waited for long enough: others are to make room though they are in use."""
+        draining = self._draining()
+        shrinks = self.pools.shrinks(lambda freed: self._lacks(need, models, draining, freed), now, in_use=True)
+        if shrinks is None:
+            self._retire(need, models, now)
+        return [action for worker, size in shrinks or () for action in self.pools.order(worker, size, now)]
 
     # ---- who makes room
 
