@@ -10,8 +10,10 @@ import psutil
 import pytest
 
 from slotwise.config import load_settings
-from slotwise.loads import model_loads
+from slotwise.loads import demo_model_path, model_loads
+from slotwise.memory.footprint import HOST
 from slotwise.needs import ModelFile
+from slotwise.plans import plan_model
 from tests.server_process import ServerProcess, run_server
 from tests.tiny_models import write_model
 
@@ -76,6 +78,34 @@ def test_three_models_in_the_memory_of_one_and_a_half(tmp_path: Path) -> None:
     assert reserved == pytest.approx(need.host, rel=0.02), "the process differs by a page or two"
     loaded = (tmp_path / "log").read_text().count(" is ready: ")
     assert 3 <= loaded <= took / STAY_S + 1, "each stays for a while"
+
+
+def test_a_model_in_use_makes_its_pool_smaller_for_another_and_its_stream_goes_on(tmp_path: Path) -> None:
+    path = demo_model_path()
+    options = {"num_parallel": 4, "context": 1024, "cache_ram": 0}
+    (loads,) = model_loads(load_settings({"models": [f"a={path}"], **options}, environment={})).values()
+    plan = plan_model(loads, {HOST: 2**40})
+    largest, *_, least = (pool.needs[0].host for pool in plan.pools)
+    budget = largest + least - 2**22  # dry runs differ by some pages
+    arguments = ["--num-parallel", "4", "--context", "1024", "--cache-ram", "0", "--memory-budget", str(budget)]
+
+    with run_server(tmp_path / "log", f"a={path}", f"b={path}", *arguments) as server:
+        body = {"model": "a", "prompt": "Once", "max_tokens": 300, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{server.base_url}/completions", json=body, timeout=100) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            question = {"model": "b", "prompt": "Once", "max_tokens": 2}
+            other = httpx.post(f"{server.base_url}/completions", json=question, timeout=100)
+            words = [line for line in lines if line.startswith("data: {")]
+        resizes = _metric(server, 'slotwise_pool_resizes_total{model="a"}')
+        no_cells = _metric(server, 'slotwise_no_cells_total{model="a"}')
+
+    log = (tmp_path / "log").read_text()
+    assert other.status_code == 200
+    assert '"finish_reason":"length"' in words[-1].replace(" ", "")
+    assert (resizes, no_cells) == (1, 0)
+    assert "1 sequences went on, 0 compute something again" in log
+    assert log.count(" is ready: ") == 2, "nobody was unloaded"
 
 
 def _metric(server: ServerProcess, name: str) -> float:

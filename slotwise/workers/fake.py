@@ -215,10 +215,13 @@ class FakeModel:
             del self._stored[seq_id][start:]
         self._cells.truncate(seq_id, start)
 
-    def state(self, seq_id: int) -> bytes:
-        return json.dumps(self._stored.get(seq_id, [])).encode()
+    def state_bytes(self, seq_id: int) -> int:
+        return len(self.state(seq_id))
 
-    def restore(self, seq_id: int, state: bytes) -> bool:
+    def state(self, seq_id: int) -> bytearray:
+        return bytearray(json.dumps(self._stored.get(seq_id, [])).encode())
+
+    def restore(self, seq_id: int, state: bytearray) -> bool:
         self.remove(seq_id)
         tokens = json.loads(state)
         if not self._fits([Chunk(seq_id, 0, tokens)]):

@@ -6,7 +6,7 @@ its row finds it here, by a copy instead of a computation. The least recently us
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slotwise.workers.prefixes import common_length
@@ -18,7 +18,9 @@ class Kept:
 
     tokens: list[int]
     scope: str
-    state: bytes
+    state: bytearray
+    #: Bytes, when it was taken.
+    size: int
 
 
 class HostCache:
@@ -51,17 +53,18 @@ class HostCache:
                 best, length = kept, common
         return best, length
 
-    def keep(self, tokens: Sequence[int], scope: str, state: bytes) -> None:
-        """Take a state in. Those that are a beginning of it go: whatever they serve, this one does."""
-        if len(state) > self.capacity or self.holds(tokens, scope):
+    def keep(self, tokens: Sequence[int], scope: str, size: int, state: Callable[[], bytearray]) -> None:
+        """Take in a state of `size` bytes, which is asked for once there is room for it: there are never more than
+        `capacity`. Those that are a beginning of it go: whatever they serve, this one does."""
+        if size > self.capacity or self.holds(tokens, scope):
             return
         whole = list(tokens)
         for kept in [kept for kept in self._kept if kept.scope == scope and whole[: len(kept.tokens)] == kept.tokens]:
             self._drop(kept)
-        while self.used + len(state) > self.capacity:
+        while self.used + size > self.capacity:
             self._drop(next(iter(self._kept)))
-        self._kept[Kept(whole, scope, state)] = None
-        self.used += len(state)
+        self._kept[Kept(whole, scope, state(), size)] = None
+        self.used += size
 
     def touch(self, kept: Kept) -> None:
         """It was used. It may be gone: the room for it was made by pushing others out, which took its place here."""
@@ -70,11 +73,11 @@ class HostCache:
             self._kept[kept] = None
 
     def check_invariants(self) -> None:
-        assert self.used == sum(len(kept.state) for kept in self._kept) <= self.capacity
+        assert self.used == sum(kept.size for kept in self._kept) <= self.capacity
 
     def _drop(self, kept: Kept) -> None:
         del self._kept[kept]
-        self.used -= len(kept.state)
+        self.used -= kept.size
 
     @staticmethod
     def _begins_with(kept: Kept, tokens: Sequence[int], scope: str) -> bool:

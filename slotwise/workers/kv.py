@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slotwise.workers import sequences
 from slotwise.workers.cells import Cells, Copy, Lose, Operation, Reuse
@@ -31,7 +31,7 @@ class _Elsewhere:
 
     length: int = 0
     stored: int = 0
-    state: bytes = b""
+    state: bytearray = field(default_factory=bytearray)
     kept: Kept | None = None
 
 
@@ -102,7 +102,7 @@ class KVCache:
     def drop_retained(self) -> None:
         self._do(self._cells.give_up_retained())
 
-    def save(self, attached: Sequence[sequences.Sequence]) -> dict[str, bytes]:
+    def save(self, attached: Sequence[sequences.Sequence]) -> dict[str, bytearray]:
         """States of the sequences that have a row, by request; not of one whose cells are yet to be copied there. What
         is retained goes where there is room for it outside the context."""
         self.drop_retained()
@@ -119,7 +119,7 @@ class KVCache:
         self._cells = _account(self._model.info)
         return done
 
-    def restore(self, sequence: sequences.Sequence, stored: int, state: bytes) -> bool:
+    def restore(self, sequence: sequences.Sequence, stored: int, state: bytearray) -> bool:
         """Give a reserved sequence a row, and the `stored` tokens that `state` has. False: it has to compute some of
         them again."""
         # With one token it takes nothing over: all of it comes back as it was.
@@ -202,9 +202,9 @@ class KVCache:
         """Move what is about to go to main memory, unless that is not worth it, it is there or can not be read yet."""
         if not self._host.capacity or lost.gone * MOST_MOVED < len(lost.tokens) or lost.row in self._awaiting_copy:
             return
-        if self._host.holds(lost.tokens, lost.scope):
-            return
-        self._host.keep(lost.tokens, lost.scope, self._model.state(lost.row))
+        if not self._host.holds(lost.tokens, lost.scope):
+            size = self._model.state_bytes(lost.row)
+            self._host.keep(lost.tokens, lost.scope, size, lambda: self._model.state(lost.row))
 
 
 def _account(info: ModelInfo) -> Cells:

@@ -87,13 +87,17 @@ class Model(Protocol):
     def remove(self, seq_id: int, start: int = 0) -> None:
         """Drop the cells of a sequence from position `start` on."""
 
-    def state(self, seq_id: int) -> bytes:
+    def state_bytes(self, seq_id: int) -> int:
+        """How large `state` would be."""
+
+    def state(self, seq_id: int) -> bytearray:
         """All that the context holds of a sequence."""
 
-    def restore(self, seq_id: int, state: bytes) -> bool:
+    def restore(self, seq_id: int, state: bytearray) -> bool:
         """Make a sequence hold what `state` was taken of. False if there is no room: then it holds nothing.
 
-        The bytes must come from `state` of the same model and library: llama.cpp trusts them.
+        How it is written may change with the context's layout, not what it says. The bytes must come from `state` of
+        the same model and library: llama.cpp trusts them.
         """
 
     def positions(self, seq_id: int) -> int:

@@ -29,7 +29,7 @@ class WarmPrefix:
 
     name: str
     tokens: tuple[int, ...]
-    state: bytes
+    state: bytearray
 
 
 class WarmPrefixes:
@@ -102,7 +102,7 @@ def _system_tokens(prepare: Callable[[Prompt], list[int]], named: NamedPrefix) -
     return first[: common_length(first, second)]
 
 
-def _fits(model: Model, tokens: Sequence[int], state: bytes) -> bool:
+def _fits(model: Model, tokens: Sequence[int], state: bytearray) -> bool:
     """The context takes it: how attention is computed may have been decided another way than last time."""
     try:
         return model.restore(0, state) and model.positions(0) == len(tokens)
@@ -110,7 +110,7 @@ def _fits(model: Model, tokens: Sequence[int], state: bytes) -> bool:
         model.remove(0)
 
 
-def _compute(model: Model, tokens: Sequence[int], on_progress: Callable[[float], None]) -> bytes:
+def _compute(model: Model, tokens: Sequence[int], on_progress: Callable[[float], None]) -> bytearray:
     """Raises ValueError."""
     try:
         for start in range(0, len(tokens), model.n_batch):

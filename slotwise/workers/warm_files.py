@@ -60,7 +60,7 @@ class WarmFiles:
         digest = hashlib.sha256(f"{self._model}\0{name}".encode()).hexdigest()[:12]
         return self._folder / f"{readable}.{digest}.prefix"
 
-    def read(self, name: str, tokens: Sequence[int]) -> bytes | None:
+    def read(self, name: str, tokens: Sequence[int]) -> bytearray | None:
         """The state that was saved for these tokens, or None: there is none that may be used."""
         path = self.path(name)
         try:
@@ -84,9 +84,9 @@ class WarmFiles:
         if head.identity != self._identity or head.tokens != list(tokens):
             logger.info("%s is of another model, library or prompt; the prefix is computed again", path)
             return None
-        return bytes(payload[8 + size :])
+        return bytearray(payload[8 + size :])
 
-    def write(self, name: str, tokens: Sequence[int], state: bytes) -> None:
+    def write(self, name: str, tokens: Sequence[int], state: bytearray) -> None:
         """Replaces the file in one step. What goes wrong is logged: the prefix is warm all the same, until the end."""
         head = msgspec.msgpack.encode(_Head(self._identity, list(tokens)))
         parts = (len(head).to_bytes(8, "little"), head, state)
@@ -122,7 +122,7 @@ def _read_own_file(path: Path) -> bytes:
         return file.read()
 
 
-def _replace(path: Path, parts: Sequence[bytes]) -> None:
+def _replace(path: Path, parts: Sequence[bytes | bytearray]) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
         try:
             for part in parts:

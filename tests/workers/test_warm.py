@@ -117,7 +117,9 @@ def test_many_at_once_and_none_waits_for_a_twin() -> None:
 
 
 def test_the_longest_one_that_fits_is_taken() -> None:
-    warm = WarmPrefixes([WarmPrefix("a", (1, 2), b""), WarmPrefix("b", (1, 2, 3), b""), WarmPrefix("c", (9,), b"")])
+    warm = WarmPrefixes(
+        WarmPrefix(name, tokens, bytearray()) for name, tokens in (("a", (1, 2)), ("b", (1, 2, 3)), ("c", (9,)))
+    )
 
     assert [
         prefix.name if (prefix := warm.match(prompt)) else None for prompt in ([1, 2, 3, 4], [1, 2, 3], [9, 9], [2])
@@ -133,7 +135,7 @@ def test_the_longest_one_that_fits_is_taken() -> None:
     st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=5), st.lists(st.integers(0, 2), max_size=9)
 )
 def test_a_match_is_the_longest_true_beginning(prefixes: list[list[int]], prompt: list[int]) -> None:
-    found = WarmPrefixes(WarmPrefix("", tuple(tokens), b"") for tokens in prefixes).match(prompt)
+    found = WarmPrefixes(WarmPrefix("", tuple(tokens), bytearray()) for tokens in prefixes).match(prompt)
     fitting = [len(tokens) for tokens in prefixes if prompt[: len(tokens)] == tokens and len(tokens) < len(prompt)]
 
     assert (len(found.tokens) if found else 0) == max(fitting, default=0)
@@ -249,7 +251,7 @@ def test_a_context_that_does_not_take_a_saved_state_has_it_computed_again(tmp_pa
     class Refusing(CountingModel):
         refuse = True
 
-        def restore(self, seq_id: int, state: bytes) -> bool:
+        def restore(self, seq_id: int, state: bytearray) -> bool:
             refused, self.refuse = self.refuse, False
             return not refused and super().restore(seq_id, state)
 
@@ -318,7 +320,7 @@ def test_where_there_is_no_room_the_prefix_is_computed() -> None:
     prefix = list(f"<system>{SYSTEM}\n<user>".encode())
 
     class NoRoom(CountingModel):
-        def restore(self, seq_id: int, state: bytes) -> bool:
+        def restore(self, seq_id: int, state: bytearray) -> bool:
             self.remove(seq_id)
             return False
 

@@ -19,7 +19,7 @@ from slotwise.workers.llama.batch import BatchBuffers
 from slotwise.workers.llama.library import LoadError, NativeLog, TinyCalls, give_back_freed
 from slotwise.workers.llama.params import context_params, model_params
 from slotwise.workers.llama.samplers import ChainSampler, GreedySampler
-from slotwise.workers.llama.states import with_streams
+from slotwise.workers.llama.states import set_streams
 from slotwise.workers.llama.vocabulary import LlamaVocabulary
 from slotwise.workers.model import Chunk, ContextLost
 from slotwise.workers.protocol import LoadModel, ModelInfo
@@ -165,24 +165,29 @@ class LlamaModel:
         if not self.tiny.remove(self._memory, seq_id, start, -1):
             self.tiny.remove(self._memory, seq_id, -1, -1)
 
-    def state(self, seq_id: int) -> bytes:
-        size = llama_cpp.llama_state_seq_get_size(self.context, seq_id)
-        buffer = (ctypes.c_uint8 * size)()
-        written = llama_cpp.llama_state_seq_get_data(self.context, buffer, size, seq_id)
-        return bytes(memoryview(buffer)[:written])
+    def state_bytes(self, seq_id: int) -> int:
+        return int(llama_cpp.llama_state_seq_get_size(self.context, seq_id))
 
-    def restore(self, seq_id: int, state: bytes) -> bool:
+    def state(self, seq_id: int) -> bytearray:
+        state = bytearray(self.state_bytes(seq_id))
+        data = (ctypes.c_uint8 * len(state)).from_buffer(state)  # no copy
+        written = llama_cpp.llama_state_seq_get_data(self.context, data, len(state), seq_id)
+        del data
+        del state[written:]
+        return state
+
+    def restore(self, seq_id: int, state: bytearray) -> bool:
         self.remove(seq_id)
         if self._copies_wait and self.decode([Chunk(seq_id, 0, [0])]) == 0:
             # Copies are made at a decode: until then these cells may be the source of one.
             self.remove(seq_id)
         if self.info.reuse == Reuse.PARTIAL:  # others have one layout for good
             try:
-                state = with_streams(state, self._streams)
+                set_streams(state, self._streams)
             except ValueError as error:
                 logger.warning("the state of a sequence can not be used: %s", error)
                 return False
-        data = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))  # no copy
+        data = (ctypes.c_uint8 * len(state)).from_buffer(state)  # no copy
         if llama_cpp.llama_state_seq_set_data(self.context, data, len(state), seq_id) > 0:
             return True
         self.remove(seq_id)

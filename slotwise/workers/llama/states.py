@@ -15,44 +15,35 @@ _HEAD_BYTES = 8
 _COUNT = struct.Struct("<I")
 
 
-def with_streams(state: bytes, streams: int) -> bytes:
-    """The same state for a cache of so many streams. Only of models with one cache of plain attention.
+def set_streams(state: bytearray, streams: int) -> None:
+    """Make it a state of a cache with so many streams, in place: states are large. Only of models with one cache of
+    plain attention.
 
-    Raises ValueError: it is not such a state.
+    Raises ValueError: it is not such a state; it is unchanged then.
     """
-    counts, cells_at = _read(state)
-    if len(counts) == streams:
-        return state
-    # The cells follow the count that is not zero; behind them only empty streams come.
-    filled = next((index for index, count in enumerate(counts) if count), None)
-    if filled is None:
-        return state[:_HEAD_BYTES] + _counts(streams, *[0] * streams)
-    behind = len(counts) - filled - 1
-    end = len(state) - behind * _COUNT.size
-    if end < cells_at or any(state[end:]):
-        raise ValueError("cells in more than one stream")
-    cells = memoryview(state)[cells_at:end]
-    return b"".join((state[:_HEAD_BYTES], _counts(streams, counts[filled]), cells, _counts(*[0] * (streams - 1))))
+    had, empty, begin = _read(state)
+    if had == streams:
+        return
+    # Behind the cells only empty streams come.
+    end = max(len(state) - (had - empty - 1) * _COUNT.size, begin)
+    if any(state[end:]):
+        raise ValueError("a state with cells in more than one stream")
+    del state[end:]
+    filled_at = _HEAD_BYTES + _COUNT.size
+    del state[filled_at : filled_at + empty * _COUNT.size]
+    _COUNT.pack_into(state, _HEAD_BYTES, streams)
+    state += bytes((streams - 1) * _COUNT.size)
 
 
-def _read(state: bytes) -> tuple[list[int], int]:
-    """Counts of the streams up to the first that has cells and zeros for those behind it; where its cells begin."""
+def _read(state: bytearray) -> tuple[int, int, int]:
+    """How many streams there are, how many empty ones come before the one that has cells, and where these begin. If no
+    stream has any, the last one counts as the one that has."""
     if len(state) < _HEAD_BYTES + 2 * _COUNT.size:
         raise ValueError(f"a state of {len(state)} bytes")
     (streams,) = _COUNT.unpack_from(state, _HEAD_BYTES)
-    if not 1 <= streams <= 256:
-        raise ValueError(f"a state of {streams} streams")
-    at = _HEAD_BYTES + _COUNT.size
-    counts = [0] * streams
-    for index in range(streams):
-        if at + _COUNT.size > len(state):
-            raise ValueError("a state that ends early")
-        (counts[index],) = _COUNT.unpack_from(state, at)
-        at += _COUNT.size
-        if counts[index]:
-            break
-    return counts, at
-
-
-def _counts(*values: int) -> bytes:
-    return b"".join(_COUNT.pack(value) for value in values)
+    if not 1 <= streams <= 256 or len(state) < _HEAD_BYTES + (1 + streams) * _COUNT.size:
+        raise ValueError(f"a state of {streams} streams in {len(state)} bytes")
+    counts_at = _HEAD_BYTES + _COUNT.size
+    counts = struct.unpack_from(f"<{streams}I", state, counts_at)
+    empty = next((index for index, count in enumerate(counts) if count), streams - 1)
+    return streams, empty, counts_at + (empty + 1) * _COUNT.size
