@@ -21,12 +21,22 @@ from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.policy import KeyPolicy
-from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+from slotwise.scheduler.records import ModelSpec, PoolSize, SchedulerConfig
 from slotwise.workers import child
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.loop import StepLoop
 from slotwise.workers.prepare import PromptPreparer
-from slotwise.workers.protocol import Command, LoadModel, Prepare, Prepared, Ready, Report, Shutdown, StartSequence
+from slotwise.workers.protocol import (
+    Command,
+    LoadModel,
+    Prepare,
+    Prepared,
+    Ready,
+    Report,
+    ResizePool,
+    Shutdown,
+    StartSequence,
+)
 
 GREEDY = SamplingParams(temperature=0)
 Step = Callable[[], None]
@@ -42,6 +52,12 @@ class World:
     kills: bool = True
     step_s: tuple[float, ...] = (0.05, 0.3)
     requests: int = 40
+    #: Other pools than that of all `cells`; other programs take memory and give it back, so that they are needed.
+    smaller: tuple[int, ...] = ()
+
+    def need(self, cells: int) -> int:
+        """Bytes of a worker."""
+        return 10 + cells // 10
 
 
 WORLDS = {
@@ -49,6 +65,8 @@ WORLDS = {
     "few cells": World(slots=4, cells=90, ahead=2, kills=False),
     "short contexts": World(slots=4, cells=80, cap=34, ahead=2, kills=False),
     "three workers, kills": World(replicas=3, slots=3, cells=50, cap=28),
+    "pools": World(slots=3, cells=120, cap=40, ahead=2, kills=False, smaller=(80, 40), step_s=(0.05, 0.1)),
+    "pools, kills": World(slots=3, cells=120, cap=40, ahead=4, smaller=(80, 40)),
     "long steps": World(slots=4, ahead=2, kills=False, step_s=(0.05, 1.5)),
 }
 
@@ -114,7 +132,11 @@ class Worker:
             if isinstance(item, Shutdown):
                 self.world.lose(self, "exited with code 0")
                 return
-            child._apply(item, self.loop, self.preparer)
+            if isinstance(item, ResizePool):
+                self.world.resizes += 1
+                self.tell(self.loop.resize(item.cells))
+            else:
+                child._apply(item, self.loop, self.preparer)
         if self.loop.idle:
             self.steps = False
             return
@@ -148,19 +170,33 @@ class Simulation:
         self.leases: list[Lease] = []
         self.text: dict[str, str] = {}
         self.ended: set[str] = set()
-        spec = ModelSpec(on_host(10), world.slots, world.cells, world.cap, replicas=world.replicas)
+        self.resizes = 0
+        spec = ModelSpec(
+            on_host(world.need(world.cells)),
+            world.slots,
+            world.cells,
+            world.cap,
+            replicas=world.replicas,
+            smaller=tuple(PoolSize(cells, on_host(world.need(cells))) for cells in world.smaller),
+        )
+        self.budget = world.need(world.cells) * world.replicas
         config = SchedulerConfig(
-            memory_budgets={HOST: 10 * world.replicas}, max_queue=1000, cells_ahead=world.ahead, fixed_parallel=True
+            memory_budgets={HOST: self.budget},
+            max_queue=1000,
+            cells_ahead=world.ahead,
+            fixed_parallel=True,
+            grow_patience_s=0.2,
+            least_pool_s=0.5,
         )
         self.core = Scheduler(config, {"m": spec}, {"c": KeyPolicy(max_parallel=2)})
         load = LoadModel(
             "m",
-            "fake:eos_after=24",
+            "fake:split=1,eos_after=24",
             world.slots,
             world.cap,
             world.cells,
             n_batch=32,
-            kv_layout="unified",
+            kv_layout="auto" if world.smaller else "unified",
             speculation=False,
         )
         self.dispatcher = Dispatcher(self.core, self, {"m": [load] * world.replicas}, clock=lambda: self.now)
@@ -202,6 +238,12 @@ class Simulation:
         if self.workers and self.world.kills:
             self.lose(self.random.choice(list(self.workers.values())), "killed by signal 9 (SIGKILL)")
         self.at(self.now + self.random.choice([0.3, 1.0, 3.0, 8.0]), self.kill)
+
+    def others_take_memory(self) -> None:
+        if self.world.smaller:
+            part = self.random.choice([0.5, 0.7, 1.0, 1.0])
+            self.dispatcher.memory_seen({HOST: int(part * self.budget)})
+        self.at(self.now + self.random.choice([0.3, 1.0, 3.0]), self.others_take_memory)
 
     def tick(self) -> None:
         deadline = self.core.next_deadline()
@@ -250,6 +292,8 @@ class Simulation:
             lease._unread.clear()
 
     def run(self) -> None:
+        if self.world.smaller:  # it begins with a small pool
+            self.dispatcher.memory_seen({HOST: self.world.need(min(self.world.smaller)) * 3 // 2})
         self.dispatcher.preload("m")
         when = 1.0
         for _ in range(self.world.requests):
@@ -257,6 +301,7 @@ class Simulation:
             self.at(when, self.ask)
         self.at(3.0, self.kill)
         self.at(0.25, self.tick)
+        self.at(2.0, self.others_take_memory)
         while self.now < 600 and len(self.ended) < self.world.requests:
             self.now, _, step = heapq.heappop(self.events)
             step()
@@ -280,14 +325,16 @@ class Simulation:
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_each_answer_is_the_one_that_it_would_be_alone(name: str) -> None:
-    moved = 0
+    moved = resizes = 0
     for seed in range(12):
         simulation = Simulation(WORLDS[name], seed)
         simulation.run()
         moved += simulation.dispatcher.status()[0].counters.moved_total
+        resizes += simulation.resizes
         for lease in simulation.leases:
             got = simulation.text.get(lease.request.request_id, "nothing")
             assert got in ("left", simulation.alone(lease.request)), f"seed {seed}, {lease.request.request_id}"
         assert len(simulation.ended) == WORLDS[name].requests, f"seed {seed}: somebody waits for ever"
 
     assert moved, "no answer went on with another worker"
+    assert bool(resizes) == bool(WORLDS[name].smaller)
