@@ -124,8 +124,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="Port to listen on.")
     num_parallel: Slots = Field(8, description="Slots: requests that one model serves at the same time.")
-    context: Cells = Field(4096, description="Most tokens of one request, prompt and answer; 0 = what the model knows.")
-    kv_cells: Cells = Field(0, description="KV cells a model's requests share; 0 = num_parallel * context.")
+    context: Cells = Field(
+        4096, description="Most tokens of one request, prompt and answer; 0 = what the model knows and memory allows."
+    )
+    kv_cells: Cells = Field(
+        0, description="KV cells a model's requests share; 0 = as memory allows, num_parallel * context at most."
+    )
     kv_type: KvType | None = Field(None, description="Type of the KV cells; default: f16, or bf16 if reproducible.")
     kv_layout: KvLayout = Field(
         "auto", description="One pool of KV cells for all (unified), one for each slot (split), or the better one."
@@ -158,7 +162,7 @@ class Settings(BaseSettings):
     places: tuple[str, ...] = Field(
         (), description="Where they run: gpu:0, or cpus:0-7. Default: the first GPUs, or even parts of the cores."
     )
-    gpu_layers: Layers = Field(-1, description="Layers on the GPU; -1 = all if there is a GPU.")
+    gpu_layers: Layers = Field(-1, description="Layers on the GPU; -1 = as many as fit.")
     n_batch: int = Field(512, ge=32, le=8192, description="Most tokens of one step.")
     max_queue: int = Field(256, ge=0, le=1_000_000, description="Most requests that may wait, over all models.")
     max_wait: float = Field(

@@ -22,7 +22,9 @@ from slotwise.memory.plan import Placed, place, usable
 from slotwise.memory.probe import read_memory
 from slotwise.needs import ModelFile, Need, Parts
 from slotwise.paths import data_folder
+from slotwise.plans import with_cells
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
+from slotwise.workers.layout import pool_sizes
 from slotwise.workers.protocol import LoadModel
 
 #: What the second table compares, as far as the model knows so much.
@@ -102,7 +104,9 @@ class Answer:
         self.gpus = list(gpus) or [gpu.free_bytes for gpu in machine.gpus]
         self.contexts = self._contexts()
         self.placed: Placed | None = None
-        loads = [load, *(other for row in self._others() for other in row)]
+        smaller = pool_sizes(load, context_train=file.shape.context_train)[1:]
+        rows = [other for row in self._others() for other in row]
+        loads = [load, *(with_cells(load, cells) for cells in smaller), *rows]
         if self.gpus:
             rooms = [usable(free) for free in self.gpus]
             self.placed = place(file.footprint, [file.layout(load).context], self.host_free, rooms)
@@ -113,7 +117,9 @@ class Answer:
             needs = [file.by_formula(one, split, note="the GPU is not here") for one in loads]
         else:
             needs = file.needs(loads)
-        self.need, rest = needs[0], needs[1:]
+        self.need, rest = needs[0], needs[1 + len(smaller) :]
+        #: With fewer cells, down to one whole context.
+        self.smaller = needs[1 : 1 + len(smaller)]
         count = len(_KV_TYPES)
         self.others = [rest[start : start + count] for start in range(0, len(rest), count)]
 
@@ -158,6 +164,9 @@ class Answer:
             "host_free_bytes": self.host_free,
             "gpu_free_bytes": self.gpus,
             "gpu_layers": self.placed.split.gpu_layers if self.placed else 0,
+            "smaller_pools": [
+                {"kv_cells": need.cells, "bytes": need.total, "fits": self.fits(need)} for need in self.smaller
+            ],
             "devices": {device_name(device): _numbers(parts) for device, parts in self.need.devices.items()},
             "others": [
                 {"context": size, "kv_type": kind, "bytes": need.total, "fits": self.fits(need), "error": need.error}
@@ -181,8 +190,14 @@ def _show(answer: Answer) -> None:
     _say(f"(by {need.source}{': ' + escape(need.note) if need.note else ''})\n")
     out.print(_parts_table(answer))
     _say("")
+    if answer.smaller:
+        _say(f"Where memory is short, the same {load.slots} slots have fewer KV cells: {_smaller(answer)}\n")
     _say(f"With other contexts and types of cells, {load.slots} slots, MiB in all:\n")
     out.print(_others_table(answer))
+
+
+def _smaller(answer: Answer) -> str:
+    return ", ".join(f"{need.cells:,} ({_cell(answer, need)} MiB in all)" for need in answer.smaller)
 
 
 def _say(text: str) -> None:
