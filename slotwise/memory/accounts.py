@@ -36,9 +36,10 @@ def memory_of(device: int) -> str:
 
 
 def total_of(amounts: Iterable[Amounts]) -> Amounts:
-    total: Counter[int] = Counter()
+    total: dict[int, int] = {}
     for one in amounts:
-        total.update(one)
+        for device, size in one.items():
+            total[device] = total.get(device, 0) + size
     return total
 
 

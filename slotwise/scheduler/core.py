@@ -443,7 +443,7 @@ class Scheduler:
         if self._residency.memory.over:
             self._actions += self._residency.relieve(now)
         self._actions += self._residency.ensure(model, now)
-        waiting = [other for other in self._models.values() if other.memory_wait_since is not None]
+        waiting = [one for one in self._models.values() if one.memory_wait_since is not None and one is not model]
         for other in sorted(waiting, key=lambda other: other.memory_turn):
             # The model may have been in the way of somebody who waits for memory, or held a place before them.
             self._actions += self._residency.ensure(other, now)
