@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import msgspec
+
 from slotwise.fingerprint import identities, load_key, this_build
 from slotwise.load_store import LoadStore
 from slotwise.memory.accounts import Amounts, device_name
@@ -35,6 +37,9 @@ _PROCESS_BYTES, _BYTES_PER_TOKEN = 80 * 2**20, 400
 #: What a worker makes while it serves: prompts, books, threads' stacks; and for each sequence a sampler's candidates
 #: (`llama_token_data` for each token of the vocabulary).
 _AT_WORK, _CANDIDATE_BYTES = 2 * 2**20, 12
+
+#: Kinds of buffers with weights in another order than the file's.
+_REPACKED = ("CPU_REPACK", "CPU_AARCH64", "AMX", "CPU_KLEIDIAI", "CPU_HBM")
 
 Source = Literal["dry run", "formula"]
 
@@ -71,6 +76,9 @@ class Need:
     note: str = ""
     #: It can not be loaded at all: llama.cpp's reason.
     error: str = ""
+    #: Some weights are, or may be, stored a second time in another order. Then pages of the file that were read for it
+    #: stay resident as long as nobody wants their memory.
+    repacks: bool = False
     #: With which what the worker then takes is to be compared (`LoadStore.record`); None: with nothing.
     prediction: Prediction | None = None
 
@@ -113,6 +121,9 @@ class ModelFile:
             self._by_dry_run(load, runs[key]) if key in runs else self.by_formula(load, note=notes[key])
             for load, key in zip(loads, keys, strict=True)
         ]
+        # What no report counts is the same with any number of cells: so pools differ by what they differ in.
+        of_any_pool = [msgspec.structs.replace(load, kv_cells=0) for load in loads]
+        keys = [load_key(load, self._files, build, gpus, os.environ) for load in of_any_pool]
         return self._corrected([_predicted(need, key, gpus) for need, key in zip(needs, keys, strict=True)])
 
     def _dry_runs(self, loads: Mapping[str, LoadModel], *, has_gpus: bool) -> tuple[dict[str, DryRun], dict[str, str]]:
@@ -162,7 +173,8 @@ class ModelFile:
         host.other += run.output_bytes
         host.process += run.process_bytes + self._at_work(load)
         host.caches += self._caches(load)
-        return Need("dry run", devices, run.cells, run.rows, run.context_cap)
+        repacks = any(buffer.weights and buffer.name.startswith(_REPACKED) for buffer in run.buffers)
+        return Need("dry run", devices, run.cells, run.rows, run.context_cap, repacks=repacks)
 
     def by_formula(self, load: LoadModel, split: Split | None = None, note: str = "") -> Need:
         """Where the devices are not here, or llama.cpp does not say it."""
@@ -178,7 +190,8 @@ class ModelFile:
         host.process = _PROCESS_BYTES + _BYTES_PER_TOKEN * self.shape.vocab + self._at_work(load)
         host.caches = self._caches(load)
         context = layout.context
-        return Need("formula", devices, context.all_cells, context.sequences, layout.context_cap, note=note)
+        cells, rows, cap = context.all_cells, context.sequences, layout.context_cap
+        return Need("formula", devices, cells, rows, cap, note=note, repacks=load.repacks_weights)
 
     def _at_work(self, load: LoadModel) -> int:
         kernels = self.footprint.work(self.layout(load).context)

@@ -91,7 +91,23 @@ def plan_model(loads: Sequence[LoadModel], budgets: Amounts, store: LoadStore | 
     if loads[0].path.startswith(FAKE_SCHEME):
         return _of_scripted_model(loads)
     file = ModelFile(loads[0].path, store)
-    loads = [_with_layers(file, load, budgets) for load in _with_context(file, loads, budgets)]
+    context = _first_context(file, loads, budgets)
+    plan = _plan(file, loads, context, budgets)
+    if loads[0].context_cap == 0 and not loads[0].kv_cells:
+        # The formulas may have believed in a GPU that this build does not use, or in less than llama.cpp takes.
+        while context > LEAST_CONTEXT and not _has_room(plan.pools[-1], budgets):
+            context = max(context // 2, LEAST_CONTEXT)
+            plan = _plan(file, loads, context, budgets)
+        if context < file.shape.context_train:
+            logger.warning(
+                "%s: a request has %d tokens at most, of %d that the model knows: there is no memory for more",
+                *(loads[0].model_id, context, file.shape.context_train),
+            )
+    return plan
+
+
+def _plan(file: ModelFile, loads: Sequence[LoadModel], context: int, budgets: Amounts) -> Plan:
+    loads = [_with_layers(file, msgspec.structs.replace(load, context_cap=context), budgets) for load in loads]
     sizes = pool_sizes(loads[0], context_train=file.shape.context_train)
     return Plan(
         loads=tuple(loads),
@@ -101,11 +117,20 @@ def plan_model(loads: Sequence[LoadModel], budgets: Amounts, store: LoadStore | 
     )
 
 
+def _has_room(pool: Pool, budgets: Amounts) -> bool:
+    """In one of its places."""
+    return any(_is_there(need.amounts, budgets) for need in pool.needs)
+
+
+def _is_there(amounts: Amounts, budgets: Amounts) -> bool:
+    return all(size <= budgets.get(device, size) for device, size in amounts.items())
+
+
 def _of_scripted_model(loads: Sequence[LoadModel]) -> Plan:
     load = loads[0]
     nothing = Need("formula", {HOST: Parts()}, load.kv_cells, load.slots, load.context_cap)
-    sizes = pool_sizes(load, context_train=load.context_cap or LEAST_CONTEXT)
-    return Plan(tuple(loads), tuple(Pool(cells, (nothing,) * len(loads)) for cells in sizes))
+    cells = load.kv_cells or load.slots * (load.context_cap or LEAST_CONTEXT)
+    return Plan(tuple(loads), (Pool(cells, (nothing,) * len(loads)),))
 
 
 def _pools(file: ModelFile, loads: Sequence[LoadModel], sizes: Sequence[int]) -> tuple[Pool, ...]:
@@ -120,31 +145,31 @@ def _pools(file: ModelFile, loads: Sequence[LoadModel], sizes: Sequence[int]) ->
     pools = [Pool(cells, tuple(needs[index * count : (index + 1) * count])) for index, cells in enumerate(sizes)]
     kept = pools[:1]
     for pool in pools[1:]:
-        if all(need.total < larger.total for need, larger in zip(pool.needs, kept[-1].needs, strict=True)):
+        if all(_saves(need, larger) for need, larger in zip(pool.needs, kept[-1].needs, strict=True)):
             kept.append(pool)
     return tuple(kept)
 
 
-def _with_context(file: ModelFile, loads: Sequence[LoadModel], budgets: Amounts) -> list[LoadModel]:
-    """A context that was left open (0) is as long as there is memory for, with one of them in the pool."""
+def _saves(need: Need, larger: Need) -> bool:
+    no_more = all(size <= larger.amounts.get(device, 0) for device, size in need.amounts.items())
+    return no_more and need.total < larger.total
+
+
+def _first_context(file: ModelFile, loads: Sequence[LoadModel], budgets: Amounts) -> int:
+    """As asked for. One that was left open (0) is as long as there is memory for with one of them in the pool, by the
+    formulas."""
     known, first = file.shape.context_train, loads[0]
-    if first.context_cap or first.kv_cells or known <= LEAST_CONTEXT:
-        return list(loads)
+    if first.context_cap or first.kv_cells:
+        return first.context_cap
     context = known
     while context > LEAST_CONTEXT and not any(_fits(file, load, context, budgets) for load in loads):
         context = max(context // 2, LEAST_CONTEXT)
-    if context < known:
-        logger.warning(
-            "%s: a request has %d tokens at most, of %d that the model knows: there is no memory for more",
-            *(first.model_id, context, known),
-        )
-    return [msgspec.structs.replace(load, context_cap=context) for load in loads]
+    return context
 
 
 def _fits(file: ModelFile, load: LoadModel, context: int, budgets: Amounts) -> bool:
     least = with_cells(msgspec.structs.replace(load, context_cap=context), context)
-    need = file.by_formula(_with_layers(file, least, budgets)).amounts
-    return all(size <= budgets.get(device, size) for device, size in need.items())
+    return _is_there(file.by_formula(_with_layers(file, least, budgets)).amounts, budgets)
 
 
 def _with_layers(file: ModelFile, load: LoadModel, budgets: Amounts) -> LoadModel:

@@ -102,25 +102,25 @@ class Service:
         self._tasks.start_soon(self._keyring.watch)
         self._tasks.start_soon(self._usage.run)
         if self._settings.preload:
-            for model in self.dispatcher.models:
-                self.dispatcher.preload(model)
+            self.dispatcher.preload(*self.dispatcher.models)
         await self._wait_for_signals()
         self._tasks.cancel_scope.cancel()
 
     def _remember(self, memory: WorkerMemory) -> None:
         """Keep what a worker took at most, so that the next start of the server reserves no less.
 
-        Not of one that has had several pools, which no prediction is of. And of main memory nothing where layers were
-        copied to a GPU, because pages of the file were resident meanwhile.
+        Not of one that has had several pools, which no prediction is of. And of main memory nothing where weights were
+        copied, to a GPU or into another order, because pages of the file are resident beside them.
         """
         worker, taken = memory.reservation, dict(memory.measured.peak)
-        plan = self._plans[worker.model]
-        if plan.loads[worker.place].n_gpu_layers:
-            taken.pop(HOST, None)
-        if worker.pool is None or not taken:
+        if worker.pool is None:
             return
-        if prediction := plan.pools[worker.pool].needs[worker.place].prediction:
-            self._tasks.start_soon(self._record, prediction, taken)
+        plan = self._plans[worker.model]
+        need = plan.pools[worker.pool].needs[worker.place]
+        if plan.loads[worker.place].n_gpu_layers or need.repacks:
+            taken.pop(HOST, None)
+        if need.prediction and taken:
+            self._tasks.start_soon(self._record, need.prediction, taken)
 
     async def _record(self, prediction: Prediction, taken: Amounts) -> None:
         # Some milliseconds of writing to the disk; also while the server stops.

@@ -197,3 +197,30 @@ def test_gpus_of_a_kind_are_asked_once(tiny: LoadModel, tmp_path: Path, monkeypa
 
     assert len(asked.children) == 2
     assert [set(need.amounts) for need in found] == [{HOST, 0}, {HOST, 1}, {HOST, 2}]
+
+
+def test_with_any_number_of_cells_as_much_more_is_reserved(tiny: LoadModel, tmp_path: Path) -> None:
+    """So a smaller pool gives back what its cells take, and nothing that was never theirs."""
+    store = LoadStore(tmp_path)
+    loads = [msgspec.structs.replace(tiny, kv_cells=cells) for cells in (1536, 1024, 512)]
+    before = ModelFile(tiny.path, store).needs(loads)
+    assert before[1].prediction is not None
+    store.record(before[1].prediction, {HOST: before[1].host + 5000})
+
+    after = ModelFile(tiny.path, store).needs(loads)
+
+    assert [need.host for need in after] == [need.host + 5000 for need in before]
+
+
+def test_it_is_known_where_weights_are_stored_a_second_time(
+    tiny: LoadModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_another_order = DryRun(buffers=(Buffer("CPU", 10, 5, 5), Buffer("CPU_REPACK", 90, 0, 0)))
+    as_they_are = DryRun(buffers=(Buffer("CPU", 100, 5, 5), Buffer("CPU_REPACK", 0, 0, 0)))
+    found = []
+    for answer in (in_another_order, as_they_are):
+        Asked(monkeypatch, answer)
+        (need,) = ModelFile(tiny.path).needs([tiny])
+        found.append(need.repacks)
+
+    assert found == [True, False]

@@ -1,5 +1,6 @@
 """What the service keeps of its workers' memory, and what it makes of it at the next start."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -11,7 +12,7 @@ from slotwise.keys.store import KeyStore
 from slotwise.load_store import LoadStore
 from slotwise.loads import model_loads
 from slotwise.memory.footprint import HOST
-from slotwise.plans import plans_of
+from slotwise.plans import Plan, plans_of
 from slotwise.scheduler.measured import Measured, WorkerMemory
 from slotwise.scheduler.records import Reservation
 from slotwise.service import Service
@@ -24,10 +25,12 @@ pytestmark = pytest.mark.model
 SEVERAL = 9000
 
 
-async def _run(settings: Settings, folder: Path, taken: dict[str, int]) -> dict[str, int]:
+async def _run(settings: Settings, folder: Path, taken: dict[str, int], *, repacks: bool = False) -> dict[str, int]:
     """Start a server, say what workers took beyond what it reserved; returns what it had reserved, by model."""
     loads, store = model_loads(settings), LoadStore(folder)
     plans = plans_of(loads, {}, store)
+    if repacks:
+        plans = {model: _repacking(plan) for model, plan in plans.items()}
     keyring, usage = Keyring([], KeyStore(folder)), UsageLedger(UsageStore(folder))
     async with anyio.create_task_group() as tasks:
         service = Service(settings, {}, keyring, usage, store, plans, tasks)
@@ -36,6 +39,11 @@ async def _run(settings: Settings, folder: Path, taken: dict[str, int]) -> dict[
             reservation = Reservation(1, model, 1, {}, pool=0 if more < SEVERAL else None)
             service._remember(WorkerMemory(reservation, Measured({}, peak)))
     return {model: plan.pools[0].needs[0].host for model, plan in plans.items()}
+
+
+def _repacking(plan: Plan) -> Plan:
+    pools = [replace(pool, needs=tuple(replace(need, repacks=True) for need in pool.needs)) for pool in plan.pools]
+    return replace(plan, pools=tuple(pools))
 
 
 async def test_what_a_worker_took_more_is_reserved_after_a_restart(tmp_path: Path) -> None:
@@ -54,5 +62,15 @@ async def test_of_a_worker_with_several_pools_nothing_is_kept(tmp_path: Path) ->
     settings = load_settings({"models": [f"one={path}"], "replicas": 2, "context": 512}, environment={})
 
     first = await _run(settings, tmp_path, {"one": SEVERAL})
+
+    assert await _run(settings, tmp_path, {}) == first
+
+
+async def test_of_weights_that_were_copied_nothing_is_kept(tmp_path: Path) -> None:
+    """Pages of the file are resident beside them, which the system can take back."""
+    path = write_model(tmp_path, "llama")
+    settings = load_settings({"models": [f"one={path}"], "replicas": 2, "context": 512}, environment={})
+
+    first = await _run(settings, tmp_path, {"one": 7000}, repacks=True)
 
     assert await _run(settings, tmp_path, {}) == first

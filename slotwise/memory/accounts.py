@@ -86,7 +86,8 @@ class Accounts:
                 self._budgets[device] = min(size, self._most[device])
 
     def short_of(self, need: Amounts, coming: Amounts = NOTHING) -> frozenset[int]:
-        """The devices that have less than `need`, also when what is `coming` free is there."""
+        """The devices that have less than `need`, also when what is `coming` free is there. Who needs nothing of a
+        device lacks nothing there, also if others hold more of it than there is."""
         return frozenset(
             device
             for device, size in need.items()

@@ -286,7 +286,7 @@ class Scheduler:
         model.start_deaths = 0
         model.last_used = now
         model.count_workers()
-        self._pump(model, now)
+        self._pump_all(now)  # its pool may become smaller for others, from now on
 
     def _pool_resized(self, event: ev.PoolResized, now: float) -> None:
         worker = self._residency.workers.get(event.worker_id)
@@ -364,12 +364,14 @@ class Scheduler:
                 self._end(self._books.requests[request_id], unavailable(model), now)
 
     def _preload(self, event: ev.PreloadRequested, now: float) -> None:
-        model = self._models[event.model]
-        if self._residency.too_large(model):
-            self._fail_model(model, self._residency.shortage(model), now)
-            return
-        model.preload = True
-        self._pump(model, now)
+        models = [self._models[name] for name in (event.model, *event.others)]
+        for model in models:
+            if self._residency.too_large(model):
+                self._fail_model(model, self._residency.shortage(model), now)
+            else:
+                model.preload = True
+        for model in models:
+            self._pump(model, now)
 
     def _memory_seen(self, event: ev.MemorySeen, now: float) -> None:
         self._residency.memory.set_budgets(event.budgets)

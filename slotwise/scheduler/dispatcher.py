@@ -125,8 +125,10 @@ class Dispatcher:
             if worker_id in self._workers:
                 self._measured.seen(worker_id, measured)
 
-    def preload(self, model: str) -> None:
-        self._post(ev.PreloadRequested(model))
+    def preload(self, *models: str) -> None:
+        """In this order, as far as there is memory for them."""
+        first, *others = models
+        self._post(ev.PreloadRequested(first, tuple(others)))
 
     def drain(self) -> None:
         """Refuse what waits and what comes; running requests go on."""

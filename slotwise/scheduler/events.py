@@ -128,9 +128,11 @@ class WorkerLost:
 
 @dataclass(frozen=True, slots=True)
 class PreloadRequested:
-    """Load a model before anybody asks for it."""
+    """Load a model before anybody asks for it, and then others: one is not made so large that there is no room for
+    them."""
 
     model: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ A worker's context can be made again with another pool while its weights stay, a
 Rules:
 1. Bytes of the larger of both pools are reserved until the worker has made its new one, and bytes of main memory for
    the sequences that are kept there meanwhile.
-2. For a model that is to be loaded pools of models that nobody waits for become smaller, as few and as little as is
-   enough, those that were used longest ago first; and once it has waited for long, of models in use as well: that is
-   better for them than to go.
+2. For a model that is to be loaded pools become smaller (`reclaim`): of models that nobody waits for, those that were
+   used longest ago first, and once it has waited for long of models in use as well, down to what they have promised.
 3. A pool becomes larger, by one size, when the next request has waited `grow_patience_s` for cells and no model waits
    for memory: from what is free, or from pools that nobody has used for `least_pool_s`.
 4. A pool that was made larger or smaller stays so for `least_pool_s` before it is changed for another pool's sake.
@@ -17,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from slotwise.memory.accounts import NOTHING, Accounts, Amounts, NotThere, total_of
 from slotwise.memory.footprint import HOST
@@ -25,8 +24,8 @@ from slotwise.scheduler.events import Action, ResizePool
 from slotwise.scheduler.lifecycle import WorkerState
 from slotwise.scheduler.records import ModelRecord, ModelSpec, SchedulerConfig, WorkerRecord
 
-#: A worker that could not make a pool is not told to make one again before.
-_RETRY_S = 30.0
+#: A worker that could not make a pool is not told to make one again before; twice as long each time.
+_RETRY_S, _MOST_RETRY_S = 30.0, 3600.0
 #: A pool that nobody waits for becomes smaller beside sequences that run only where these were promised no more than
 #: such a part of it.
 _PROMISED = 0.5
@@ -51,36 +50,33 @@ class Pools:
         """What those give back that are making a smaller pool, beside workers that will be gone."""
         left = {worker.worker_id for worker in gone}
         staying = (worker for worker in self._workers.values() if worker.worker_id not in left)
-        return total_of(self._freed_by(one, one.next_size) for one in staying if one.next_size is not None)
+        return total_of(self.freed_by(one, one.next_size) for one in staying if one.next_size is not None)
 
     def most_freed(self, worker: WorkerRecord) -> Amounts:
         """What it would give back if its pool were the smallest."""
         if worker.state is not WorkerState.READY or worker.next_size is not None:
             return NOTHING
-        return self._freed_by(worker, len(self._spec(worker).sizes) - 1)
+        return self.freed_by(worker, len(self._spec(worker).sizes) - 1)
 
-    def shrinks(
-        self, lacks: Callable[[Amounts], frozenset[int]], now: float, *, settled: bool = False, in_use: bool = False
-    ) -> list[tuple[WorkerRecord, int]] | None:
-        """Which pools become how small so that nothing is lacking; None: all of them would not be enough.
+    def candidates(self, now: float, *, in_use: bool) -> list[WorkerRecord]:
+        """Workers whose pools may become smaller, those used longest ago first. `in_use`: also of models that requests
+        wait for."""
+        ready = [worker for model in self._models.values() if in_use or not model.waiting for worker in model.ready]
+        found = [worker for worker in ready if worker.next_size is None and worker.keeps_pool_until <= now]
+        return sorted(found, key=lambda one: (one.begun, self._models[one.model].last_used, one.worker_id))
 
-        `lacks`: devices that lack something when so much is given back. `settled`: only of those that nobody has used
-        for a while. `in_use`: also of models that requests wait for.
+    def smallest(self, worker: WorkerRecord, others: Collection[int], *, in_use: bool) -> int | None:
+        """The smallest pool that it can have now, beside `others` that become smaller too; None: none but its own.
+
+        What runs there has room in it, and all together in main memory on the way.
         """
-        chosen: list[tuple[WorkerRecord, int]] = []
-        freed: Amounts = NOTHING
-        lacking = lacks(freed)
-        for worker in self._candidates(now, settled=settled, in_use=in_use) if lacking else ():
-            smaller = range(worker.size + 1, len(self._spec(worker).sizes))
-            sizes = [size for size in smaller if self._fits(worker, size, in_use=in_use)]
-            if not sizes or not any(self._freed_by(worker, sizes[-1]).get(device) for device in lacking):
-                continue
-            size = next((one for one in sizes if not lacks(total_of([freed, self._freed_by(worker, one)]))), sizes[-1])
-            chosen.append((worker, size))
-            freed = total_of([freed, self._freed_by(worker, size)])
-            if not (lacking := lacks(freed)):
-                break
-        return None if lacking else chosen
+        on_the_way = {worker.worker_id: worker} | {other: self._workers[other] for other in others}
+        if not self._memory.fits({HOST: sum(self._on_the_way(one) for one in on_the_way.values())}):
+            return None
+        part = 1.0 if in_use else _PROMISED
+        sizes = self._spec(worker).sizes
+        fitting = [s for s in range(worker.size + 1, len(sizes)) if worker.cells.reserved <= part * sizes[s].cells]
+        return fitting[-1] if fitting else None
 
     def order(self, worker: WorkerRecord, size: int, now: float) -> list[Action]:
         """Tell a worker to make another pool; nothing is done if there is no memory for what that takes meanwhile."""
@@ -100,9 +96,10 @@ class Pools:
         if worker.next_size is None:
             return
         if done:
-            worker.size = worker.next_size
+            worker.size, worker.failed_resizes = worker.next_size, 0
         else:
-            worker.keeps_pool_until = now + _RETRY_S
+            worker.keeps_pool_until = now + min(_RETRY_S * 2**worker.failed_resizes, _MOST_RETRY_S)
+            worker.failed_resizes += 1
         worker.next_size, worker.resized_at = None, now
         worker.cells.capacity, worker.limit = cells, min(context_cap, cells)
         self._memory.change(worker.worker_id, self._spec(worker).need(worker.replica, worker.size))
@@ -131,9 +128,29 @@ class Pools:
         return actions
 
     def _make_room(self, more: Amounts, now: float) -> list[Action]:
-        """From pools that have not been used for a while."""
-        shrinks = self.shrinks(lambda freed: self._short_of(more, freed), now, settled=True)
-        return [action for worker, size in shrinks or () for action in self.order(worker, size, now)]
+        """From pools that have not been used for a while, where that is enough."""
+        chosen: dict[int, int] = {}
+        for worker in self.candidates(now, in_use=False):
+            size = self.smallest(worker, chosen, in_use=False)
+            if size is None or not self._is_settled(worker, now) or not self._lacks(more, chosen):
+                continue
+            for one in range(worker.size + 1, size + 1):
+                chosen[worker.worker_id] = one
+                if not self._lacks(more, chosen):
+                    break
+        if self._lacks(more, chosen):
+            return []
+        return [action for name, size in chosen.items() for action in self.order(self._workers[name], size, now)]
+
+    def _lacks(self, more: Amounts, shrinks: Mapping[int, int]) -> frozenset[int]:
+        """The devices that have less than `more` once these pools have these sizes."""
+        freed = (self.freed_by(self._workers[worker_id], size) for worker_id, size in shrinks.items())
+        return self._memory.short_of(more, total_of([self.coming(), *freed]))
+
+    def _is_settled(self, worker: WorkerRecord, now: float) -> bool:
+        """Nobody has used it, and it has been as it is, for a while."""
+        since = max(self._models[worker.model].last_used, worker.resized_at, worker.ready_at)
+        return not worker.begun and now >= since + self._config.least_pool_s
 
     def deadline(self, model: ModelRecord, now: float) -> float | None:
         """When one of its pools may become larger, though nothing else happens."""
@@ -158,38 +175,12 @@ class Pools:
         may = max(worker.resized_at + self._config.least_pool_s, worker.keeps_pool_until)
         return max(worker.short_since + self._config.grow_patience_s, may)
 
-    def _candidates(self, now: float, *, settled: bool, in_use: bool) -> list[WorkerRecord]:
-        """Workers whose pools may become smaller; those used longest ago first."""
-        ready = [worker for model in self._models.values() if in_use or not model.waiting for worker in model.ready]
-        found = [worker for worker in ready if worker.next_size is None and worker.keeps_pool_until <= now]
-        if settled:
-            least = self._config.least_pool_s
-            found = [
-                worker
-                for worker in found
-                if not worker.begun
-                and now >= max(self._models[worker.model].last_used, worker.resized_at, worker.ready_at) + least
-            ]
-        return sorted(found, key=lambda worker: (worker.begun, self._models[worker.model].last_used, worker.worker_id))
-
-    def _fits(self, worker: WorkerRecord, size: int, *, in_use: bool) -> bool:
-        """What runs there has room in the smaller pool, and in main memory on the way."""
-        if not worker.running:
-            return True
-        promised, cells = worker.cells.reserved, self._spec(worker).sizes[size].cells
-        return promised <= (1.0 if in_use else _PROMISED) * cells and self._memory.fits(
-            {HOST: self._on_the_way(worker)}
-        )
-
-    def _short_of(self, need: Amounts, freed: Amounts) -> frozenset[int]:
-        return self._memory.short_of(need, total_of([self.coming(), freed]))
-
     # ---- bytes
 
     def _spec(self, worker: WorkerRecord) -> ModelSpec:
         return self._models[worker.model].spec
 
-    def _freed_by(self, worker: WorkerRecord, size: int) -> Amounts:
+    def freed_by(self, worker: WorkerRecord, size: int) -> Amounts:
         """What a worker gives back by a pool of another size; nothing by a larger one."""
         held, need = self._memory.of(worker.worker_id), self._spec(worker).need(worker.replica, size)
         return {device: max(held[device] - need.get(device, 0), 0) for device in held}

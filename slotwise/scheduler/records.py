@@ -6,6 +6,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from slotwise.memory.accounts import Amounts
 from slotwise.memory.ledger import Ledger
@@ -68,6 +69,12 @@ class PoolSize:
     def need(self, place: int) -> Amounts:
         return self.needs[min(place, len(self.needs) - 1)]
 
+    def is_smaller_than(self, other: PoolSize) -> bool:
+        """It has fewer cells, and needs no more on any device."""
+        pairs = [(self.need(place), other.need(place)) for place in range(max(len(self.needs), len(other.needs)))]
+        no_more = all(size <= theirs.get(device, 0) for ours, theirs in pairs for device, size in ours.items())
+        return self.cells < other.cells and no_more
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
@@ -96,6 +103,9 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", (PoolSize(self.kv_cells, self.needs), *self.smaller))
+        for larger, smaller in pairwise(self.sizes):
+            if not smaller.is_smaller_than(larger):
+                raise ValueError(f"a pool of {smaller.cells} cells is not smaller than one of {larger.cells}")
 
     def need(self, place: int, size: int = -1) -> Amounts:
         """Bytes of a worker in a place, with one of the `sizes`: by default the least."""
@@ -241,6 +251,7 @@ class WorkerRecord:
     resizes: int = 0
     #: It could not make another one: it is not told to before.
     keeps_pool_until: float = 0.0
+    failed_resizes: int = 0
     #: Since when its next request waits for cells.
     short_since: float | None = None
     cells: Ledger = field(default_factory=lambda: Ledger(0))

@@ -19,21 +19,14 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 
 from slotwise.memory.accounts import NOTHING, Accounts, Amounts, memory_of, total_of
-from slotwise.memory.footprint import HOST
 from slotwise.scheduler.events import Action, StartWorker, StopWorker
 from slotwise.scheduler.lifecycle import WorkerState
 from slotwise.scheduler.pools import Pools
+from slotwise.scheduler.reclaim import Measures, Reclaim
 from slotwise.scheduler.records import ModelRecord, Reservation, SchedulerConfig, WorkerRecord
-
-#: Of what a load took, a model stays at least; but nobody waits for longer than this for that.
-_STAY_LOADS, _MOST_STAY_S = 3.0, 30.0
-#: Beside the devices: how many models are loaded.
-_MODELS = HOST - 1
-#: A load that is not known yet, for whom is unloaded first.
-_UNKNOWN_LOAD_S = 1.0
 
 
 class Residency:
@@ -45,6 +38,7 @@ class Residency:
         self.memory = Accounts(config.memory_budgets)
         self.workers: dict[int, WorkerRecord] = {}
         self.pools = Pools(config, models, self.workers, self.memory)
+        self._reclaim = Reclaim(config, models, self.workers, self.memory, self.pools)
         self._last_worker_id = self._next_turn = 0
 
     def too_large(self, model: ModelRecord) -> bool:
@@ -75,96 +69,39 @@ class Residency:
         before = self._waits_before(model, now)
         beside = total_of(self._next_need(other) for other in before)
         need = total_of([self._next_need(model), beside])
-        if not self._lacks(need, len(before)):
-            return [self._start(model, now, beside), *self._start_more(model, now)]
+        if not self._reclaim.lacks(need, len(before)):
+            return [self._start(model, now, total_of([beside, *self._preloads(model)])), *self._start_more(model, now)]
         if model.waiting and model.memory_wait_since is None:
             model.memory_wait_since, model.memory_turn = now, self._next_turn
             self._next_turn += 1
-        draining = self._draining()
-        shrinks = self.pools.shrinks(lambda freed: self._lacks(need, len(before), draining, freed), now)
-        if shrinks is not None:
-            return [action for worker, size in shrinks for action in self.pools.order(worker, size, now)]
-        if model.waiting == 0:
-            return []
-        victims = self._victims(need, len(before), now)
         since = now if model.memory_wait_since is None else model.memory_wait_since
-        if victims is None and now >= since + self._config.memory_patience_s:
-            return self._insist(need, len(before), now)
-        return [action for victim in victims or () for action in self.stop(victim)]
+        insist = bool(model.waiting) and now >= since + self._config.memory_patience_s
+        found = self._reclaim.measures(need, len(before), now, only_pools=not model.waiting, insist=insist)
+        if found is None and insist:
+            self._reclaim.retire(need, len(before), now)
+        return self._do(found, now)
 
-    def _insist(self, need: Amounts, models: int, now: float) -> list[Action]:
-        """It has waited for long enough: others are to make room though they are in use."""
-        draining = self._draining()
-        shrinks = self.pools.shrinks(lambda freed: self._lacks(need, models, draining, freed), now, in_use=True)
-        if shrinks is None:
-            self._retire(need, models, now)
-        return [action for worker, size in shrinks or () for action in self.pools.order(worker, size, now)]
+    def _do(self, measures: Measures | None, now: float) -> list[Action]:
+        if measures is None:
+            return []
+        actions = [action for worker in measures.stops for action in self.stop(worker)]
+        for worker_id, size in measures.shrinks.items():
+            actions += self.pools.order(self.workers[worker_id], size, now)
+        return actions
 
-    # ---- who makes room
+    def _preloads(self, model: ModelRecord) -> list[Amounts]:
+        """What others will need that are to be loaded anyway: no pool is made so large that it becomes smaller for
+        them at once."""
+        others = (one for one in self._models.values() if one is not model and one.preload and not one.workers)
+        return [self._next_need(one) for one in others if one.failure is None and one.memory_wait_since is None]
 
-    def _lacks(
-        self, need: Amounts, models: int = 0, going: Collection[WorkerRecord] | None = None, freed: Amounts = NOTHING
-    ) -> frozenset[int]:
-        """The devices that have less than `need` now; with `going`, once these workers have gone, pools have the sizes
-        that they were told to have, and so much more was `freed`. `_MODELS` where one more model, beside so many that
-        come before it, would be too many."""
-        gone = {worker.worker_id for worker in going or ()}
-        coming = NOTHING
-        if going is not None:
-            held = [self.memory.of(worker_id) for worker_id in gone]
-            coming = total_of([*held, self.pools.coming(going), freed])
-        lacking = self.memory.short_of(need, coming)
-        if self._config.max_loaded is None:
-            return lacking
-        staying = {worker.model for worker in self.workers.values() if worker.worker_id not in gone}
-        return lacking | {_MODELS} if len(staying) + models >= self._config.max_loaded else lacking
-
-    def _holds(self, worker: WorkerRecord, lacking: frozenset[int]) -> bool:
-        """Its going would help."""
-        held = self.memory.of(worker.worker_id)
-        return _MODELS in lacking or any(held.get(device, 0) for device in lacking)
-
-    def _victims(self, need: Amounts, models: int, now: float) -> list[WorkerRecord] | None:
-        """Idle workers that make room for it, none where enough is coming free anyway; None: all of them would not."""
-        going, victims = self._draining(), list[WorkerRecord]()
-        for worker in self._idle_workers(now):
-            lacking = self._lacks(need, models, [*going, *victims])
-            if lacking and self._holds(worker, lacking):
-                victims.append(worker)
-        if self._lacks(need, models, [*going, *victims]):
-            return None
-        for victim in list(victims):
-            # One that was taken first may be more than is needed, by those that were taken later.
-            rest = [other for other in victims if other is not victim]
-            if not self._lacks(need, models, [*going, *rest]):
-                victims = rest
-        return victims
-
-    def _retire(self, need: Amounts, models: int, now: float) -> None:
-        """Tell a busy worker to make room, the one that was loaded longest, first of models that have another: one
-        after the other, and only if all that could be told would be enough beside those that are idle."""
-        ready = [worker for model in self._models.values() for worker in model.ready if not worker.pinned]
-        idle = self._idle_workers(now)
-        if any(worker.retiring and worker not in idle for worker in ready):
-            return
-        going, told = [*self._draining(), *idle], list[WorkerRecord]()
-        lacking = self._lacks(need, models, going)
-        for worker in sorted(ready, key=lambda w: (self._is_only_one(w), w.ready_at, w.worker_id)):
-            if lacking and worker not in idle and self._may_retire(worker) <= now and self._holds(worker, lacking):
-                told.append(worker)
-                lacking = self._lacks(need, models, [*going, *told])
-        if told and not lacking:
-            told[0].retiring = True
-
-    def _hopeless(self, model: ModelRecord) -> bool:
-        """Not even if everybody went who may: it waits for other programs, or for what is pinned. It holds no place."""
-        movable = [worker for worker in self.workers.values() if not worker.pinned]
-        freed = total_of(self.pools.most_freed(worker) for worker in self.workers.values() if worker.pinned)
-        return bool(self._lacks(self._next_need(model), 0, movable, freed))
+    # ---- who waits for memory
 
     def _waits(self, model: ModelRecord) -> bool:
         """It waits for memory that others could give."""
-        return model.memory_wait_since is not None and model.wanted and not self._hopeless(model)
+        if model.memory_wait_since is None or not model.wanted:
+            return False
+        return not self._reclaim.is_hopeless(self._next_need(model))
 
     def _waits_before(self, model: ModelRecord, now: float) -> list[ModelRecord]:
         """The models that have waited for memory longer than this one."""
@@ -177,9 +114,6 @@ class Residency:
             and now >= other.not_before
             and self._waits(other)
         ]
-
-    def _draining(self) -> list[WorkerRecord]:
-        return [worker for worker in self.workers.values() if worker.state is WorkerState.DRAINING]
 
     def _start_more(self, model: ModelRecord, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -217,9 +151,9 @@ class Residency:
         retiring = [worker for worker in self.workers.values() if worker.retiring]
         if not retiring:
             return []
-        draining = self._draining()
-        lacking = [self._lacks(self._next_need(m), 0, draining) for m in self._models.values() if self._waits(m)]
-        reprieved = [worker for worker in retiring if not any(self._holds(worker, one) for one in lacking)]
+        waiting = [model for model in self._models.values() if self._waits(model)]
+        lacking = [self._reclaim.will_lack(self._next_need(model), 0, ()) for model in waiting]
+        reprieved = [worker for worker in retiring if not any(self._reclaim.holds(worker, one) for one in lacking)]
         for worker in reprieved:
             worker.retiring = False
         return list({worker.model: self._models[worker.model] for worker in reprieved}.values())
@@ -238,20 +172,10 @@ class Residency:
         theirs back, as many as that takes, however short they have been there."""
         actions: list[Action] = []
         for device in self.memory.over:
-            draining = self._draining()
-            missing = self.memory.reserved.get(device, 0) - self.memory.budgets[device]
-            missing -= sum(self.memory.of(worker.worker_id).get(device, 0) for worker in draining)
-            missing -= self.pools.coming(draining).get(device, 0)
-            shrinks = self.pools.shrinks(_lacks_of(device, missing), now)
-            if shrinks is not None:
-                actions += [action for worker, size in shrinks for action in self.pools.order(worker, size, now)]
-                continue
-            for worker in self._idle_workers(now, stay=False):
-                held = self.memory.of(worker.worker_id).get(device, 0)
-                if missing > 0 and held:
-                    missing -= held
-                    self._models[worker.model].preload = False
-                    actions += self.stop(worker)
+            found = self._reclaim.relief(device, now)
+            for worker in found.stops:
+                self._models[worker.model].preload = False
+            actions += self._do(found, now)
         return actions
 
     def reservations(self) -> tuple[Reservation, ...]:
@@ -319,17 +243,12 @@ class Residency:
             if self._wants_another(model):
                 return model.not_before
             return self.pools.deadline(model, model.looked_at)
-        if model.memory_wait_since is None:
-            return model.not_before if model.waiting or self._has_room_for(model) else None
-        if not self._lacks(self._next_need(model), 0, self._draining()):
+        if model.memory_wait_since is None and (model.waiting or self._has_room_for(model)):
+            return model.not_before
+        if model.memory_wait_since is not None and not self._reclaim.will_lack(self._next_need(model), 0, ()):
             return None
-        # Whoever could make room when it was last looked at is no news later.
-        moments = [model.not_before]
-        for worker in self.workers.values():
-            if worker.state is WorkerState.READY and not worker.pinned:
-                if self._is_idle(worker):
-                    moments.append(self._stays_until(worker))
-                moments.append(max(model.memory_wait_since + self._config.memory_patience_s, self._may_retire(worker)))
+        # Whatever could be taken when it was last looked at is no news later.
+        moments = [model.not_before, *self._reclaim.deadlines(model)]
         return min((moment for moment in moments if moment > model.looked_at), default=None)
 
     def check_invariants(self) -> None:
@@ -349,7 +268,7 @@ class Residency:
         if any(self._waits(other) for other in self._models.values()):
             return False
         need = self._next_need(model)
-        return self.memory.fits(need) if model.workers else not self._lacks(need)
+        return self.memory.fits(need) if model.workers else not self._reclaim.lacks(need)
 
     def _start(self, model: ModelRecord, now: float, beside: Amounts = NOTHING) -> StartWorker:
         """With the largest pool that there is memory for, `beside` what others are to have; the smallest at least."""
@@ -368,42 +287,7 @@ class Residency:
         model.memory_wait_since = None
         return StartWorker(worker.worker_id, model.name, place, sizes[size].cells if size else 0)
 
-    def _idle_workers(self, now: float, *, stay: bool = True) -> list[WorkerRecord]:
-        """Those that may go now: of models for which nobody waits, or that were told to make room. Which goes first."""
-        idle = [worker for model in self._models.values() for worker in model.ready if self._is_idle(worker)]
-        may_go = [worker for worker in idle if not stay or self._stays_until(worker) <= now]
-        return sorted(may_go, key=lambda worker: self._cost_of_going(worker, now))
-
-    def _is_idle(self, worker: WorkerRecord) -> bool:
-        return self._models[worker.model].may_do_without(worker) and not worker.pinned
-
-    def _stays_until(self, worker: WorkerRecord) -> float:
-        """It makes no room for others before: else models that are asked in turn would be loaded for each request."""
-        if worker.retiring:
-            return worker.ready_at
-        took = worker.ready_at - worker.started_at
-        return worker.ready_at + max(self._config.least_stay_s, min(_STAY_LOADS * took, _MOST_STAY_S))
-
-    def _may_retire(self, worker: WorkerRecord) -> float:
-        """When it may be told to make room though it is busy."""
-        return max(worker.ready_at + self._config.memory_patience_s, self._stays_until(worker))
-
-    def _cost_of_going(self, worker: WorkerRecord, now: float) -> tuple[bool, float, str, int]:
-        """The least goes first: of models that have another worker, then of the one whose idle time is longest beside
-        what it takes to load it again."""
-        model = self._models[worker.model]
-        idle_s = now - model.last_used
-        return self._is_only_one(worker), -idle_s / (model.load_s or _UNKNOWN_LOAD_S), model.name, worker.worker_id
-
-    def _is_only_one(self, worker: WorkerRecord) -> bool:
-        return len(self._models[worker.model].ready) == 1
-
     def _backoff(self, deaths: int) -> float:
         if deaths <= 1:
             return 0.0
         return float(min(self._config.restart_backoff_s * 2 ** min(deaths - 2, 30), self._config.restart_backoff_max_s))
-
-
-def _lacks_of(device: int, missing: int) -> Callable[[Amounts], frozenset[int]]:
-    """Of one device, so many bytes beside those that are given back."""
-    return lambda freed: frozenset({device} if missing > freed.get(device, 0) else ())

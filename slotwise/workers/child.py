@@ -27,9 +27,10 @@ from slotwise.request import Prompt
 from slotwise.workers.fake import SCHEME, FakeModel
 from slotwise.workers.frames import FrameBuffer, FrameError, decode_command, encode
 from slotwise.workers.loop import ModelBroken, StepLoop
-from slotwise.workers.model import Model
+from slotwise.workers.model import ContextLost, Model
 from slotwise.workers.prepare import PromptPreparer, PromptRefused
 from slotwise.workers.protocol import (
+    EXIT_CONTEXT_LOST,
     CancelSequence,
     Command,
     ExtendSequence,
@@ -202,6 +203,9 @@ def run_worker(frames_in: int, frames_out: int) -> int:
     except ModelBroken as error:
         logger.error("%s", error)
         return EXIT_MODEL_BROKEN
+    except ContextLost as error:
+        logger.error("its context is gone: %s", error)
+        return EXIT_CONTEXT_LOST
     loop.close()
     model.close()
     return 0

@@ -19,7 +19,17 @@ import anyio
 import anyio.abc
 
 from slotwise.workers.frames import FrameBuffer, FrameError, decode_report, encode
-from slotwise.workers.protocol import NO_PROGRESS, Command, Loading, LoadModel, Ready, Report, Shutdown, StartFailed
+from slotwise.workers.protocol import (
+    EXIT_CONTEXT_LOST,
+    NO_PROGRESS,
+    Command,
+    Loading,
+    LoadModel,
+    Ready,
+    Report,
+    Shutdown,
+    StartFailed,
+)
 from slotwise.workers.visible import cuda_environment
 from slotwise.workers.watchdog import Watchdog
 
@@ -74,9 +84,10 @@ class WorkerHandle:
 
     @property
     def killed_from_outside(self) -> bool:
-        """It was ended by a signal that processes do not send themselves, and that we did not send."""
+        """It was ended by a signal that processes do not send themselves, and that we did not send; or other programs
+        have taken the memory of its context."""
         code = self._process.returncode if self._process else None
-        return not self._signalled and code is not None and -code in _FROM_OUTSIDE
+        return code == EXIT_CONTEXT_LOST or (not self._signalled and code is not None and -code in _FROM_OUTSIDE)
 
     def send(self, command: Command) -> None:
         """Queue a command; dropped if the process is gone."""

@@ -17,7 +17,7 @@ from slotwise.workers.batch import NoPrompts, Share, StepPlan, is_decoding, plan
 from slotwise.workers.cells import CellsExhausted
 from slotwise.workers.composer import Composer, PromptPart
 from slotwise.workers.kv import KVCache
-from slotwise.workers.model import ContextLost, Model
+from slotwise.workers.model import Model
 from slotwise.workers.protocol import Delta, ExtendSequence, Resized, ResumeSequence, StartSequence, StepReport
 from slotwise.workers.sequences import TWIN_TOKENS, Sequence, Wait, twin_of
 from slotwise.workers.text import TextStream
@@ -140,7 +140,7 @@ class StepLoop:
         promised are refused.
 
         Raises:
-            ModelBroken: there is none any more.
+            ContextLost: there is none any more, and no request is to blame.
         """
         began = self._timer()
         if cells < self._kv.promised:
@@ -149,19 +149,19 @@ class StepLoop:
         states, stored = self._kv.save(attached), {one.request_id: one.stored for one in attached}
         for sequence in attached:
             sequence.lay_aside()
-        try:
-            done = self._kv.resize(cells)
-        except ContextLost as error:
-            raise ModelBroken(f"its context is gone: {error}") from error
+        done = self._kv.resize(cells)
         for sequence in self._running:
             self._kv.reserve(sequence.request_id, sequence.promised)
-        moved = 0
+        moved = again = 0
         for sequence in attached:
             # One state after the other goes: there may be as many bytes of them as the pool has.
             state = states.pop(sequence.request_id, None)
-            if state is not None:
-                moved += self._kv.restore(sequence, stored[sequence.request_id], state)
-        return Resized(self._model.info, done, self._timer() - began, moved, len(attached) - moved)
+            has = stored[sequence.request_id]
+            if state is not None and self._kv.restore(sequence, has, state):
+                moved += 1
+            else:
+                again += has > 0
+        return Resized(self._model.info, done, self._timer() - began, moved, again)
 
     def cancel(self, request_id: str) -> None:
         """End a running or paused sequence, or forget a prepared prompt. Anything else is not an error."""

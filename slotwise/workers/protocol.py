@@ -277,6 +277,8 @@ Report = Loading | Ready | StartFailed | Resized | Prepared | PrepareFailed | St
 # ---- the parent's side
 
 
+#: A worker that could not make a context again ends so: other programs have taken the memory, no request is to blame.
+EXIT_CONTEXT_LOST = 75
 #: In the reason of a worker that was ended because it stood still.
 NO_PROGRESS = "made no progress"
 

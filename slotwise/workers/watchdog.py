@@ -14,36 +14,49 @@ from slotwise.workers.protocol import (
     Prepared,
     PrepareFailed,
     Report,
+    Resized,
+    ResizePool,
     ResumeSequence,
     StartSequence,
     StepReport,
 )
+
+#: One at a time is made.
+_POOL = "pool"
 
 
 class Watchdog:
     """Told of all commands and reports; asked once in a while, at intervals of the longest stall allowed."""
 
     def __init__(self) -> None:
-        self._preparing, self._running = _Lane(), _Lane()
+        self._preparing, self._running, self._resizing = _Lane(), _Lane(), _Lane()
 
     def command(self, command: Command) -> None:
         if isinstance(command, Prepare):
             self._preparing.owed.add(command.request_id)
         elif isinstance(command, StartSequence | ResumeSequence):
             self._running.owed.add(command.request_id)
+        elif isinstance(command, ResizePool):
+            self._resizing.owed.add(_POOL)
         elif isinstance(command, PauseSequence):
             self._running.owed.discard(command.request_id)
 
     def report(self, report: Report) -> None:
         if isinstance(report, Prepared | PrepareFailed):
             self._preparing.progress([report.request_id])
+        elif isinstance(report, Resized):
+            self._resizing.progress([_POOL])
         elif isinstance(report, StepReport):
             self._running.progress([delta.request_id for delta in report.deltas if delta.finish_reason])
 
     def stuck(self) -> str | None:
         """What stood still since the last call although there was work all the while, in words; None if nothing did."""
         # Both are asked: each call begins a new interval.
-        found = [self._preparing.stood_still("the tokenizer"), self._running.stood_still("a step")]
+        found = [
+            self._preparing.stood_still("the tokenizer"),
+            self._running.stood_still("a step"),
+            self._resizing.stood_still("making another context"),
+        ]
         return next((name for name in found if name), None)
 
 

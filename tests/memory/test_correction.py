@@ -4,6 +4,7 @@ import pytest
 
 from slotwise.memory.correction import (
     LEAST_OVERHEAD_MARGIN,
+    MOST_OVERHEAD,
     OVERHEAD_MARGIN,
     Measured,
     gpu_overhead,
@@ -13,7 +14,9 @@ from slotwise.memory.correction import (
 MIB = 2**20
 
 
-@pytest.mark.parametrize(("predicted", "measured", "more"), [(100, 130, 30), (100, 100, 0), (100, 40, 0)])
+@pytest.mark.parametrize(
+    ("predicted", "measured", "more"), [(100, 120, 20), (100, 100, 0), (100, 40, 0), (100, 900, 25)]
+)
 def test_main_memory_is_corrected_by_what_was_missing_and_never_to_less(
     predicted: int, measured: int, more: int
 ) -> None:
@@ -30,3 +33,7 @@ def test_of_a_gpu_what_was_measured_is_reserved_with_a_margin(overhead: int, res
 
     assert gpu_overhead(found) == reserved * MIB
     assert (OVERHEAD_MARGIN, LEAST_OVERHEAD_MARGIN) == (0.05, 16 * MIB)
+
+
+def test_what_can_not_be_a_drivers_is_not_believed() -> None:
+    assert gpu_overhead(Measured(0, 100_000 * MIB)) == gpu_overhead(Measured(0, MOST_OVERHEAD))

@@ -405,8 +405,11 @@ class CoreMachine(RuleBasedStateMachine):
             if request_id in self.running:
                 self.end(request_id)
                 self.do(ev.SequenceFinished(request_id))
-        self.now += 1.0
-        self.do(ev.Tick())
+        # Nobody looks but when it is asked for.
+        deadline = self.core.next_deadline()
+        if deadline is not None:
+            self.now = max(self.now, deadline)
+            self.do(ev.Tick())
 
     @rule()
     def everybody_gets_a_slot(self) -> None:
@@ -478,7 +481,7 @@ class PoolsMachine(CoreMachine):
             on_host(12), slots=2, kv_cells=60, context_cap=30, smaller=(PoolSize(30, on_host(6)),), keep_alive_s=1.0
         ),
         "huge": ModelSpec(
-            on_host(999), slots=1, kv_cells=30, context_cap=30, smaller=(PoolSize(30, on_host(99)),), pinned=True
+            on_host(999), slots=2, kv_cells=60, context_cap=30, smaller=(PoolSize(30, on_host(99)),), pinned=True
         ),
     }
     config: ClassVar = SchedulerConfig(

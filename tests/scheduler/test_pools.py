@@ -28,6 +28,7 @@ class World(Driver):
 
     def __init__(self, budget: int, config: SchedulerConfig = CONFIG, **models: ModelSpec) -> None:
         super().__init__(replace(config, memory_budgets={HOST: budget}), models)
+        self.loads_at_once = True
         self.model_of: dict[int, str] = {}
         self.cells: dict[int, int] = {}
         self.told: dict[int, int] = {}
@@ -42,7 +43,8 @@ class World(Driver):
                     spec = self.core._models[model].spec
                     self.model_of[worker_id], self.cells[worker_id] = model, cells or spec.kv_cells
                     self.starts.append((model, self.cells[worker_id]))
-                    self.do(ev.WorkerReady(worker_id, spec.slots, self.cells[worker_id], spec.context_cap))
+                    if self.loads_at_once:
+                        self.do(ev.WorkerReady(worker_id, spec.slots, self.cells[worker_id], spec.context_cap))
                 case ev.StopWorker(worker_id):
                     self.stops.append(self.model_of[worker_id])
                     self.do(ev.WorkerLost(worker_id, "asked for"))
@@ -153,6 +155,80 @@ def test_a_preload_takes_what_pools_can_do_without() -> None:
 
     assert world.settle() == {"a": 100}
     assert world.starts == [("a", 200), ("b", 100)]
+
+
+def test_models_that_are_preloaded_together_leave_room_for_each_other() -> None:
+    world = World(50, a=ELASTIC, b=ELASTIC, c=ELASTIC)
+    world.do(ev.PreloadRequested("a", ("b", "c")))
+
+    assert world.starts == [("a", 100), ("b", 50), ("c", 50)]
+    assert not world.told
+
+
+def test_a_model_waits_for_one_that_is_being_loaded_and_takes_cells_of_it_then() -> None:
+    world = World(40, a=ELASTIC, b=ELASTIC)
+    world.loads_at_once = False
+    world.do(ev.PreloadRequested("a"))
+    world.do(ev.PreloadRequested("b"))
+    assert world.starts == [("a", 200)]
+
+    world.do(ev.WorkerReady(1, 4, 200, 50))
+
+    assert world.settle() == {"a": 100}
+    assert world.starts == [("a", 200), ("b", 100)]
+
+
+def test_pools_and_idle_models_make_room_together_and_nothing_else_changes() -> None:
+    pinned = replace(ELASTIC, pinned=True)
+    world = World(42, a=pinned, c=_spec((50, 10)), d=_spec((50, 2)), b=_spec((50, 23)))
+    for name in ("d", "a", "c"):
+        world.ask(f"r-{name}", name)
+        world.finish(f"r-{name}")
+    world.now = 60.0
+
+    world.ask("r", "b")
+
+    assert world.settle() == {"a": 50}, "15 of a, 10 of c"
+    assert world.stops == ["c"], "d is idle too, and it does not take that"
+    assert world.starts[-1] == ("b", 50)
+
+
+def test_a_pinned_pool_in_use_becomes_smaller_once_somebody_has_waited_for_long() -> None:
+    world = World(40, a=replace(ELASTIC, pinned=True), b=ELASTIC)
+    for number in range(5):
+        world.ask(f"a{number}", "a", tokens=10, max_output=5)
+    world.ask("r", "b")
+    world.pass_time(4.0)
+    assert not world.told, "requests wait for it"
+
+    world.pass_time(2.0)
+
+    assert world.settle() == {"a": 100}
+    assert world.starts[-1] == ("b", 100)
+
+
+def test_after_a_while_a_pool_that_could_not_be_made_is_tried_again() -> None:
+    world = World(40, a=replace(ELASTIC, pinned=True), b=_spec((50, 12)))
+    world.ask("r1", "a")
+    world.finish("r1")
+    world.ask("r2", "b")
+    world.settle(done=False)
+    world.pass_time(29.0)
+    assert not world.told
+
+    world.pass_time(2.0)
+    assert world.settle(done=False) == {"a": 100}
+    world.pass_time(59.0)
+    assert not world.told, "twice as long the second time"
+    world.pass_time(2.0)
+    assert world.settle() == {"a": 100}
+    assert world.starts[-1] == ("b", 50)
+
+
+def test_a_pool_with_fewer_cells_needs_no_more_anywhere() -> None:
+    for smaller in (PoolSize(100, ({HOST: 31},)), PoolSize(100, ({HOST: 20, 0: 1},)), PoolSize(200, ({HOST: 20},))):
+        with pytest.raises(ValueError, match="is not smaller"):
+            ModelSpec(({HOST: 30},), 4, 200, 50, smaller=(smaller,))
 
 
 def test_a_pool_in_use_becomes_smaller_beside_what_runs_if_that_has_room_on_the_way() -> None:

@@ -1,10 +1,22 @@
 """Stuck means: work all the while and no report. Nothing else is."""
 
 from slotwise.request import FinishReason, SamplingParams, TextPrompt
-from slotwise.workers.protocol import Delta, Prepare, Prepared, PrepareFailed, StartSequence, StepReport
+from slotwise.workers.fake import FakeModel
+from slotwise.workers.protocol import (
+    Delta,
+    LoadModel,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    Resized,
+    ResizePool,
+    StartSequence,
+    StepReport,
+)
 from slotwise.workers.watchdog import Watchdog
 
 GREEDY = SamplingParams(temperature=0)
+INFO = FakeModel(LoadModel("m", "fake:", 1, 1024)).info
 
 
 def _prepare(name: str) -> Prepare:
@@ -64,3 +76,14 @@ def test_steps_do_not_hide_a_tokenizer_that_is_stuck() -> None:
     watchdog.report(_step(Delta("a", text="x", tokens=(1,))))
 
     assert watchdog.stuck() == "the tokenizer"
+
+
+def test_a_context_that_is_never_made_is_noticed_though_nothing_runs() -> None:
+    watchdog = Watchdog()
+    watchdog.command(ResizePool(1024))
+    watchdog.stuck()
+    assert watchdog.stuck() == "making another context"
+
+    watchdog.report(Resized(INFO, done=True, seconds=0.1))
+    watchdog.stuck()
+    assert watchdog.stuck() is None

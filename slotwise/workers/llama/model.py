@@ -97,6 +97,7 @@ class LlamaModel:
         # Not beside each other: there may be no room for two.
         llama_cpp.llama_free(self.context)
         self.context = None
+        self._log.errors.clear()
         give_back_freed()
         for size in (cells, self._cells):
             try:
