@@ -31,7 +31,7 @@ from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.events import BookUsage
 from slotwise.scheduler.measured import WorkerMemory
-from slotwise.scheduler.records import ModelSpec, PoolSize, SchedulerConfig
+from slotwise.scheduler.specs import ModelSpec, PoolSize, SchedulerConfig
 from slotwise.server import AddressInUse, Server, bind, http_server
 from slotwise.usage.entry import Outcome, UsageEntry
 from slotwise.usage.ledger import UsageLedger

@@ -17,7 +17,7 @@ from slotwise.memory.plan import usable
 from slotwise.memory.pressure import TAKEN, MemoryPressure
 from slotwise.memory.probe import read_memory, read_process
 from slotwise.scheduler.measured import Measured
-from slotwise.scheduler.records import MemoryStatus
+from slotwise.scheduler.status import MemoryStatus
 
 logger = logging.getLogger(__name__)
 

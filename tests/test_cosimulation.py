@@ -21,7 +21,7 @@ from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.policy import KeyPolicy
-from slotwise.scheduler.records import ModelSpec, PoolSize, SchedulerConfig
+from slotwise.scheduler.specs import ModelSpec, PoolSize, SchedulerConfig
 from slotwise.workers import child
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.loop import StepLoop

@@ -10,7 +10,7 @@ from slotwise.api.app import create_app
 from slotwise.memory.footprint import HOST
 from slotwise.ps import tables
 from slotwise.scheduler.measured import Measured, ServedMemory, WorkerMemory
-from slotwise.scheduler.records import MemoryStatus, Reservation
+from slotwise.scheduler.status import MemoryStatus, Reservation
 from tests.api.fakes import Client, FakeGeneration, served
 
 GIB = 2**30

@@ -10,7 +10,7 @@ import pytest
 from slotwise.memory.accounts import Amounts
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler.measured import Measured
-from slotwise.scheduler.records import MemoryStatus
+from slotwise.scheduler.status import MemoryStatus
 from slotwise.watch import Look, watch_memory
 
 GIB = 2**30

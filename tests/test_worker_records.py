@@ -14,7 +14,7 @@ from slotwise.loads import model_loads
 from slotwise.memory.footprint import HOST
 from slotwise.plans import Plan, plans_of
 from slotwise.scheduler.measured import Measured, WorkerMemory
-from slotwise.scheduler.records import Reservation
+from slotwise.scheduler.status import Reservation
 from slotwise.service import Service
 from slotwise.usage.ledger import UsageLedger
 from slotwise.usage.store import UsageStore

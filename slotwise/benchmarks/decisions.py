@@ -22,8 +22,8 @@ from slotwise.memory.accounts import Accounts, on_host
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
-from slotwise.scheduler.records import ModelSpec, PoolSize, SchedulerConfig
 from slotwise.scheduler.shares import Flow
+from slotwise.scheduler.specs import ModelSpec, PoolSize, SchedulerConfig
 
 SIZES = ((100, 10), (1_000, 100), (10_000, 100), (100_000, 100), (10_000, 1_000))
 _TIMES, _SLOTS, _PROMPT, _OUTPUT = 300, 64, 100, 50

@@ -18,39 +18,31 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from slotwise.errors import ContextLengthExceeded, PoisonRequest, SlotwiseError
+from slotwise.errors import ContextLengthExceeded, SlotwiseError
 from slotwise.memory.accounts import total_of
 from slotwise.memory.ledger import Ledger
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.active import ActiveLimit
 from slotwise.scheduler.admission import KeyLimits, retry_after
-from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.books import Books
+from slotwise.scheduler.deaths import Deaths
 from slotwise.scheduler.demand import Claim
 from slotwise.scheduler.fairline import Place
-from slotwise.scheduler.gate import Gate, Verdict, draining, no_memory, unavailable, waited_in_vain
+from slotwise.scheduler.gate import Gate, Verdict, draining, no_memory, waited_in_vain
 from slotwise.scheduler.lifecycle import HOLDING, WAITING, RequestState, WorkerState
 from slotwise.scheduler.outlook import Outlook
 from slotwise.scheduler.placement import Placement
 from slotwise.scheduler.policy import Policies
 from slotwise.scheduler.preemption import LEAST_RUN_S
 from slotwise.scheduler.ranking import Ranking
-from slotwise.scheduler.records import (
-    MemoryStatus,
-    ModelRecord,
-    ModelSpec,
-    ModelStatus,
-    RequestRecord,
-    SchedulerConfig,
-    WorkerRecord,
-)
+from slotwise.scheduler.records import ModelRecord, RequestRecord
 from slotwise.scheduler.residency import Residency
 from slotwise.scheduler.room import Room
+from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
+from slotwise.scheduler.status import MemoryStatus, ModelStatus
 
 #: How soon a deadline is looked at again that does not run, because the worker is not ready.
 _DEADLINE_LOOK_S = 1.0
-#: So many kills from outside in a row without coming further are held against a request after all.
-_MOST_FRUITLESS = 3
 
 
 class Scheduler:
@@ -70,6 +62,7 @@ class Scheduler:
         self._books = Books(self._models, self._residency, self._limits, self._actions)
         room = Room(config)
         self._placement = Placement(self._models, self._books, self._limits, self._gate, room, self._actions)
+        self._deaths = Deaths(config, self._models, self._residency, self._books, self._end)
         #: What those who ask are told.
         self.outlook = Outlook(self._models, self._books, self._limits)
         self._arrivals = 0
@@ -298,76 +291,20 @@ class Scheduler:
         worker = self._residency.workers.get(event.worker_id)
         if worker is None or worker.state is not WorkerState.STARTING:
             return
-        self._can_not_be_loaded(worker, event.reason, now)
+        self._deaths.can_not_be_loaded(worker, event.reason, now)
         self._actions += self._residency.stop(worker)
 
     def _worker_lost(self, event: ev.WorkerLost, now: float) -> None:
         worker = self._residency.workers.get(event.worker_id)
-        if worker is None:
-            return
-        model = self._models[worker.model]
-        asked_for, loading = worker.state is WorkerState.DRAINING, worker.state is WorkerState.STARTING
-        # A death under a suspect that ran alone is the suspect's, not the model's; a kill from outside is nobody's, but
-        # whoever kills each try to load it (a machine without memory) is not given more and more of them.
-        blame = not asked_for and worker.alone is None and (loading or not event.from_outside)
-        self._residency.lost(worker, now, blame=blame)
-        model.count_workers()
-        for request in sorted(worker.requests.values(), key=lambda request: request.arrival):
-            if not asked_for and request.state in (RequestState.PREPARING, RequestState.RUNNING):
-                request.deaths += _is_to_blame(request, event)
-            self._survive(request, model, event.reason, now)
-        if model.start_deaths >= self.config.start_deaths_limit:
-            said = f"it died {model.start_deaths} times while starting; the last time: {event.reason}"
-            self._can_not_be_loaded(worker, said, now)
-        self._pump_all(now)
-
-    def _survive(self, request: RequestRecord, model: ModelRecord, reason: str, now: float) -> None:
-        """What becomes of a request whose worker is gone: 1. it had been cancelled, 2. it may be to blame for a second
-        death, 3. nothing new is begun, 4. it goes on from where it is, as a suspect if it may be to blame for one."""
-        request.worker_id = None
-        if request.state in HOLDING:
-            request.run_s += now - request.granted_at
-        if request.state is RequestState.CANCELLING:
-            self._end(request, None, now)
-        elif self.draining:
-            self._end(request, draining(), now)
-        elif request.deaths > 1:
-            message = "This request was tried twice, the second time alone, and the model's process died both times"
-            self._end(request, PoisonRequest(f"{message}: {reason}."), now)
-        else:
-            if request.state is RequestState.RUNNING:
-                model.demand.interrupted(request.claim, request.tokens)
-            elif request.paused:
-                work = Work(request.tokens, request.claim.work.output)
-                model.demand.reprice(request.claim, work, request.claim.most_output)
-            request.paused = False
-            self._books.advance(request, RequestState.SUBMITTED)
-            self._books.leave_lines(request)
-            if request.deaths:
-                model.suspects.add(request.request_id, request.arrival)
-            else:
-                self._books.line_up(request)
-
-    def _can_not_be_loaded(self, worker: WorkerRecord, reason: str, now: float) -> None:
-        """Not in this one's place: the model has failed if that goes for all of its places."""
-        model = self._models[worker.model]
-        model.unusable[worker.replica] = reason
-        model.start_deaths = 0
-        if len(model.unusable) >= model.spec.replicas:
-            self._fail_model(model, reason, now)
-
-    def _fail_model(self, model: ModelRecord, reason: str, now: float) -> None:
-        model.failure = reason
-        model.preload = False
-        for line in (model.suspects, model.unpriced, model.priced):
-            for request_id in list(line):
-                self._end(self._books.requests[request_id], unavailable(model), now)
+        if worker is not None:
+            self._deaths.lost(worker, event, now, draining=self.draining)
+            self._pump_all(now)
 
     def _preload(self, event: ev.PreloadRequested, now: float) -> None:
         models = [self._models[name] for name in (event.model, *event.others)]
         for model in models:
             if self._residency.too_large(model):
-                self._fail_model(model, self._residency.shortage(model), now)
+                self._deaths.fail(model, self._residency.shortage(model), now)
             else:
                 model.preload = True
         for model in models:
@@ -449,16 +386,3 @@ class Scheduler:
         for other in sorted(waiting, key=lambda other: other.memory_turn):
             # The model may have been in the way of somebody who waits for memory, or held a place before them.
             self._actions += self._residency.ensure(other, now)
-
-
-def _is_to_blame(request: RequestRecord, event: ev.WorkerLost) -> bool:
-    """A request that was at work when its worker died may be the cause. One that meets kill after kill from outside
-    counts as one too, once it no longer comes further between them: nothing goes in a circle for ever."""
-    if not event.from_outside:
-        return True
-    came_further = request.state is RequestState.RUNNING and request.output_tokens > request.came_with
-    request.fruitless = 0 if came_further else request.fruitless + 1
-    if request.fruitless < _MOST_FRUITLESS:
-        return False
-    request.fruitless = 0
-    return True

@@ -26,8 +26,8 @@ from slotwise.scheduler.enquiries import PRIORITIES, Enquiries
 from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.measured import Measured, MeasuredMemory, ServedMemory, WorkerMemory
 from slotwise.scheduler.names import SequenceNames
-from slotwise.scheduler.records import MemoryStatus, ModelStatus
 from slotwise.scheduler.shares import Flow
+from slotwise.scheduler.status import MemoryStatus, ModelStatus
 from slotwise.workers import protocol
 from slotwise.workers.protocol import Delta, LoadModel, Report, StepReport, WorkerPool
 

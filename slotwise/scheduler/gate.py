@@ -24,9 +24,10 @@ from slotwise.scheduler.events import RequestSubmitted
 from slotwise.scheduler.lifecycle import RequestState
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.preemption import is_owed, takes_none_back, whole
-from slotwise.scheduler.records import ModelRecord, SchedulerConfig
+from slotwise.scheduler.records import ModelRecord
 from slotwise.scheduler.residency import Residency
 from slotwise.scheduler.shares import Flow
+from slotwise.scheduler.specs import SchedulerConfig
 
 DRAIN_RETRY_AFTER_S = 10.0
 NO_MEMORY_RETRY_AFTER_S = 30.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 from slotwise.memory.accounts import NOTHING, Amounts
-from slotwise.scheduler.records import MemoryStatus, Reservation
+from slotwise.scheduler.status import MemoryStatus, Reservation
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from slotwise.memory.accounts import NOTHING, Accounts, Amounts, NotThere, total
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler.events import Action, ResizePool
 from slotwise.scheduler.lifecycle import WorkerState
-from slotwise.scheduler.records import ModelRecord, ModelSpec, SchedulerConfig, WorkerRecord
+from slotwise.scheduler.records import ModelRecord, WorkerRecord
+from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
 
 #: A worker that could not make a pool is not told to make one again before; twice as long each time.
 _RETRY_S, _MOST_RETRY_S = 30.0, 3600.0

@@ -15,7 +15,8 @@ from slotwise.memory.accounts import NOTHING, Accounts, Amounts, total_of
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler.lifecycle import WorkerState
 from slotwise.scheduler.pools import Pools
-from slotwise.scheduler.records import ModelRecord, SchedulerConfig, WorkerRecord
+from slotwise.scheduler.records import ModelRecord, WorkerRecord
+from slotwise.scheduler.specs import SchedulerConfig
 
 #: Of what a load took, a model stays at least; but nobody waits for longer than this for that.
 _STAY_LOADS, _MOST_STAY_S = 3.0, 30.0

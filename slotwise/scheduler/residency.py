@@ -26,7 +26,9 @@ from slotwise.scheduler.events import Action, StartWorker, StopWorker
 from slotwise.scheduler.lifecycle import WorkerState
 from slotwise.scheduler.pools import Pools
 from slotwise.scheduler.reclaim import Measures, Reclaim
-from slotwise.scheduler.records import ModelRecord, Reservation, SchedulerConfig, WorkerRecord
+from slotwise.scheduler.records import ModelRecord, WorkerRecord
+from slotwise.scheduler.specs import SchedulerConfig
+from slotwise.scheduler.status import Reservation
 
 
 class Residency:

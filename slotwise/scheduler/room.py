@@ -13,7 +13,8 @@ from collections.abc import Collection
 from slotwise.scheduler.admission import Price
 from slotwise.scheduler.lifecycle import RequestState
 from slotwise.scheduler.peak import Gap, Holding, fits_when, may_pass, peak
-from slotwise.scheduler.records import ModelRecord, RequestRecord, SchedulerConfig, WorkerRecord
+from slotwise.scheduler.records import ModelRecord, RequestRecord, WorkerRecord
+from slotwise.scheduler.specs import SchedulerConfig
 
 #: Of the pool, what is planned with while more than one runs.
 _PLANNED = 0.98

@@ -17,7 +17,7 @@ from slotwise.scheduler.counters import ModelCounters
 from slotwise.scheduler.dispatcher import ServedModel
 from slotwise.scheduler.measured import Measured, ServedMemory, WorkerMemory
 from slotwise.scheduler.outlook import ModelQueue, Standing
-from slotwise.scheduler.records import MemoryStatus, ModelStatus, Reservation
+from slotwise.scheduler.status import MemoryStatus, ModelStatus, Reservation
 
 #: No test waits longer than this for anything.
 PATIENCE_S = 5

@@ -8,8 +8,8 @@ from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.policy import Policies
-from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.scheduler.shares import Flow
+from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
 
 SPEC = ModelSpec(on_host(10), slots=2, kv_cells=100, context_cap=60)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from slotwise.scheduler.active import HOLD_STEPS, ActiveLimit
-from slotwise.scheduler.records import SchedulerConfig
 from slotwise.scheduler.shares import Flow
+from slotwise.scheduler.specs import SchedulerConfig
 from tests.scheduler.world import Machine, World
 
 

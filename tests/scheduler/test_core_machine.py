@@ -13,8 +13,8 @@ from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.policy import KeyPolicy
-from slotwise.scheduler.records import ModelSpec, PoolSize, SchedulerConfig
 from slotwise.scheduler.shares import Flow
+from slotwise.scheduler.specs import ModelSpec, PoolSize, SchedulerConfig
 
 MODELS = {
     "m": ModelSpec(on_host(10), slots=3, kv_cells=60, context_cap=30),

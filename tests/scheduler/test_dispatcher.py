@@ -15,7 +15,8 @@ from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import MAX_UNREAD_BYTES, ClientTooSlow
 from slotwise.scheduler.measured import Measured, WorkerMemory
-from slotwise.scheduler.records import ModelSpec, Reservation, SchedulerConfig
+from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
+from slotwise.scheduler.status import Reservation
 from slotwise.workers.protocol import CancelSequence, Delta, LoadModel, Prepare, StartSequence, StepReport
 from tests.fakes import FakePool
 

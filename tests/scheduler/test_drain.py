@@ -5,7 +5,7 @@ from slotwise.errors import (
 )
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
-from slotwise.scheduler.records import SchedulerConfig
+from slotwise.scheduler.specs import SchedulerConfig
 from tests.scheduler.driver import SPEC, Driver, error_of
 
 

@@ -8,7 +8,7 @@ from slotwise.request import FinishReason, GenerationRequest, TextPrompt, TokenC
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import MAX_UNREAD_BYTES, ClientTooSlow, Lease
-from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
 from slotwise.workers.protocol import LoadModel
 from tests.fakes import FakePool
 

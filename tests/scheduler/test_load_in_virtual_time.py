@@ -11,8 +11,8 @@ import pytest
 from slotwise.benchmarks.stats import percentile
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.policy import KeyPolicy
-from slotwise.scheduler.records import SchedulerConfig
 from slotwise.scheduler.shares import Flow
+from slotwise.scheduler.specs import SchedulerConfig
 from tests.scheduler.world import Job, Machine, World
 
 HOUR = 3600.0

@@ -2,7 +2,7 @@
 
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler.measured import Measured, MeasuredMemory, WorkerMemory, measured_on, peak_on, reserved_on
-from slotwise.scheduler.records import Reservation
+from slotwise.scheduler.status import Reservation
 
 
 def _worker(worker_id: int, reserved: dict[int, int], measured: Measured) -> WorkerMemory:

@@ -14,8 +14,8 @@ from slotwise.scheduler.fairline import FairLine, Place
 from slotwise.scheduler.outlook import Outlook, Standing
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.rates import ServiceRates
-from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.scheduler.shares import Flow, Shares
+from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
 from slotwise.scheduler.turns import Line
 from tests.scheduler.driver import Driver
 from tests.scheduler.world import Job, Machine, World

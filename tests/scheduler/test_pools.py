@@ -6,7 +6,7 @@ import pytest
 
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
-from slotwise.scheduler.records import ModelSpec, PoolSize, SchedulerConfig
+from slotwise.scheduler.specs import ModelSpec, PoolSize, SchedulerConfig
 from tests.scheduler.driver import Driver
 
 CONFIG = SchedulerConfig(cells_ahead=4, grow_patience_s=1.0, least_pool_s=5.0, memory_patience_s=5.0)

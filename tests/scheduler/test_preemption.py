@@ -10,8 +10,8 @@ from slotwise.scheduler import events as ev
 from slotwise.scheduler.fairline import AGE_S, Priority
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.preemption import LEAD_S, LEAST_RUN_S
-from slotwise.scheduler.records import ModelSpec
 from slotwise.scheduler.shares import Flow
+from slotwise.scheduler.specs import ModelSpec
 from tests.scheduler.driver import Driver
 
 SLOTS = 4
@@ -198,7 +198,7 @@ def test_one_that_was_served_before_a_higher_class_for_its_age_is_not_paused_for
 @pytest.mark.parametrize("end", [lambda d: d.do(ev.DrainRequested()), lambda d: d.submit("other", "n")])
 def test_what_was_paused_is_ended_before_the_worker_stops(end: Callable[[Driver], object]) -> None:
     """At a drain, and where the model has to make room for another."""
-    from slotwise.scheduler.records import SchedulerConfig
+    from slotwise.scheduler.specs import SchedulerConfig
 
     models = {name: ModelSpec(on_host(10), SLOTS, 400, 100) for name in "mn"}
     driver = Driver(SchedulerConfig(memory_budgets={HOST: 10}, memory_patience_s=1.0), models)

@@ -10,8 +10,8 @@ from slotwise.request import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.affinity import FIRST_MARK, Seen, characters_of, marks_of
 from slotwise.scheduler.preemption import LEAST_RUN_S
-from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.scheduler.shares import Flow
+from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
 from tests.scheduler.driver import Driver
 
 SLOTS = 2

@@ -9,7 +9,7 @@ import pytest
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
-from slotwise.scheduler.records import ModelSpec, SchedulerConfig
+from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
 
 GPU = 0
 CONFIG = SchedulerConfig(memory_patience_s=5, least_stay_s=0.0)

@@ -10,8 +10,8 @@ from slotwise.memory.accounts import on_host
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.peak import Holding, fits_when, may_pass, peak
 from slotwise.scheduler.policy import KeyPolicy
-from slotwise.scheduler.records import ModelSpec, SchedulerConfig
 from slotwise.scheduler.shares import Flow
+from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
 from tests.scheduler.driver import Driver
 from tests.scheduler.world import Job, Machine, World
 
