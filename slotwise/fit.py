@@ -45,7 +45,8 @@ def fit(
     context: Annotated[int | None, typer.Option(help="Most tokens of one request.", show_default="4096")] = None,
     num_parallel: Annotated[int | None, typer.Option(help="Slots.", show_default="8")] = None,
     kv_cells: Annotated[
-        int | None, typer.Option(help="KV cells of all slots.", show_default="num-parallel * context")
+        int | None,
+        typer.Option(help="KV cells of all slots.", show_default="as memory allows, num-parallel * context at most"),
     ] = None,
     kv_type: Annotated[str | None, typer.Option(help="Type of the KV cells.", show_default="f16")] = None,
     kv_layout: Annotated[str | None, typer.Option(help="auto, unified or split.", show_default="auto")] = None,

@@ -86,11 +86,12 @@ class Deaths:
                 self._books.line_up(request)
 
     def can_not_be_loaded(self, worker: WorkerRecord, reason: str, now: float) -> None:
-        """Not in this one's place: the model has failed if that goes for all of its places."""
+        """Not in this one's place: the model has failed if that goes for all of its places, or the others are too
+        small."""
         model = self._models[worker.model]
         model.unusable[worker.replica] = reason
         model.start_deaths = 0
-        if len(model.unusable) >= model.spec.replicas:
+        if len(model.unusable) >= model.spec.replicas or self._residency.too_large(model):
             self.fail(model, reason, now)
 
     def fail(self, model: ModelRecord, reason: str, now: float) -> None:

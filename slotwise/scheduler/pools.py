@@ -26,7 +26,7 @@ from slotwise.scheduler.records import ModelRecord, WorkerRecord
 from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
 
 #: A worker that could not make a pool is not told to make one again before; twice as long each time.
-_RETRY_S, _MOST_RETRY_S = 30.0, 3600.0
+_RETRY_S, _MOST_RETRY_S = 30.0, 600.0
 #: A pool that nobody waits for becomes smaller beside sequences that run only where these were promised no more than
 #: such a part of it.
 _PROMISED = 0.5
@@ -99,7 +99,7 @@ class Pools:
         if done:
             worker.size, worker.failed_resizes = worker.next_size, 0
         else:
-            worker.keeps_pool_until = now + min(_RETRY_S * 2**worker.failed_resizes, _MOST_RETRY_S)
+            worker.keeps_pool_until = now + min(_RETRY_S * 2 ** min(worker.failed_resizes, 10), _MOST_RETRY_S)
             worker.failed_resizes += 1
         worker.next_size, worker.resized_at = None, now
         worker.cells.capacity, worker.limit = cells, min(context_cap, cells)
@@ -132,8 +132,10 @@ class Pools:
         """From pools that have not been used for a while, where that is enough."""
         chosen: dict[int, int] = {}
         for worker in self.candidates(now, in_use=False):
-            size = self.smallest(worker, chosen, in_use=False)
-            if size is None or not self._is_settled(worker, now) or not self._lacks(more, chosen):
+            size, lacking = self.smallest(worker, chosen, in_use=False), self._lacks(more, chosen)
+            if size is None or not self._is_settled(worker, now):
+                continue
+            if not any(self.freed_by(worker, size).get(device) for device in lacking):
                 continue
             for one in range(worker.size + 1, size + 1):
                 chosen[worker.worker_id] = one

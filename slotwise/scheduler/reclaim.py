@@ -90,7 +90,14 @@ class Reclaim:
             worker for worker in self._idle_workers(now, stay=False) if self._memory.of(worker.worker_id).get(device)
         ]
         found = self._measures(partial(self._misses, device, missing), idle, now, in_use=False)
-        return Measures(stops=idle) if found is None else found
+        if found is not None:
+            return found
+        found = Measures(stops=idle)
+        for worker in self._pools.candidates(now, in_use=False):
+            size = self._pools.smallest(worker, found.shrinks, in_use=False)
+            if worker not in idle and size is not None and self._pools.freed_by(worker, size).get(device):
+                found.shrinks[worker.worker_id] = size
+        return found
 
     def retire(self, need: Amounts, models: int, now: float) -> None:
         """Tell a busy worker to make room, the one that was loaded longest, first of models that have another: one

@@ -3,8 +3,8 @@
 Rules:
 1. Bytes are reserved, on each device, before a worker is started, and come back only when its process is gone.
 2. Pools of models that nobody waits for make room first (`pools`), then idle models, those whose idle time is longest
-   beside what loading them again takes; either only if that is enough. No model goes within `least_stay_s` of its load,
-   or three times what that took (half a minute at most).
+   beside what loading them again takes (`reclaim`); only if all of it is enough, and no more than is. No model goes
+   within `least_stay_s` of its load, or three times what that took (half a minute at most).
 3. A model that has waited `memory_patience_s` gets room from pools in use, or may retire busy workers, those that were
    loaded longest first, and of models that have another, one after the other: such a one takes no new grants, becomes
    idle, and goes when enough are. Each so keeps its memory for at least that long: no thrashing. Nobody retires for a
@@ -45,11 +45,13 @@ class Residency:
 
     def too_large(self, model: ModelRecord) -> bool:
         """It does not fit even into an empty machine, wherever it is put."""
-        return not any(self.memory.could_fit(model.spec.need(place)) for place in range(model.spec.replicas))
+        places = (place for place in range(model.spec.replicas) if place not in model.unusable)
+        return not any(self.memory.could_fit(model.spec.need(place)) for place in places)
 
     def shortage(self, model: ModelRecord) -> str:
         """Why it is too large, with both numbers."""
-        need, there = model.spec.need(0), self.memory.most  # with the smallest pool
+        place = next((one for one in range(model.spec.replicas) if one not in model.unusable), 0)
+        need, there = model.spec.need(place), self.memory.most  # with the smallest pool
         short = next(device for device, size in need.items() if size > there.get(device, size))
         return (
             f"it needs {need[short] / 2**30:.2f} GiB of {memory_of(short)} and {there[short] / 2**30:.2f} GiB "
@@ -72,7 +74,8 @@ class Residency:
         beside = total_of(self._next_need(other) for other in before)
         need = total_of([self._next_need(model), beside])
         if not self._reclaim.lacks(need, len(before)):
-            return [self._start(model, now, total_of([beside, *self._preloads(model)])), *self._start_more(model, now)]
+            kept = total_of([beside, self._preloads(model, need)])
+            return [self._start(model, now, kept), *self._start_more(model, now)]
         if model.waiting and model.memory_wait_since is None:
             model.memory_wait_since, model.memory_turn = now, self._next_turn
             self._next_turn += 1
@@ -91,11 +94,18 @@ class Residency:
             actions += self.pools.order(self.workers[worker_id], size, now)
         return actions
 
-    def _preloads(self, model: ModelRecord) -> list[Amounts]:
-        """What others will need that are to be loaded anyway: no pool is made so large that it becomes smaller for
-        them at once."""
-        others = (one for one in self._models.values() if one is not model and one.preload and not one.workers)
-        return [self._next_need(one) for one in others if one.failure is None and one.memory_wait_since is None]
+    def _preloads(self, model: ModelRecord, need: Amounts) -> Amounts:
+        """What others will need that are to be loaded anyway, as far as they fit beside `need`: no pool is made so
+        large that it becomes smaller for them at once, nor small for those that will not be loaded."""
+        coming: Amounts = NOTHING
+        count = 1
+        for other in self._models.values():
+            if other is model or not other.preload or other.workers or other.waiting or other.failure is not None:
+                continue
+            more = total_of([coming, self._next_need(other)])
+            if not self._reclaim.lacks(total_of([need, more]), count):
+                coming, count = more, count + 1
+        return coming
 
     # ---- who waits for memory
 

@@ -234,6 +234,8 @@ class WorkerHandle:
         code = self._process.returncode or 0
         if self._fault:
             how = self._fault
+        elif code == EXIT_CONTEXT_LOST:
+            how = "could not make its context again: other programs have taken the memory"
         elif code < 0:
             how = f"killed by signal {-code} ({_signal_name(-code)})"
         else:

@@ -51,7 +51,7 @@ class Watchdog:
 
     def stuck(self) -> str | None:
         """What stood still since the last call although there was work all the while, in words; None if nothing did."""
-        # Both are asked: each call begins a new interval.
+        # All are asked: each call begins a new interval.
         found = [
             self._preparing.stood_still("the tokenizer"),
             self._running.stood_still("a step"),

@@ -165,6 +165,65 @@ def test_models_that_are_preloaded_together_leave_room_for_each_other() -> None:
     assert not world.told
 
 
+def test_a_pool_is_not_made_small_for_models_that_will_not_be_loaded() -> None:
+    world = World(40, a=ELASTIC, b=ELASTIC, c=ELASTIC)
+    world.do(ev.PreloadRequested("a", ("b", "c")))
+    assert world.starts == [("a", 100), ("b", 100)], "there is no room for a third"
+
+    world = World(31, replace(CONFIG, max_loaded=1), a=ELASTIC, b=ELASTIC)
+    world.do(ev.PreloadRequested("a", ("b",)))
+    assert world.starts == [("a", 200)]
+
+    world = World(100, a=ELASTIC, big=_spec((50, 90)))
+    world.do(ev.PreloadRequested("a", ("big",)))
+    assert world.starts == [("a", 200)]
+
+
+def test_where_it_can_be_loaded_in_no_place_that_is_large_enough_it_has_failed() -> None:
+    spec = ModelSpec(({HOST: 10}, {HOST: 100}), 4, 200, 50, replicas=2)
+    world = World(20, m=spec)
+    world.loads_at_once = False
+    world.ask("r", "m")
+
+    world.do(ev.WorkerStartFailed(1, "broken"))
+    world.do(ev.WorkerLost(1, "asked for"))
+
+    assert world.usage["r"].outcome == "refused"
+    assert world.core.model_status("m").state == "failed"
+
+
+def test_a_pool_on_another_device_stays_as_it_is_when_one_grows() -> None:
+    def on_gpu(*sizes: tuple[int, int]) -> ModelSpec:
+        pools = [PoolSize(cells, ({HOST: 1, 0: size},)) for cells, size in sizes]
+        return ModelSpec(pools[0].needs, 4, pools[0].cells, 50, smaller=tuple(pools[1:]))
+
+    gpu = on_gpu((200, 30), (100, 20), (50, 15))
+    world = World(100, replace(CONFIG, memory_budgets={}), h=ELASTIC, y=gpu, x=gpu)
+    world.core._residency.memory._budgets[0] = world.core._residency.memory._most[0] = 45
+    for name in ("h", "y"):
+        world.ask(f"r-{name}", name)
+        world.finish(f"r-{name}")
+    for number in range(4):
+        world.ask(f"x{number}", "x", tokens=30)
+    assert world.starts[-1] == ("x", 50)
+
+    world.pass_time(7.0)
+
+    assert world.told.keys() == {2}, "y gives, and h has nothing to give there"
+
+
+def test_where_it_is_not_enough_as_much_as_there_is_is_given_back() -> None:
+    world = World(60, a=ELASTIC, b=_spec((50, 20)))
+    world.ask("b", "b")
+    world.finish("b")
+    world.ask("a", "a", max_output=5)
+
+    world.do(ev.MemorySeen({HOST: 5}))
+
+    assert world.stops == ["b"]
+    assert world.settle() == {"a": 50}
+
+
 def test_a_model_waits_for_one_that_is_being_loaded_and_takes_cells_of_it_then() -> None:
     world = World(40, a=ELASTIC, b=ELASTIC)
     world.loads_at_once = False
