@@ -44,9 +44,9 @@ class Residency:
         self._last_worker_id = self._next_turn = 0
 
     def too_large(self, model: ModelRecord) -> bool:
-        """It does not fit even into an empty machine, wherever it is put."""
-        places = (place for place in range(model.spec.replicas) if place not in model.unusable)
-        return not any(self.memory.could_fit(model.spec.need(place)) for place in places)
+        """It does not fit even into an empty machine, in any place where it can be loaded."""
+        places = [place for place in range(model.spec.replicas) if place not in model.unusable]
+        return bool(places) and not any(self.memory.could_fit(model.spec.need(place)) for place in places)
 
     def shortage(self, model: ModelRecord) -> str:
         """Why it is too large, with both numbers."""
