@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from slotwise.load_store import LoadStore
-from slotwise.memory.accounts import Amounts
+from slotwise.memory.accounts import Accounts, Amounts, no_more_than
 from slotwise.memory.footprint import HOST
 from slotwise.memory.plan import place
 from slotwise.needs import ModelFile, Need, Parts
@@ -119,11 +119,7 @@ def _plan(file: ModelFile, loads: Sequence[LoadModel], context: int, budgets: Am
 
 def _has_room(pool: Pool, budgets: Amounts) -> bool:
     """In one of its places."""
-    return any(_is_there(need.amounts, budgets) for need in pool.needs)
-
-
-def _is_there(amounts: Amounts, budgets: Amounts) -> bool:
-    return all(size <= budgets.get(device, size) for device, size in amounts.items())
+    return any(Accounts(budgets).could_fit(need.amounts) for need in pool.needs)
 
 
 def _of_scripted_model(loads: Sequence[LoadModel]) -> Plan:
@@ -151,8 +147,7 @@ def _pools(file: ModelFile, loads: Sequence[LoadModel], sizes: Sequence[int]) ->
 
 
 def _saves(need: Need, larger: Need) -> bool:
-    no_more = all(size <= larger.amounts.get(device, 0) for device, size in need.amounts.items())
-    return no_more and need.total < larger.total
+    return no_more_than(need.amounts, larger.amounts) and need.total < larger.total
 
 
 def _first_context(file: ModelFile, loads: Sequence[LoadModel], budgets: Amounts) -> int:
@@ -169,7 +164,7 @@ def _first_context(file: ModelFile, loads: Sequence[LoadModel], budgets: Amounts
 
 def _fits(file: ModelFile, load: LoadModel, context: int, budgets: Amounts) -> bool:
     least = with_cells(msgspec.structs.replace(load, context_cap=context), context)
-    return _is_there(file.by_formula(_with_layers(file, least, budgets)).amounts, budgets)
+    return Accounts(budgets).could_fit(file.by_formula(_with_layers(file, least, budgets)).amounts)
 
 
 def _with_layers(file: ModelFile, load: LoadModel, budgets: Amounts) -> LoadModel:

@@ -35,6 +35,11 @@ def memory_of(device: int) -> str:
     return "memory" if device == HOST else f"memory of GPU {device}"
 
 
+def no_more_than(amounts: Amounts, others: Amounts) -> bool:
+    """On any device."""
+    return all(size <= others.get(device, 0) for device, size in amounts.items())
+
+
 def total_of(amounts: Iterable[Amounts]) -> Amounts:
     total: dict[int, int] = {}
     for one in amounts:

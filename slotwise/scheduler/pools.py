@@ -147,8 +147,7 @@ class Pools:
 
     def _lacks(self, more: Amounts, shrinks: Mapping[int, int]) -> frozenset[int]:
         """The devices that have less than `more` once these pools have these sizes."""
-        freed = (self.freed_by(self._workers[worker_id], size) for worker_id, size in shrinks.items())
-        return self._memory.short_of(more, total_of([self.coming(), *freed]))
+        return self._memory.short_of(more, total_of([self.coming(), self.freed(shrinks)]))
 
     def _is_settled(self, worker: WorkerRecord, now: float) -> bool:
         """Nobody has used it, and it has been as it is, for a while."""
@@ -187,6 +186,10 @@ class Pools:
         """What a worker gives back by a pool of another size; nothing by a larger one."""
         held, need = self._memory.of(worker.worker_id), self._spec(worker).need(worker.replica, size)
         return {device: max(held[device] - need.get(device, 0), 0) for device in held}
+
+    def freed(self, shrinks: Mapping[int, int]) -> Amounts:
+        """What workers, by id, give back together by pools of these sizes."""
+        return total_of(self.freed_by(self._workers[worker_id], size) for worker_id, size in shrinks.items())
 
     def _on_the_way(self, worker: WorkerRecord) -> int:
         """Bytes of main memory that its sequences take while there is no context."""

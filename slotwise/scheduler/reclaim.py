@@ -69,10 +69,8 @@ class Reclaim:
     ) -> frozenset[int]:
         """The same, once these workers and those that drain have gone, pools have the sizes that they were told to
         have, and so much more was `freed`."""
-        going = {worker.worker_id: worker for worker in [*self._draining(), *going]}.values()
-        held = [self._memory.of(worker.worker_id) for worker in going]
-        coming = total_of([*held, self._pools.coming(going), freed])
-        return self._memory.short_of(need, coming) | self._too_many(models, going)
+        going = self._with_draining(going)
+        return self._memory.short_of(need, self._coming(going, freed)) | self._too_many(models, going)
 
     def measures(self, need: Amounts, models: int, now: float, *, only_pools: bool, insist: bool) -> Measures | None:
         """What makes room for `need`, nothing where enough is coming free anyway; None: all of it would not be enough.
@@ -191,15 +189,17 @@ class Reclaim:
 
     def _left(self, found: Measures, lacks: Lacks) -> frozenset[int]:
         """What is lacking once all of it is done."""
-        shrunk = (self._pools.freed_by(self._workers[worker_id], size) for worker_id, size in found.shrinks.items())
-        return lacks(found.stops, total_of(shrunk))
+        return lacks(found.stops, self._pools.freed(found.shrinks))
 
     def _misses(self, device: int, missing: int, going: Collection[WorkerRecord], freed: Amounts) -> frozenset[int]:
         """Of bytes that are to be given back on a device."""
-        going = {worker.worker_id: worker for worker in [*self._draining(), *going]}.values()
-        held = (self._memory.of(worker.worker_id) for worker in going)
-        given = total_of([*held, self._pools.coming(going), freed])
+        given = self._coming(self._with_draining(going), freed)
         return frozenset({device} if missing > given.get(device, 0) else ())
+
+    def _coming(self, going: Collection[WorkerRecord], freed: Amounts) -> Amounts:
+        """What these give back by their end, others by the pools that they were told to make, and what is `freed`."""
+        held = (self._memory.of(worker.worker_id) for worker in going)
+        return total_of([*held, self._pools.coming(going), freed])
 
     def _with_smallest_pools(
         self, need: Amounts, models: int, going: Collection[WorkerRecord], now: float
@@ -212,8 +212,7 @@ class Reclaim:
             size = self._pools.smallest(worker, shrinks, in_use=True)
             if size is not None:
                 shrinks[worker.worker_id] = size
-        freed = total_of(self._pools.freed_by(self._workers[worker_id], size) for worker_id, size in shrinks.items())
-        return self.will_lack(need, models, going, freed)
+        return self.will_lack(need, models, going, self._pools.freed(shrinks))
 
     def _too_many(self, models: int, going: Collection[WorkerRecord]) -> frozenset[int]:
         if self._config.max_loaded is None:
@@ -224,8 +223,10 @@ class Reclaim:
 
     # ---- who goes first
 
-    def _draining(self) -> list[WorkerRecord]:
-        return [worker for worker in self._workers.values() if worker.state is WorkerState.DRAINING]
+    def _with_draining(self, going: Collection[WorkerRecord]) -> Collection[WorkerRecord]:
+        """These and those that go anyway, each once."""
+        draining = (worker for worker in self._workers.values() if worker.state is WorkerState.DRAINING)
+        return {worker.worker_id: worker for worker in [*draining, *going]}.values()
 
     def _idle_workers(self, now: float, *, stay: bool = True) -> list[WorkerRecord]:
         """Those that may go now: of models for which nobody waits, or that were told to make room. Which goes first."""

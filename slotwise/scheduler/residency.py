@@ -194,7 +194,10 @@ class Residency:
         """What living workers hold: they have taken it by now, or are about to."""
         return tuple(
             Reservation(
-                *(worker.worker_id, worker.model, worker.replica, self.memory.of(worker.worker_id)),
+                worker_id=worker.worker_id,
+                model=worker.model,
+                place=worker.replica,
+                amounts=self.memory.of(worker.worker_id),
                 pool=None if worker.resizes else worker.size,
             )
             for worker in self.workers.values()

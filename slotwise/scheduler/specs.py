@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from slotwise.memory.accounts import Amounts
+from slotwise.memory.accounts import Amounts, no_more_than
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,8 @@ class PoolSize:
 
     def is_smaller_than(self, other: PoolSize) -> bool:
         """It has fewer cells, and needs no more on any device."""
-        pairs = [(self.need(place), other.need(place)) for place in range(max(len(self.needs), len(other.needs)))]
-        no_more = all(size <= theirs.get(device, 0) for ours, theirs in pairs for device, size in ours.items())
-        return self.cells < other.cells and no_more
+        places = range(max(len(self.needs), len(other.needs)))
+        return self.cells < other.cells and all(no_more_than(self.need(one), other.need(one)) for one in places)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class ContextLayout:
 def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) -> ContextLayout:
     """`context_train`: tokens that the model was trained for. `can_go_back`: a sequence can be cut anywhere."""
     reuse = Reuse.PARTIAL if can_go_back else Reuse.CONTINUE
-    cap = min(load.context_cap or context_train, context_train)
+    cap = _cap(load, context_train)
     cells = load.kv_cells or load.slots * cap
     split = _splits(load, enough_for_all=cells >= load.slots * cap, reuse=reuse)
     # Where sequences are not shared, a row is bytes: a state, or a window of cells.
@@ -65,7 +65,7 @@ def pool_sizes(load: LoadModel, *, context_train: int) -> tuple[int, ...]:
     At most all slots have their whole context; a half, a quarter, … of that, at least one has. One size alone where it
     was asked for, or where each slot is to have its own cells.
     """
-    cap = min(load.context_cap or context_train, context_train)
+    cap = _cap(load, context_train)
     if load.kv_cells or load.reproducible or load.kv_layout == "split":
         return (load.kv_cells or load.slots * cap,)
     sizes = [load.slots * cap]
@@ -74,6 +74,11 @@ def pool_sizes(load: LoadModel, *, context_train: int) -> tuple[int, ...]:
     if sizes[-1] > cap:
         sizes.append(cap)
     return tuple(sizes)
+
+
+def _cap(load: LoadModel, context_train: int) -> int:
+    """Most tokens of a sequence, as asked for and as the model knows."""
+    return min(load.context_cap or context_train, context_train)
 
 
 def _splits(load: LoadModel, *, enough_for_all: bool, reuse: Reuse) -> bool:

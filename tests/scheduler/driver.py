@@ -1,8 +1,8 @@
 """A core with a clock, for tests that look at one decision at a time."""
 
-from slotwise.errors import (
-    SlotwiseError,
-)
+from typing import Protocol
+
+from slotwise.errors import SlotwiseError
 from slotwise.memory.accounts import on_host
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
@@ -83,3 +83,25 @@ class Driver:
 def error_of(actions: list[ev.Action], name: str) -> SlotwiseError:
     (error,) = [a.error for a in actions if isinstance(a, ev.EndRequest) and a.request_id == name]
     return error
+
+
+class Ticked(Protocol):
+    """A core with a clock."""
+
+    core: Scheduler
+    now: float
+
+    def do(self, event: ev.Event) -> object: ...
+
+
+def pass_time(world: Ticked, seconds: float, *, most_ticks: int) -> None:
+    """Ticks when the core asks for them, never more than one at a time."""
+    end = world.now + seconds
+    for _ in range(most_ticks):
+        deadline = world.core.next_deadline()
+        if deadline is None or deadline > end:
+            world.now = end
+            return
+        world.now = max(world.now, deadline)
+        world.do(ev.Tick())
+    raise AssertionError("ticks are asked for in a circle")

@@ -7,7 +7,7 @@ import pytest
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.specs import ModelSpec, PoolSize, SchedulerConfig
-from tests.scheduler.driver import Driver
+from tests.scheduler.driver import Driver, pass_time
 
 CONFIG = SchedulerConfig(cells_ahead=4, grow_patience_s=1.0, least_pool_s=5.0, memory_patience_s=5.0)
 
@@ -76,15 +76,7 @@ class World(Driver):
         self.do(ev.SequenceFinished(name, self.tokens, 0, 5, complete=True))
 
     def pass_time(self, seconds: float) -> None:
-        end = self.now + seconds
-        for _ in range(50):
-            deadline = self.core.next_deadline()
-            if deadline is None or deadline > end:
-                self.now = end
-                return
-            self.now = max(self.now, deadline)
-            self.do(ev.Tick())
-        raise AssertionError("ticks are asked for in a circle")
+        pass_time(self, seconds, most_ticks=50)
 
     @property
     def reserved(self) -> int:

@@ -10,6 +10,7 @@ from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
+from tests.scheduler.driver import pass_time
 
 GPU = 0
 CONFIG = SchedulerConfig(memory_patience_s=5, least_stay_s=0.0)
@@ -67,16 +68,7 @@ class World:
         self.finish(name)
 
     def pass_time(self, seconds: float) -> None:
-        """Ticks when the core asks for them, never more than one at a time."""
-        end = self.now + seconds
-        for _ in range(100):
-            deadline = self.core.next_deadline()
-            if deadline is None or deadline > end:
-                self.now = end
-                return
-            self.now = max(self.now, deadline)
-            self.do(ev.Tick())
-        raise AssertionError("ticks are asked for in a circle")
+        pass_time(self, seconds, most_ticks=100)
 
 
 def test_preloads_that_do_not_fit_together_do_not_push_each_other_out() -> None:
