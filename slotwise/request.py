@@ -6,6 +6,7 @@ Everything here crosses process boundaries as msgpack, so the classes are msgspe
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -27,18 +28,35 @@ class ServiceTier(StrEnum):
     PRIORITY = "priority"
 
 
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call that an earlier answer made. `arguments`: JSON, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One message of a chat, as the chat template sees it."""
 
     role: str
     content: str
     name: str | None = None
+    #: What the model thought before it answered.
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    #: Of the call that this message is the result of.
+    tool_call_id: str | None = None
 
 
-class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
+class ChatPrompt(msgspec.Struct, frozen=True, tag="chat", omit_defaults=True):
     """A conversation, rendered by the model's own chat template."""
 
     messages: tuple[ChatMessage, ...]
+    #: As of OpenAI: {"type": "function", "function": {"name": …, "description": …, "parameters": a JSON schema}}.
+    tools: tuple[dict[str, Any], ...] = ()
+    #: Further variables of the template (`enable_thinking`, `reasoning_effort`): data, never code.
+    template_args: dict[str, Any] = {}
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
@@ -57,10 +75,10 @@ Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
 def prompt_characters(prompt: Prompt) -> int:
-    """Characters of the text; 0 of tokens."""
+    """Characters of the text, about; 0 of tokens."""
     match prompt:
-        case ChatPrompt(messages):
-            return sum(len(message.content) for message in messages)
+        case ChatPrompt(messages, tools):
+            return sum(len(message.content) for message in messages) + sum(len(str(tool)) for tool in tools)
         case TextPrompt(text):
             return len(text)
         case TokenPrompt():
@@ -82,6 +100,25 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
 
 
+class Constraint(msgspec.Struct, frozen=True):
+    """What an answer must look like: a grammar in Lark's notation as llguidance has it, which may hold JSON schemas
+    (`start: %json {…}`). `param`: the request's field that it comes from, for errors."""
+
+    grammar: str
+    param: str
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """One token of an answer, by the model's own distribution: before temperature, penalties and constraints.
+
+    `top`: the likeliest tokens in its place, the likeliest first. Bytes: a token may be a part of a character.
+    """
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One sequence to generate. A request with n > 1 is n of these."""
 
@@ -93,6 +130,12 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    constraint: Constraint | None = None
+    #: So many likeliest tokens are told in each one's place; None = log probabilities are not wanted.
+    top_logprobs: int | None = None
+    #: Special tokens of the answer are told as text (tool marks, channels), and so is an opening of it that the
+    #: template has written (`<think>`): somebody takes them apart.
+    special_text: bool = False
     #: False: the answer is handed over whole, so until then a worker's death costs only time.
     stream: bool = True
     #: Who asks, for fairness and logs; empty where no keys are configured. Never the secret itself.
@@ -127,3 +170,4 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()

@@ -49,7 +49,10 @@ PURE = [
             "shape",
         )
     ),
-    *(f"slotwise.api.{name}" for name in ("fields", "openai", "openapi", "schema", "sse")),
+    *(
+        f"slotwise.api.{name}"
+        for name in ("errorbodies", "fields", "openai", "openapi", "pieces", "schema", "sse", "telling")
+    ),
     *(
         f"slotwise.benchmarks.{name}"
         for name in (

@@ -20,12 +20,12 @@ from slotwise.api import queueing, waits
 from slotwise.api.body import ClientLeft, read_json_body
 from slotwise.api.edge import Edge
 from slotwise.api.metrics import Metrics
-from slotwise.api.openai import CHAT, COMPLETION, Dialect
+from slotwise.api.openai import tell_chat, tell_completion
 from slotwise.api.openapi import document
 from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
 from slotwise.api.schema import MAX_USER_LENGTH, Asker, ParsedRequest, parse_chat, parse_completion
 from slotwise.api.seam import Generation
-from slotwise.api.streaming import PING_INTERVAL_S, GenerationResponse
+from slotwise.api.streaming import PING_INTERVAL_S, GenerationResponse, Telling
 from slotwise.errors import ModelNotFound, SlotwiseError
 from slotwise.keys.keyring import Keyring
 from slotwise.memory.accounts import Amounts, device_name
@@ -105,12 +105,12 @@ class Routes:
         self._user_header = user_header
 
     async def chat(self, request: Request) -> ASGIApp:
-        return await self._generate(request, parse_chat, CHAT)
+        return await self._generate(request, parse_chat, tell_chat)
 
     async def completion(self, request: Request) -> ASGIApp:
-        return await self._generate(request, parse_completion, COMPLETION)
+        return await self._generate(request, parse_completion, tell_completion)
 
-    async def _generate(self, request: Request, parse: Parse, dialect: Dialect) -> ASGIApp:
+    async def _generate(self, request: Request, parse: Parse, telling: Telling) -> ASGIApp:
         if int_header(request, "x-stainless-retry-count"):
             self._metrics.retried.inc()
         try:
@@ -123,7 +123,7 @@ class Routes:
             self.count_refusal(error.code)
             raise
         return GenerationResponse(
-            parsed, dialect, self._service, self._metrics, clock=self._clock, ping_interval_s=interval
+            parsed, telling, self._service, self._metrics, clock=self._clock, ping_interval_s=interval
         )
 
     def _asker(self, request: Request) -> Asker:
@@ -259,18 +259,18 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
         fault: SlotwiseError = MethodNotAllowed(f"{request.method} is not possible at {path}; use {allow}.")
-        return _AsResponse(error_reply(fault, [(b"allow", allow.encode())]))
-    return _AsResponse(error_reply(UnknownUrl(f"There is nothing at {request.method} {path}.")))
+        return _AsResponse(error_reply(fault, path, [(b"allow", allow.encode())]))
+    return _AsResponse(error_reply(UnknownUrl(f"There is nothing at {request.method} {path}."), path))
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, SlotwiseError)
-    return _AsResponse(error_reply(error))
+    return _AsResponse(error_reply(error, request.scope["path"]))
 
 
 async def _fault(request: Request, error: Exception) -> Response:
     """Our own mistake: the client gets no trace of it; `Edge` logs it with the request's id."""
-    return _AsResponse(error_reply(internal_error(request.scope.get("slotwise.request_id", ""))))
+    return _AsResponse(error_reply(internal_error(request.scope.get("slotwise.request_id", "")), request.scope["path"]))
 
 
 class _AsResponse(Response):

@@ -62,7 +62,7 @@ class Edge:
             await self._app(scope, receive, stamped)
         except (HostNotAllowed, InvalidApiKey) as error:
             self._on_refusal(error.code)
-            await error_reply(error)(stamped)
+            await error_reply(error, scope["path"])(stamped)
         except Exception:
             # The app has answered (or can not any more); what is left is to keep it from the server's own log.
             logger.exception("request %s failed by a fault of ours", stamped.request_id.decode())

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from starlette.types import Send
 
-from slotwise.api.openai import error_object
+from slotwise.api.errorbodies import error_body
 from slotwise.errors import InvalidApiKey, SlotwiseError
 
 Reply = Callable[[Send], Awaitable[None]]
@@ -36,8 +36,9 @@ def internal_error(request_id: str) -> SlotwiseError:
     return SlotwiseError(f"Something went wrong inside the server; its log has the details under {request_id}.")
 
 
-def error_reply(error: SlotwiseError, headers: list[tuple[bytes, bytes]] | None = None) -> Reply:
-    """Retry-After is whole seconds within 1..60: the official clients ignore or refuse longer ones."""
+def error_reply(error: SlotwiseError, path: str, headers: list[tuple[bytes, bytes]] | None = None) -> Reply:
+    """In the words of the API that `path` belongs to. Retry-After is whole seconds within 1..60: the official
+    clients ignore or refuse longer ones."""
     lines = list(headers or [])
     if error.retry_after_s is not None:
         seconds = min(max(math.ceil(error.retry_after_s), 1), 60)
@@ -46,4 +47,4 @@ def error_reply(error: SlotwiseError, headers: list[tuple[bytes, bytes]] | None 
         lines.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
     if isinstance(error, InvalidApiKey):
         lines.append((b"www-authenticate", b"Bearer"))
-    return json_reply(error_object(error), error.status, lines)
+    return json_reply(error_body(error, path), error.status, lines)

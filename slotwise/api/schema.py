@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from slotwise.api import fields
+from slotwise.api.pieces import AnswerParser, PlainText
 from slotwise.request import (
     ChatMessage,
     ChatPrompt,
@@ -53,6 +54,11 @@ class ParsedRequest:
     include_usage: bool
     #: It asked for a class, and is told which it had.
     tells_tier: bool = False
+    #: Takes the text of an answer apart.
+    parser: Callable[[], AnswerParser] = PlainText
+    logprobs: bool = False
+    #: Of each choice, the text that its answer begins with, where the prompt is told again.
+    echo: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

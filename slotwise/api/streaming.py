@@ -19,28 +19,27 @@ from dataclasses import dataclass
 from functools import partial
 
 import anyio
-import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from starlette.types import Message, Receive, Scope, Send
 
-from slotwise.api import queueing, ratelimits, sse
+from slotwise.api import queueing, ratelimits
+from slotwise.api.errorbodies import error_body
 from slotwise.api.figures import Figures
 from slotwise.api.metrics import Metrics
-from slotwise.api.openai import FINGERPRINT, ChunkWriter, Dialect, error_object, usage_object
+from slotwise.api.pieces import Answer, Piece
 from slotwise.api.replies import error_reply, internal_error, json_reply
 from slotwise.api.schema import ParsedRequest
 from slotwise.api.seam import Generation, Lease
+from slotwise.api.telling import Ending, Teller, ending
 from slotwise.errors import SlotwiseError
 from slotwise.request import TokenChunk
 
 logger = logging.getLogger(__name__)
 
 PING_INTERVAL_S = 15.0
-_STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+_STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+#: How an answer to a request is told, by when it began (in seconds of the epoch) and the class that it has.
+Telling = Callable[[ParsedRequest, int, str | None], Teller]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class GenerationResponse:
     def __init__(
         self,
         request: ParsedRequest,
-        dialect: Dialect,
+        telling: Telling,
         service: Generation,
         metrics: Metrics,
         *,
@@ -65,17 +64,22 @@ class GenerationResponse:
         ping_interval_s: float = PING_INTERVAL_S,
     ) -> None:
         self._request = request
-        self._dialect = dialect
+        self._telling = telling
         self._service = service
         self._ping_interval_s = ping_interval_s
         known = request.model if service.serves(request.model) else "unknown"
         self._figures = Figures(known, len(request.choices), metrics, clock)
+        self._parsers = [request.parser() for _ in request.choices]
+        self._answers = [Answer() for _ in request.choices]
+        self._told: Teller | None = None
+        self._path = ""
         self._leases: list[Lease] = []
         self._committed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or stop as soon as the client is gone."""
         finished = False
+        self._path = scope.get("path", "")
         async with anyio.create_task_group() as tasks:
 
             async def answer() -> None:
@@ -96,84 +100,59 @@ class GenerationResponse:
             await (self._stream(send) if self._request.stream else self._collect(send))
         except SlotwiseError as error:
             figures.error = error
-            await (_end_with(error, send) if self._committed else self._refuse(error, send))
+            await (self._end_with(error, send) if self._committed else self._refuse(error, send))
         except Exception:
             # Ours. A stream that is merely cut looks like success to many clients; before it, the app answers.
             figures.error = internal_error(request_id)
             figures.ended(self._leases, committed=self._committed)
             if self._committed:
-                await _end_with(figures.error, send)
+                await self._end_with(figures.error, send)
             raise
         figures.ended(self._leases, committed=self._committed)
 
     async def _refuse(self, error: SlotwiseError, send: Send) -> None:
-        await error_reply(error, self._limits() if error.status == 429 else None)(send)
+        await error_reply(error, self._path, self._limits() if error.status == 429 else None)(send)
+
+    async def _end_with(self, error: SlotwiseError, send: Send) -> None:
+        await send(_body(self._teller().failure(error_body(error, self._path)), more=False))
 
     # ---- one JSON object
 
     async def _collect(self, send: Send) -> None:
-        reasons = [""] * len(self._request.choices)
-        pieces: list[list[str]] = [[] for _ in reasons]
-
         async def read(index: int, lease: Lease) -> None:
-            while not reasons[index]:
-                chunk = await lease.next_chunk()
-                pieces[index].append(chunk.text)
-                self._figures.take(index, chunk)
-                reasons[index] = chunk.finish_reason or ""
+            while self._answers[index].finish_reason is None:
+                self._take(Part(index, await lease.next_chunk()))
 
         async with AsyncExitStack() as stack:
             leases = await self._enter(stack)
             await _run_all([partial(read, index, lease) for index, lease in enumerate(leases)])
-        body = {
-            "id": self._request.response_id,
-            "object": self._dialect.object,
-            "created": int(time.time()),
-            "model": self._request.model,
-            "system_fingerprint": FINGERPRINT,
-            "choices": [
-                self._dialect.choice(index, "".join(parts), reason)
-                for index, (parts, reason) in enumerate(zip(pieces, reasons, strict=True))
-            ],
-            "usage": self._usage(),
-            "timings": self._figures.timings(self._leases),
-        } | self._tier()
+        body = self._teller().whole(self._answers, self._ending())
         await json_reply(body, headers=self._limits())(send)
 
     # ---- events
 
     async def _stream(self, send: Send) -> None:
-        writer = ChunkWriter(
-            self._dialect,
-            self._request.response_id,
-            self._request.model,
-            int(time.time()),
-            include_usage=self._request.include_usage,
-            tier=self._tier(),
-        )
+        teller = self._teller()
         async with AsyncExitStack() as stack:
             leases = await self._enter(stack)
             if len(leases) == 1:
-                await self._stream_one(leases[0], writer, send)
+                await self._stream_one(leases[0], teller, send)
             else:
-                await self._stream_many(leases, writer, send)
-        end = sse.DONE
-        if self._request.include_usage:
-            end = writer.usage(self._usage(), self._figures.timings(self._leases)) + end
-        await send(_body(end, more=False))
+                await self._stream_many(leases, teller, send)
+        await send(_body(teller.end(self._answers, self._ending()), more=False))
 
-    async def _stream_one(self, lease: Lease, writer: ChunkWriter, send: Send) -> None:
+    async def _stream_one(self, lease: Lease, teller: Teller, send: Send) -> None:
         ended = False
         while not ended:
             with anyio.move_on_after(self._ping_interval_s) as scope:
                 chunk = await lease.next_chunk()
             if scope.cancelled_caught:
-                await self._emit(self._comment(), send)
+                await self._emit(teller.waiting(self._comment()), send)
                 continue
             ended = chunk.finish_reason is not None
-            await self._emit(self._encode(Part(0, chunk), writer), send)
+            await self._emit(self._encode(Part(0, chunk), teller), send)
 
-    async def _stream_many(self, leases: list[Lease], writer: ChunkWriter, send: Send) -> None:
+    async def _stream_many(self, leases: list[Lease], teller: Teller, send: Send) -> None:
         sender, receiver = anyio.create_memory_object_stream[Part](len(leases))
 
         async def read(index: int, lease: Lease, into: MemoryObjectSendStream[Part]) -> None:
@@ -193,29 +172,29 @@ class GenerationResponse:
                         except anyio.EndOfStream:
                             return
                     if scope.cancelled_caught:
-                        await self._emit(self._comment(), send)
+                        await self._emit(teller.waiting(self._comment()), send)
                         continue
                     parts = [part, *_ready(receiver)]
-                    await self._emit(b"".join([self._encode(part, writer) for part in parts]), send)
+                    await self._emit(b"".join([self._encode(part, teller) for part in parts]), send)
 
         async with sender:
             readers = [partial(read, index, lease, sender.clone()) for index, lease in enumerate(leases)]
         await _run_all([*readers, write])
 
-    def _encode(self, part: Part, writer: ChunkWriter) -> bytes:
+    def _encode(self, part: Part, teller: Teller) -> bytes:
         index, chunk = part.index, part.chunk
-        first = self._figures.take(index, chunk)
-        data = writer.first(index) if first else b""
-        if chunk.text:
-            data += writer.text(index, chunk.text)
+        pieces, first = self._take(part)
+        data = teller.first(index) if first else b""
+        if pieces or chunk.logprobs:
+            data += teller.part(index, pieces, chunk.logprobs)
         if chunk.finish_reason is not None:
-            data += writer.last(index, chunk.finish_reason.value)
+            data += teller.last(index, self._answers[index])
         return data
 
     async def _emit(self, data: bytes, send: Send) -> None:
         if not self._committed:
             self._committed = True
-            headers = [*_STREAM_HEADERS, *self._limits()]
+            headers = [(b"content-type", self._teller().content_type), *_STREAM_HEADERS, *self._limits()]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
         if data:
             await send(_body(data, more=True))
@@ -236,16 +215,38 @@ class GenerationResponse:
         request = self._request.choices[0]
         return ratelimits.headers(self._service.enquiries.allowance(request.key, request.model))
 
-    def _tier(self) -> dict[str, str]:
+    def _teller(self) -> Teller:
+        if self._told is None:
+            self._told = self._telling(self._request, int(time.time()), self._tier())
+        return self._told
+
+    def _tier(self) -> str | None:
         """The class that it really has, for those who asked for one."""
         if not self._request.tells_tier:
-            return {}
-        return {"service_tier": self._service.enquiries.tier(self._request.choices[0])}
+            return None
+        return self._service.enquiries.tier(self._request.choices[0])
 
-    def _usage(self) -> dict[str, object]:
+    def _take(self, part: Part) -> tuple[list[Piece], bool]:
+        """Take a chunk of an answer apart; and whether it is the first of it."""
+        index, chunk = part.index, part.chunk
+        first = self._figures.take(index, chunk)
+        answer, parser = self._answers[index], self._parsers[index]
+        pieces = parser.feed(chunk.text)
+        if chunk.finish_reason is not None:
+            pieces += parser.finish()
+            answer.finish_reason = chunk.finish_reason
+        answer.add(pieces, chunk.tokens)
+        answer.logprobs += chunk.logprobs
+        return pieces, first
+
+    def _ending(self) -> Ending:
         usages = self._figures.usages
-        prompts = len({id(choice.prompt) for choice in self._request.choices})
-        return usage_object([usages[index] for index in sorted(usages)], prompts)
+        return ending(
+            [usages[index] for index in sorted(usages)],
+            len({id(choice.prompt) for choice in self._request.choices}),
+            reasoning_tokens=sum(answer.reasoning_tokens for answer in self._answers),
+            timings=self._figures.timings(self._leases),
+        )
 
 
 async def _run_all(calls: Sequence[Callable[[], Awaitable[None]]]) -> None:
@@ -274,10 +275,6 @@ def _ready(receiver: MemoryObjectReceiveStream[Part]) -> list[Part]:
         while True:
             parts.append(receiver.receive_nowait())
     return parts
-
-
-async def _end_with(error: SlotwiseError, send: Send) -> None:
-    await send(_body(sse.event(msgspec.json.encode(error_object(error))) + sse.DONE, more=False))
 
 
 async def _disconnected(receive: Receive) -> None:

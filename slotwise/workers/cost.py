@@ -33,6 +33,8 @@ _OUTLIER = 4.0
 _LEAST_PART = 0.02
 #: The least budget: prompts always get on.
 LEAST_PREFILL = 16
+#: A whole tile may take so many times what there is time for.
+_TILE_EXCESS = 1.5
 #: Sizes of prompt chunks that are told apart. One more than whole tiles: see LEAST_CHUNK.
 _CHUNKS = (16, 32, 48, 65, 81, 97, 113, 129, 145, 161, 193, 225, 257, 321, 385, 449, 513, 769, 1025, 1537, 2049)
 #: Numbers of drafted rows that are told apart, and tried.
@@ -133,9 +135,17 @@ class PromptBudget:
             if unknown:
                 break
             # A larger chunk may fit where a smaller one does not.
-            if self._cost(size, start) <= self._seconds:
+            if self._cost(size, start) <= self._seconds or self._is_worth_more(size, best, start):
                 best = size
         return best
+
+    def _is_worth_more(self, size: int, best: int, start: int) -> bool:
+        """A whole tile instead of a part of one, for a half more time than there is: by parts, a long prompt takes two
+        to three times as long on a slow machine, and holds those up who read for as much longer."""
+        if size != LEAST_CHUNK or best >= size:
+            return False
+        took = self._cost(size, start)
+        return took <= _TILE_EXCESS * self._seconds and took * best < self._cost(best, start) * size
 
     @property
     def spent(self) -> bool:

@@ -10,9 +10,11 @@ from pydantic import BaseModel
 
 from slotwise import __version__
 from slotwise.api.app import create_app
-from slotwise.api.openai import CHAT, COMPLETION, ChunkWriter, error_object, usage_object
+from slotwise.api.openai import ChatTeller, CompletionTeller, error_object, usage_object
+from slotwise.api.pieces import Answer, Text
+from slotwise.api.telling import Ending, ending
 from slotwise.errors import ContextLengthExceeded, ServerOverloaded
-from slotwise.request import Usage
+from slotwise.request import FinishReason, Usage
 from tests.api.fakes import Client, FakeGeneration, served
 from tests.api.test_streaming import Exchange
 
@@ -23,7 +25,11 @@ def _valid(kind: type[BaseModel], body: Any) -> Any:
 
 
 def _events(data: bytes) -> list[Any]:
-    return [json.loads(block.removeprefix("data: ")) for block in data.decode().split("\n\n") if block]
+    return [
+        json.loads(block.removeprefix("data: "))
+        for block in data.decode().split("\n\n")
+        if block and "[DONE]" not in block
+    ]
 
 
 async def test_a_chat_completion_is_one_for_the_client() -> None:
@@ -61,12 +67,17 @@ async def test_a_text_completion_is_one_for_the_client() -> None:
     assert answer.choices[0].text == "Paris"
 
 
+def _answer(reason: str) -> Answer:
+    answer = Answer()
+    answer.finish_reason = FinishReason(reason)
+    return answer
+
+
 @pytest.mark.parametrize("include_usage", [True, False])
 def test_every_chunk_is_one_for_the_client(include_usage: bool) -> None:
-    writer = ChunkWriter(CHAT, "chatcmpl-1", "m", 5, include_usage=include_usage)
-    data = writer.first(0) + writer.text(0, 'say "hi"\n') + writer.last(0, "stop")
-    if include_usage:
-        data += writer.usage(usage_object([Usage(1, 2)]), {"total_ms": 1.0})
+    teller = ChatTeller("chatcmpl-1", "m", 5, include_usage=include_usage)
+    data = teller.first(0) + teller.part(0, [Text('say "hi"\n')], ()) + teller.last(0, _answer("stop"))
+    data += teller.end([], Ending(1, 2, timings={"total_ms": 1.0}))
 
     chunks: list[ChatCompletionChunk] = [_valid(ChatCompletionChunk, event) for event in _events(data)]
 
@@ -79,11 +90,11 @@ def test_every_chunk_is_one_for_the_client(include_usage: bool) -> None:
 
 
 def test_every_completion_chunk_is_one_for_the_client() -> None:
-    writer = ChunkWriter(COMPLETION, "cmpl-1", "m", 5, include_usage=False)
+    teller = CompletionTeller("cmpl-1", "m", 5)
 
-    events = _events(writer.text(0, "a") + writer.last(0, "length"))
+    events = _events(teller.part(0, [Text("a")], ()) + teller.last(0, _answer("length")))
 
-    assert writer.first(0) == b""
+    assert teller.first(0) == b""
     # OpenAI itself sends null until the end, which the client's type does not say and its constructor does not mind.
     assert events[0]["choices"][0].pop("finish_reason") is None
     events[0]["choices"][0]["finish_reason"] = "stop"
@@ -103,7 +114,7 @@ def test_every_completion_chunk_is_one_for_the_client() -> None:
 def test_a_prompt_counts_once_and_answers_add_up(
     usages: list[Usage], prompts: int, expected: tuple[int, int, int]
 ) -> None:
-    body = usage_object(usages, prompts)
+    body = usage_object(ending(usages, prompts))
 
     usage: CompletionUsage = _valid(CompletionUsage, body)
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None

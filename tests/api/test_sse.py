@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotwise.api import sse
-from slotwise.api.openai import CHAT, COMPLETION, ChunkWriter
+from slotwise.api.openai import ChatTeller, CompletionTeller
+from slotwise.api.pieces import Text
 
 
 def test_the_bytes_of_each_kind() -> None:
@@ -13,11 +14,11 @@ def test_the_bytes_of_each_kind() -> None:
     assert sse.DONE == b"data: [DONE]\n\n"
 
 
-@given(text=st.text(), chat=st.booleans())
+@given(text=st.text(min_size=1), chat=st.booleans())
 def test_an_event_is_one_line_whatever_the_text(text: str, chat: bool) -> None:
-    writer = ChunkWriter(CHAT if chat else COMPLETION, "id", "m\n", 1, include_usage=False)
+    teller = (ChatTeller if chat else CompletionTeller)("id", "m\n", 1)
 
-    event = writer.text(0, text)
+    event = teller.part(0, [Text(text)], ())
 
     assert event.startswith(b"data: {")
     assert event.endswith(b"}\n\n")

@@ -10,9 +10,9 @@ import pytest
 from starlette.types import Message
 
 from slotwise.api.metrics import Metrics
-from slotwise.api.openai import CHAT, COMPLETION, Dialect
+from slotwise.api.openai import tell_chat, tell_completion
 from slotwise.api.schema import parse_chat, parse_completion
-from slotwise.api.streaming import GenerationResponse
+from slotwise.api.streaming import GenerationResponse, Telling
 from slotwise.errors import ServerOverloaded, WorkerFailed
 from slotwise.request import FinishReason, Usage
 from tests.api.fakes import PATIENCE_S, Client, FakeGeneration
@@ -28,12 +28,12 @@ class Exchange:
     def __init__(self, *, chat: bool = True, ping_interval_s: float = NEVER_S, **fields: Any) -> None:
         body = {"model": "m"} | ({"messages": [{"role": "user", "content": "hi"}]} if chat else {"prompt": "hi"})
         parse = parse_chat if chat else parse_completion
-        dialect: Dialect = CHAT if chat else COMPLETION
+        telling: Telling = tell_chat if chat else tell_completion
         self.service = FakeGeneration()
         self.metrics = Metrics(self.service.status)
         self.response = GenerationResponse(
             parse(json.dumps(body | fields).encode()),
-            dialect,
+            telling,
             self.service,
             self.metrics,
             ping_interval_s=ping_interval_s,
@@ -355,7 +355,7 @@ async def test_latencies_are_observed_by_the_clock_of_the_leases() -> None:
     service = FakeGeneration()
     metrics = Metrics(service.status)
     body = json.dumps({"model": "m", "prompt": "x"}).encode()
-    response = GenerationResponse(parse_completion(body), COMPLETION, service, metrics, clock=lambda: now)
+    response = GenerationResponse(parse_completion(body), tell_completion, service, metrics, clock=lambda: now)
     client = Client(response, body=b"")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(client.run)

@@ -54,6 +54,22 @@ def test_deep_tokens_in_whole_tiles_cost_less_than_in_smaller_ones() -> None:
     assert _budget(cost, 0.3, 4, 2000.0) == 65
 
 
+def test_a_whole_tile_is_taken_for_a_half_more_time_where_its_tokens_cost_less() -> None:
+    """A slow machine, deep in a prompt: by sixteens it would take more than twice as long."""
+    cost, rng = StepCost(), random.Random(2)
+    for step in range(300):
+        size = (0, 16, 32, 65, 129)[step % 5]
+        depth = rng.choice((0.0, 500.0, 1000.0, 2000.0))
+        cost.observe(4, _chunks(size, depth), 0.03 + size * (2e-3 + (4e-6 if size < 65 else 2e-6) * depth))
+
+    assert _budget(cost, 0.32, 4, 2000.0) == 65  # 0.42 s of 0.32
+    assert _budget(cost, 0.25, 4, 2000.0) < 65
+
+
+def test_a_part_of_a_tile_is_enough_where_its_tokens_cost_the_same() -> None:
+    assert _budget(_learned(6e-3, 2e-3, 0), 0.13, 4, 0.0) < 65
+
+
 def test_a_budget_keeps_a_step_within_its_target() -> None:
     cost = _learned(6e-3, 2e-3, 4e-7)
 
