@@ -8,6 +8,10 @@ person would make all of them slower together. The steps show it: tokens per sec
 2. Where a step at that takes longer than the target, a smaller one that gives as much, if one is known.
 3. What lies above is tried again once in a while, by a few more than now, and less often each time that it was worse.
 
+What a number of rows gives is known beside the machine's pace, which all numbers have in common: other programs, or the
+neighbours of a virtual machine, make it a third slower for seconds, and numbers that were seen at different times
+would else be compared by that (measured: on a machine with such seconds, fewer ran than could for half of the time).
+
 So it does not swing: it moves after HOLD_STEPS steps at the earliest, by what was measured since, and a try that was
 no good doubles the time to the next.
 """
@@ -16,8 +20,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Of a new step, in what is known of its number of rows.
-_WEIGHT = 0.05
+#: Of a new step, in the machine's pace and in what is known of its number of rows.
+_PACE_WEIGHT, _WEIGHT = 0.1, 0.01
+#: A single step counts for no more than so many times what was expected.
+_OUTLIER = 2.0
 #: So many steps of a number of rows say what it gives, for so many seconds.
 _ENOUGH, _FRESH_S = 20, 120.0
 #: A number of rows is better if it gives so much more, and as good if it gives so much less.
@@ -29,7 +35,8 @@ _FIRST_TRY_S, _LAST_TRY_S = 20.0, 600.0
 
 @dataclass(slots=True)
 class _Seen:
-    tokens_s: float = 0.0
+    #: As multiples of the pace.
+    rate: float = 0.0
     steps: int = 0
     at: float = 0.0
 
@@ -44,30 +51,42 @@ class ActiveLimit:
         self._target_s = target_s
         self._fixed = fixed
         self._seen: dict[int, _Seen] = {}
+        #: Tokens per second that all numbers of rows have in common; 0.0 before the first step.
+        self._pace = 0.0
         self._steps = 0
         self._try_at = 0.0
         self._try_after_s = _FIRST_TRY_S
         #: What was the limit before the try that is under way.
         self._tried_from: int | None = None
 
-    def observe(self, rows: int, tokens: int, seconds: float, now: float) -> bool:
-        """A step of so many decode rows and no prompt gave so many tokens. True: the limit is another one now."""
-        if self._fixed or not rows or not tokens or seconds <= 0:
+    def observe(self, rows: int, seconds: float, now: float) -> bool:
+        """A step of so many decode rows, no prompt and no drafts. True: the limit is another one now."""
+        if self._fixed or not rows or seconds <= 0:
             return False
         seen = self._seen.setdefault(rows, _Seen())
         if now - seen.at > _FRESH_S:
             seen.steps = 0
-        rate = tokens / seconds
-        # The first ones are averaged: the very first is no better known than the others.
-        seen.tokens_s += max(_WEIGHT, 1 / (seen.steps + 1)) * (rate - seen.tokens_s)
-        seen.steps, seen.at = seen.steps + 1, now
+        self._learn(seen, rows / seconds)
+        seen.at = now
         self._steps += 1
         return self._steps >= HOLD_STEPS and seen.steps >= _ENOUGH and self._decide(rows, now)
+
+    def _learn(self, seen: _Seen, rate: float) -> None:
+        """A step of a number of rows gave so many tokens per second."""
+        self._pace = self._pace or rate
+        seen.steps += 1
+        if seen.steps <= _ENOUGH:
+            # They are averaged, the very first is no better known than the others; and say nothing of the pace.
+            seen.rate += (rate / self._pace - seen.rate) / seen.steps
+            return
+        off = min(max(rate / (self._pace * seen.rate), 1 / _OUTLIER), _OUTLIER)
+        self._pace *= off**_PACE_WEIGHT
+        seen.rate *= off**_WEIGHT
 
     def _decide(self, here: int, now: float) -> bool:
         """So many run now."""
         self._steps = 0
-        known = {rows: seen.tokens_s for rows, seen in self._seen.items() if _is_known(seen, now)}
+        known = {rows: seen.rate * self._pace for rows, seen in self._seen.items() if _is_known(seen, now)}
         before, bound = self.now_at_most, here == self.now_at_most
         if self._tried_from is not None and bound:
             here = self._judge_try(here, known, now)

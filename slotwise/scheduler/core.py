@@ -230,7 +230,9 @@ class Scheduler:
                 self._placement.extend(model, worker, request, now)
         model.demand.rates.observe(event.decode_rows, event.prompt_tokens, output_tokens, event.seconds)
         model.demand.backlog.computed(event.prompt_tokens)
-        if not event.prompt_tokens and worker.active.observe(event.decode_rows, output_tokens, event.seconds, now):
+        # What drafts give is a text's, not a number of rows'.
+        bare = not event.prompt_tokens and not event.drafted
+        if bare and worker.active.observe(event.decode_rows, event.seconds, now):
             model.look_again = now
         if len(model.priced) and now >= model.look_again:
             # Who had just begun when somebody else was owed a slot may be paused by now.

@@ -287,7 +287,8 @@ class Dispatcher:
                 if delta.tokens:
                     outputs.append((request_id, len(delta.tokens)))
                 self._deliver(request_id, delta, counters)
-        self._post(ev.StepDone(worker_id, report.decode_rows, report.prefill_tokens, tuple(outputs), report.seconds))
+        took = report.decode_rows, report.prefill_tokens, tuple(outputs), report.seconds, report.drafted
+        self._post(ev.StepDone(worker_id, *took))
         counters.steps_total += 1
         counters.step_seconds_total += report.seconds
         counters.decode_rows_total += report.decode_rows

@@ -79,6 +79,8 @@ class StepDone:
     #: Output tokens that requests got.
     outputs: tuple[tuple[str, int], ...]
     seconds: float
+    #: Rows of guesses that were checked beside them.
+    drafted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """How many run at the same time: found from the steps, in virtual time, on machines of all kinds."""
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ def _run(
         rows = min(people, limit.now_at_most)
         seconds = seconds_of(rows) * jitter.uniform(1 - noise, 1 + noise)
         now += seconds
-        if limit.observe(rows, rows, seconds, now):
+        if limit.observe(rows, seconds, now):
             changes.append(limit.now_at_most)
     return now, changes
 
@@ -63,6 +64,29 @@ def test_people_who_all_come_at_once_are_no_different() -> None:
         now, _ = _run(limit, _collapses_beyond(8), ends.randint(4, 40), now + 1, now, noise=0.05)
 
     assert 7 <= limit.now_at_most <= 12
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_machine_that_is_slower_for_seconds_keeps_its_slots(seed: int) -> None:
+    """As of virtual machines with neighbours: a third slower or faster for some seconds. People come and go, so that
+    each number of rows is seen at other times."""
+    limit, chance, now, drift = ActiveLimit(8), random.Random(seed), 0.0, 0.0
+    away, below = [0.0] * 4, 0.0
+    while now < 900:
+        here = sum(until <= now for until in away)
+        if not (rows := min(here, limit.now_at_most)):
+            now = min(away)
+            continue
+        seconds = (0.012 + 0.004 * rows) * math.exp(drift) * chance.uniform(0.85, 1.15)
+        now += seconds
+        keep = math.exp(-seconds / 8)
+        drift = keep * drift + math.sqrt(1 - keep * keep) * chance.gauss(0, 0.35)
+        if chance.random() < rows / 95:
+            away[next(person for person, until in enumerate(away) if until <= now)] = now + 0.15
+        limit.observe(rows, seconds, now)
+        below += seconds * (limit.now_at_most < len(away))
+
+    assert below < 0.02 * now
 
 
 def test_when_the_machine_changes_the_limit_follows() -> None:
