@@ -26,6 +26,8 @@ _PACE_WEIGHT, _WEIGHT = 0.1, 0.01
 _OUTLIER = 2.0
 #: So many steps of a number of rows say what it gives, for so many seconds.
 _ENOUGH, _FRESH_S = 20, 120.0
+#: So many say that fewer rows give more.
+_SURE = 100
 #: A number of rows is better if it gives so much more, and as good if it gives so much less.
 GAIN, _AS_GOOD = 1.05, 0.97
 #: After a change so many steps are looked at before the next.
@@ -81,7 +83,7 @@ class ActiveLimit:
             return
         off = min(max(rate / (self._pace * seen.rate), 1 / _OUTLIER), _OUTLIER)
         self._pace *= off**_PACE_WEIGHT
-        seen.rate *= off**_WEIGHT
+        seen.rate *= off ** max(_WEIGHT, 1 / seen.steps)
 
     def _decide(self, here: int, now: float) -> bool:
         """So many run now."""
@@ -90,7 +92,8 @@ class ActiveLimit:
         before, bound = self.now_at_most, here == self.now_at_most
         if self._tried_from is not None and bound:
             here = self._judge_try(here, known, now)
-        best = max(known, key=lambda rows: known[rows])
+        sure = {rows for rows in known if rows >= here or self._seen[rows].steps >= _SURE}
+        best = max(sure, key=lambda rows: known[rows])
         if known[best] <= GAIN * known[here]:
             best = here
         best = self._quicker(best, known)
