@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 
 from slotwise.config import ConfigError, ModelTable, PrefixTable, Settings
+from slotwise.memory.facts import ModelFacts, read_facts
 from slotwise.memory.probe import read_memory
 from slotwise.places import places_of
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
+from slotwise.workers.fake import TEMPLATE as FAKE_TEMPLATE
 from slotwise.workers.protocol import LoadModel, NamedPrefix
 from slotwise.workers.visible import visible_count
 
@@ -121,6 +123,13 @@ def _loads(
         )
         for place in places
     )
+
+
+def facts_of_load(load: LoadModel) -> ModelFacts:
+    """What its file says."""
+    if load.path.startswith(FAKE_SCHEME):
+        return ModelFacts(load.model_id, "fake", template=FAKE_TEMPLATE)
+    return read_facts(load.model_id, load.path)
 
 
 def _unreadable(path: Path) -> str | None:

@@ -22,7 +22,7 @@ from slotwise.console import announce, watch_loads
 from slotwise.keys.keyring import Keyring
 from slotwise.keys.store import KeyStoreError
 from slotwise.load_store import LoadStore
-from slotwise.loads import model_loads
+from slotwise.loads import facts_of_load, model_loads
 from slotwise.memory.accounts import Amounts
 from slotwise.memory.correction import Prediction
 from slotwise.memory.footprint import HOST
@@ -87,6 +87,7 @@ class Service:
                 allowed_hosts=_allowed_hosts(settings, keyring),
                 user_header=settings.user_header,
                 metrics=self._metrics,
+                catalogue={model: facts_of_load(plan.loads[0]) for model, plan in plans.items()},
             )
         )
         self._stopped = anyio.Event()

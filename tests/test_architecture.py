@@ -51,7 +51,7 @@ PURE = [
     ),
     *(
         f"slotwise.api.{name}"
-        for name in ("errorbodies", "fields", "openai", "openapi", "pieces", "schema", "sse", "telling")
+        for name in ("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "sse", "telling")
     ),
     *(
         f"slotwise.benchmarks.{name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,24 +16,23 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slotwise import __version__
-from slotwise.api import queueing, waits
-from slotwise.api.body import ClientLeft, read_json_body
+from slotwise.api import queueing
 from slotwise.api.edge import Edge
+from slotwise.api.entrance import Entrance
 from slotwise.api.metrics import Metrics
 from slotwise.api.openai import tell_chat, tell_completion
 from slotwise.api.openapi import document
 from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
-from slotwise.api.schema import MAX_USER_LENGTH, Asker, ParsedRequest, parse_chat, parse_completion
+from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.api.seam import Generation
-from slotwise.api.streaming import PING_INTERVAL_S, GenerationResponse, Telling
 from slotwise.errors import ModelNotFound, SlotwiseError
 from slotwise.keys.keyring import Keyring
 from slotwise.memory.accounts import Amounts, device_name
+from slotwise.memory.facts import ModelFacts
 from slotwise.scheduler.dispatcher import ServedModel
 from slotwise.scheduler.measured import ServedMemory, measured_on
 
 DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
-Parse = Callable[..., ParsedRequest]
 
 
 class UnknownUrl(SlotwiseError):
@@ -61,10 +60,15 @@ def create_app(
     allowed_hosts: Collection[str] | None = None,
     user_header: str = "",
     metrics: Metrics | None = None,
+    catalogue: Mapping[str, ModelFacts] | None = None,
 ) -> ASGIApp:
-    """The whole HTTP edge of one server. `allowed_hosts`: names under which it may be asked; None = any.
+    """The whole HTTP edge of one server. `catalogue`: of each model that is served. `allowed_hosts`: names under which
+    it may be asked; None = any.
     `user_header`: names the end user behind a key; "" = none does. `metrics`: where to count, if not in its own."""
-    routes = Routes(service, metrics or Metrics(service.status), max_body_bytes, clock, user_header)
+    entrance = Entrance(
+        service, metrics or Metrics(service.status), catalogue or {}, max_body_bytes, user_header, clock
+    )
+    routes = Routes(entrance)
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
@@ -82,63 +86,24 @@ def create_app(
     )
     # An exact path or a 404: a redirect to another spelling would turn a POST into a GET.
     app.router.redirect_slashes = False
-    return Edge(app, keyring or Keyring(), allowed_hosts, on_refusal=routes.count_refusal)
+    return Edge(app, keyring or Keyring(), allowed_hosts, on_refusal=entrance.count_refusal)
 
 
 class Routes:
     """The endpoints, over one service."""
 
-    def __init__(
-        self,
-        service: Generation,
-        metrics: Metrics,
-        max_body_bytes: int,
-        clock: Callable[[], float],
-        user_header: str,
-    ) -> None:
-        self._service = service
-        self._max_body_bytes = max_body_bytes
-        self._clock = clock
-        self._started_at = clock()
+    def __init__(self, entrance: Entrance) -> None:
+        self._entrance = entrance
+        self._service = entrance.service
+        self._clock = entrance.clock
+        self._started_at = entrance.clock()
         self._created = int(time.time())
-        self._metrics = metrics
-        self._user_header = user_header
 
     async def chat(self, request: Request) -> ASGIApp:
-        return await self._generate(request, parse_chat, tell_chat)
+        return await self._entrance.generate(request, parse_chat, tell_chat)
 
     async def completion(self, request: Request) -> ASGIApp:
-        return await self._generate(request, parse_completion, tell_completion)
-
-    async def _generate(self, request: Request, parse: Parse, telling: Telling) -> ASGIApp:
-        if int_header(request, "x-stainless-retry-count"):
-            self._metrics.retried.inc()
-        try:
-            body = await read_json_body(request.headers, request.receive, self._max_body_bytes)
-            parsed = parse(body, self._asker(request))
-            interval = waits.told_every(request.headers) or PING_INTERVAL_S
-        except ClientLeft:
-            return _AsResponse(_silence)
-        except SlotwiseError as error:
-            self.count_refusal(error.code)
-            raise
-        return GenerationResponse(
-            parsed, telling, self._service, self._metrics, clock=self._clock, ping_interval_s=interval
-        )
-
-    def _asker(self, request: Request) -> Asker:
-        user = request.headers.get(self._user_header, "")[:MAX_USER_LENGTH] if self._user_header else ""
-        headers = request.headers
-        return Asker(
-            request.scope["slotwise.key"],
-            user,
-            waits.asked_for(headers),
-            waits.patience(headers),
-            request.scope["slotwise.request_id"],
-        )
-
-    def count_refusal(self, code: str) -> None:
-        self._metrics.rejected.labels(code).inc()
+        return await self._entrance.generate(request, parse_completion, tell_completion)
 
     async def models(self, request: Request) -> Response:
         return _json({"object": "list", "data": [self._model_object(served) for served in self._service.status()]})
@@ -175,7 +140,7 @@ class Routes:
 
     async def metrics_text(self, request: Request) -> Response:
         content_type = b"text/plain; version=0.0.4; charset=utf-8"
-        return _AsResponse(raw_reply(self._metrics.render(), content_type))
+        return _AsResponse(raw_reply(self._entrance.metrics.render(), content_type))
 
     async def openapi(self, request: Request) -> Response:
         return _json(document())
@@ -247,12 +212,6 @@ def _percent(progress: float | None) -> int | None:
     return None if progress is None else round(100 * progress)
 
 
-def int_header(request: Request, name: str) -> int:
-    """A header that counts something; 0 where it is absent or no number."""
-    value = request.headers.get(name, "")
-    return int(value) if value.isdecimal() and len(value) < 10 else 0
-
-
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"][:100]
@@ -286,7 +245,3 @@ class _AsResponse(Response):
 
 def _json(body: object, status: int = 200) -> Response:
     return _AsResponse(json_reply(body, status))
-
-
-async def _silence(send: Send) -> None:
-    """The client is gone: there is nobody to answer."""

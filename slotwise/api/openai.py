@@ -9,8 +9,8 @@ import msgspec
 
 from slotwise import __version__
 from slotwise.api import sse
+from slotwise.api.asked import ParsedRequest
 from slotwise.api.pieces import Answer, CallArguments, CallBegins, Piece, Reasoning, Text
-from slotwise.api.schema import ParsedRequest
 from slotwise.api.telling import Ending
 from slotwise.errors import SlotwiseError
 from slotwise.request import TokenLogprob

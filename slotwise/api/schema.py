@@ -6,19 +6,14 @@ silence would change the answer without telling anybody.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from slotwise.api import fields
-from slotwise.api.pieces import AnswerParser, PlainText
+from slotwise.api.asked import NOBODY, Asker, ParsedRequest, Wanted, choices_of, new_id
 from slotwise.request import (
     ChatMessage,
     ChatPrompt,
-    GenerationRequest,
     Prompt,
     SamplingParams,
     ServiceTier,
@@ -41,39 +36,6 @@ ROLES = {
     "tool": "tool",
     "function": "tool",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedRequest:
-    """A validated body: one GenerationRequest per choice, and how the answer is to be told."""
-
-    response_id: str
-    model: str
-    choices: tuple[GenerationRequest, ...]
-    stream: bool
-    include_usage: bool
-    #: It asked for a class, and is told which it had.
-    tells_tier: bool = False
-    #: Takes the text of an answer apart.
-    parser: Callable[[], AnswerParser] = PlainText
-    logprobs: bool = False
-    #: Of each choice, the text that its answer begins with, where the prompt is told again.
-    echo: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Who sent a body, and what its headers say: the key, the end user behind it, how long it may wait.
-    `request_id`: of the HTTP request."""
-
-    key: str = ""
-    user: str = ""
-    max_wait_s: float | None = None
-    patience_s: float | None = None
-    request_id: str = ""
-
-
-NOBODY = Asker()
 
 
 def parse_chat(body: bytes, asker: Asker = NOBODY) -> ParsedRequest:
@@ -101,40 +63,28 @@ def parse_completion(body: bytes, asker: Asker = NOBODY) -> ParsedRequest:
 
 
 def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prompt], asker: Asker) -> ParsedRequest:
-    response_id = f"{prefix}-{secrets.token_hex(12)}"
     copies = fields.integer(data, "n", 1, MAX_CHOICES) or 1
     if copies * len(prompts) > MAX_PROMPTS:
         raise fields.invalid("n", copies, f"such that all prompts together have at most {MAX_PROMPTS} choices")
-    sampling = _sampling(data)
-    limit, stop = _output_limit(data), _stop(data.get("stop"))
-    ignore_eos = fields.boolean(data, "ignore_eos")
-    user, tier, keep_alive = _user(data), _tier(data), fields.duration(data, "keep_alive")
-    stream = fields.boolean(data, "stream")
-    choices = []
-    for index in range(copies * len(prompts)):
-        seed = None if sampling.seed is None else (sampling.seed + index % copies) & 0xFFFFFFFF
-        choices.append(
-            GenerationRequest(
-                request_id=f"{response_id}-{index}",
-                model=model,
-                prompt=prompts[index // copies],
-                sampling=msgspec.structs.replace(sampling, seed=seed),
-                max_output_tokens=limit,
-                stop=stop,
-                ignore_eos=ignore_eos,
-                stream=stream,
-                key=asker.key,
-                user=asker.user or user,
-                tier=tier,
-                max_wait_s=asker.max_wait_s,
-                patience_s=asker.patience_s,
-                keep_alive_s=keep_alive,
-                origin=asker.request_id,
-                choice=index,
-            )
-        )
-    tells_tier = data.get("service_tier") is not None
-    return ParsedRequest(response_id, model, tuple(choices), stream, _include_usage(data), tells_tier)
+    wanted = Wanted(
+        sampling=_sampling(data),
+        max_output_tokens=_output_limit(data),
+        stop=_stop(data.get("stop")),
+        ignore_eos=fields.boolean(data, "ignore_eos"),
+        user=_user(data),
+        tier=_tier(data),
+        keep_alive_s=fields.duration(data, "keep_alive"),
+        stream=fields.boolean(data, "stream"),
+    )
+    response_id = new_id(prefix)
+    return ParsedRequest(
+        response_id,
+        model,
+        choices_of(response_id, model, prompts, wanted, asker, copies=copies),
+        wanted.stream,
+        _include_usage(data),
+        tells_tier=data.get("service_tier") is not None,
+    )
 
 
 def _user(data: Mapping[str, Any]) -> str:

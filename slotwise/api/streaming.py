@@ -23,12 +23,12 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from starlette.types import Message, Receive, Scope, Send
 
 from slotwise.api import queueing, ratelimits
+from slotwise.api.asked import ParsedRequest
 from slotwise.api.errorbodies import error_body
 from slotwise.api.figures import Figures
 from slotwise.api.metrics import Metrics
 from slotwise.api.pieces import Answer, Piece
 from slotwise.api.replies import error_reply, internal_error, json_reply
-from slotwise.api.schema import ParsedRequest
 from slotwise.api.seam import Generation, Lease
 from slotwise.api.telling import Ending, Teller, ending
 from slotwise.errors import SlotwiseError

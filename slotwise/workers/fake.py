@@ -26,7 +26,7 @@ from slotwise.workers.speculation import MOST_DRAFTED
 SCHEME = "fake:"
 _END = 256
 _ALPHABET = b" abcdefghijklmnopqrstuvwxyz"
-_TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
 
 
 class FakeVocabulary:
@@ -34,7 +34,7 @@ class FakeVocabulary:
 
     def __init__(self, crash_in_prepare: str = "") -> None:
         self.end_tokens = frozenset({_END})
-        self.chat_template: str | None = _TEMPLATE
+        self.chat_template: str | None = TEMPLATE
         self.bos_text = ""
         self.eos_text = "<end>"
         self.special_texts = ["<end>"]

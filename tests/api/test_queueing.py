@@ -4,8 +4,9 @@ import anyio
 import pytest
 
 from slotwise.api.app import create_app
+from slotwise.api.asked import Asker
 from slotwise.api.queueing import MAX_LISTED, comment
-from slotwise.api.schema import Asker, parse_completion
+from slotwise.api.schema import parse_completion
 from slotwise.scheduler.outlook import ModelQueue, Standing
 from tests.api.fakes import Client, FakeGeneration
 

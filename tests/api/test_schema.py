@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slotwise.api.asked import Asker
 from slotwise.api.fields import MAX_CHARACTER_RUN
-from slotwise.api.schema import Asker, parse_chat, parse_completion
+from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.errors import InvalidRequest
 from slotwise.request import ChatPrompt, TextPrompt, TokenPrompt
 

@@ -1,0 +1,87 @@
+"""The way in for every API: a body is read and parsed, and its answer told in that API's words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from slotwise.api import waits
+from slotwise.api.asked import Asker, ParsedRequest
+from slotwise.api.body import ClientLeft, read_json_body
+from slotwise.api.metrics import Metrics
+from slotwise.api.schema import MAX_USER_LENGTH
+from slotwise.api.seam import Generation
+from slotwise.api.streaming import PING_INTERVAL_S, GenerationResponse, Telling
+from slotwise.errors import ModelNotFound, SlotwiseError
+from slotwise.memory.facts import ModelFacts
+
+#: From a body, and who sent it, to what is to be generated.
+Parse = Callable[[bytes, Asker], ParsedRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """What all routes that generate have in common."""
+
+    service: Generation
+    metrics: Metrics
+    #: Of each model that is served, by name.
+    catalogue: Mapping[str, ModelFacts]
+    max_body_bytes: int
+    #: A header that names the end user behind a key; "" = none does.
+    user_header: str = ""
+    clock: Callable[[], float] = time.monotonic
+
+    async def generate(self, request: Request, parse: Parse, telling: Telling) -> ASGIApp:
+        """The answer to a request. Raises SlotwiseError: it is refused as it is."""
+        if int_header(request, "x-stainless-retry-count"):
+            self.metrics.retried.inc()
+        try:
+            body = await self.body(request)
+            parsed = parse(body, self.asker(request))
+            interval = waits.told_every(request.headers) or PING_INTERVAL_S
+        except ClientLeft:
+            return silence
+        except SlotwiseError as error:
+            self.count_refusal(error.code)
+            raise
+        return GenerationResponse(
+            parsed, telling, self.service, self.metrics, clock=self.clock, ping_interval_s=interval
+        )
+
+    async def body(self, request: Request) -> bytes:
+        """Raises RequestTooLarge, or ClientLeft."""
+        return await read_json_body(request.headers, request.receive, self.max_body_bytes)
+
+    def asker(self, request: Request) -> Asker:
+        headers = request.headers
+        return Asker(
+            request.scope["slotwise.key"],
+            headers.get(self.user_header, "")[:MAX_USER_LENGTH] if self.user_header else "",
+            waits.asked_for(headers),
+            waits.patience(headers),
+            request.scope["slotwise.request_id"],
+        )
+
+    def facts(self, model: str, *, param: str = "model") -> ModelFacts:
+        """Raises ModelNotFound."""
+        if model in self.catalogue:
+            return self.catalogue[model]
+        raise ModelNotFound(f"The model '{model[:100]}' does not exist.", param=param)
+
+    def count_refusal(self, code: str) -> None:
+        self.metrics.rejected.labels(code).inc()
+
+
+def int_header(request: Request, name: str) -> int:
+    """A header that counts something; 0 where it is absent or no number."""
+    value = request.headers.get(name, "")
+    return int(value) if value.isdecimal() and len(value) < 10 else 0
+
+
+async def silence(scope: Scope, receive: Receive, send: Send) -> None:
+    """The client is gone: there is nobody to answer."""
