@@ -64,7 +64,7 @@ class PromptPreparer:
         if self._template is None:
             raise PromptRefused(self._template_fault, param="messages", code="no_chat_template")
         try:
-            pieces = self._template.render(prompt.messages)
+            pieces = self._template.render(prompt)
         except TemplateError as error:
             raise PromptRefused(str(error), param="messages") from error
         tokens: list[int] = []
