@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
 
 import anyio
+import msgspec
 
 from slotwise.errors import SlotwiseError
 from slotwise.request import GenerationRequest, TokenChunk, TokenLogprob
@@ -148,11 +149,10 @@ class Lease:
 
 
 def _merged(chunks: list[TokenChunk]) -> TokenChunk:
-    last = chunks[-1]
-    return TokenChunk(
+    """Whatever only the last one has comes from it."""
+    return msgspec.structs.replace(
+        chunks[-1],
         text="".join(chunk.text for chunk in chunks),
         tokens=sum(chunk.tokens for chunk in chunks),
-        finish_reason=last.finish_reason,
-        usage=last.usage,
         logprobs=tuple(one for chunk in chunks for one in chunk.logprobs),
     )
