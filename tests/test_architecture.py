@@ -42,6 +42,7 @@ PURE = [
     "slotwise.workers.unified",
     "slotwise.workers.layout",
     "slotwise.workers.visible",
+    *(f"slotwise.workers.{name}" for name in ("chatform", "logprobs", "quoting")),
     *(
         f"slotwise.memory.{name}"
         for name in (
