@@ -362,7 +362,9 @@ class Dispatcher:
                 lease.worker_id = worker_id
                 several = self._may_have_several(lease.request.model)
                 name = self._names.new(worker_id, request_id)
-                self._pool.send(worker_id, protocol.Prepare(name, lease.request.prompt, tell_tokens=several))
+                request = lease.request
+                command = protocol.Prepare(name, request.prompt, tell_tokens=several, constraint=request.constraint)
+                self._pool.send(worker_id, command)
             case ev.Grant():
                 self._start_sequence(action)
             case ev.ExtendSequence(request_id, worker_id, cells):
@@ -420,6 +422,7 @@ class Dispatcher:
             cells=grant.cells,
             prompt=prompt,
             asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
+            constraint=request.constraint,
         )
         self._pool.send(grant.worker_id, command)
 

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from slotwise.request import Prompt
+from slotwise.workers.constraint import ConstraintRefused, Constraints
 from slotwise.workers.fake import SCHEME, FakeModel
 from slotwise.workers.frames import FrameBuffer, FrameError, decode_command, encode
 from slotwise.workers.loop import ModelBroken, StepLoop
@@ -106,8 +107,9 @@ class _PreparedTokens:
 class Preparer:
     """The prepare thread and the set of prompts it still owes."""
 
-    def __init__(self, prompts: PromptPreparer, inbox: Inbox, writer: FrameWriter) -> None:
+    def __init__(self, prompts: PromptPreparer, constraints: Constraints, inbox: Inbox, writer: FrameWriter) -> None:
         self._prompts = prompts
+        self._constraints = constraints
         self._inbox = inbox
         self._writer = writer
         self._queue: queue.SimpleQueue[Prepare] = queue.SimpleQueue()
@@ -140,11 +142,15 @@ class Preparer:
             report: Message
             try:
                 if command.request_id not in self._cancelled:
+                    if command.constraint is not None:
+                        self._constraints.check(command.constraint)
                     tokens = self._prompts.prepare(command.prompt)
                 told = tuple(tokens) if command.tell_tokens else ()
                 report = Prepared(command.request_id, prompt_tokens=len(tokens), tokens=told)
             except PromptRefused as refusal:
                 report = PrepareFailed(command.request_id, refusal.message, refusal.param, refusal.code)
+            except ConstraintRefused as refusal:
+                report = PrepareFailed(command.request_id, str(refusal), refusal.param, "invalid_schema")
             except Exception:
                 logger.exception("prompt of %s could not be prepared", command.request_id)
                 report = PrepareFailed(command.request_id, "the prompt could not be tokenised", "messages")
@@ -189,11 +195,13 @@ def run_worker(frames_in: int, frames_out: int) -> int:
         logger.exception("could not load %s", load.path)
         writer.send(StartFailed(str(error) or type(error).__name__))
         return 0
+    constraints = Constraints(model.vocabulary)
+    constraints.prepare()
     prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
     prepare = _with_large_stack(prompts.prepare)
     warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
-    reader.preparer = preparer = Preparer(prompts, inbox, writer)
-    loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target)
+    reader.preparer = preparer = Preparer(prompts, constraints, inbox, writer)
+    loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target, constraints=constraints)
     # What is there by now stays: a full collection would hold up a step by walking through it.
     gc.collect()
     gc.freeze()

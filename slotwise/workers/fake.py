@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from slotwise.request import SamplingParams
-from slotwise.workers.model import Chunk
+from slotwise.workers.model import Chunk, Matcher
 from slotwise.workers.protocol import LoadModel, ModelInfo
 from slotwise.workers.speculation import MOST_DRAFTED
 
@@ -34,6 +34,8 @@ class FakeVocabulary:
 
     def __init__(self, crash_in_prepare: str = "") -> None:
         self.end_tokens = frozenset({_END})
+        self.size = _END + 1
+        self.special_tokens = {_END: "<end>"}
         self.chat_template: str | None = TEMPLATE
         self.bos_text = ""
         self.eos_text = "<end>"
@@ -56,22 +58,39 @@ class FakeVocabulary:
 
 
 class FakeSampler:
-    def __init__(self, model: FakeModel, prompt_tokens: int, eos_after: int, period: int) -> None:
+    def __init__(
+        self, model: FakeModel, prompt_tokens: int, eos_after: int, period: int, matcher: Matcher | None = None
+    ) -> None:
         self._model = model
         self._period = period
+        self._matcher = matcher
         self._end_at = prompt_tokens + eos_after if eos_after else None
 
     def sample(self, row: int) -> int:
         history = self._model.history(row)
+        if self._matcher is not None:
+            return self._constrained(self._matcher, history)
         if self._end_at is not None and len(history) >= self._end_at:
             return _END
         if self._period:
             history = [len(history) % self._period]
-        digest = hashlib.blake2b(repr(history).encode(), digest_size=2).digest()
-        return _ALPHABET[int.from_bytes(digest, "big") % len(_ALPHABET)]
+        return _ALPHABET[_hash(history) % len(_ALPHABET)]
+
+    def _constrained(self, matcher: Matcher, history: list[int]) -> int:
+        """Any that is allowed. It ends where it may, after so many tokens."""
+        allowed = matcher.mask().nonzero()[0]
+        may_end = allowed[-1] == _END
+        ends = may_end and self._end_at is not None and len(history) >= self._end_at
+        token = _END if ends else int(allowed[_hash(history) % len(allowed)])
+        matcher.accept(token)
+        return token
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _hash(history: list[int]) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(history).encode(), digest_size=2).digest(), "big")
 
 
 class _FakeCells:
@@ -200,9 +219,15 @@ class FakeModel:
         return self._outputs[row]
 
     def new_sampler(
-        self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool, generated: Sequence[int] = ()
+        self,
+        params: SamplingParams,
+        *,
+        prompt: Sequence[int],
+        ignore_eos: bool,
+        generated: Sequence[int] = (),
+        matcher: Matcher | None = None,
     ) -> FakeSampler:
-        return FakeSampler(self, len(prompt), 0 if ignore_eos else self._eos_after, self._period)
+        return FakeSampler(self, len(prompt), 0 if ignore_eos else self._eos_after, self._period, matcher)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._stored[target] = self._stored.get(source, [])[:length]

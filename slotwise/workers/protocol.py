@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from slotwise.request import FinishReason, Prompt, SamplingParams, Usage
+from slotwise.request import Constraint, FinishReason, Prompt, SamplingParams, Usage
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
@@ -80,6 +80,8 @@ class Prepare(Message, frozen=True, tag="prepare"):
     prompt: Prompt
     #: The tokens are wanted in front as well: the prompt may be started on another worker of the model.
     tell_tokens: bool = False
+    #: What the answer will be held to: it is compiled beside the steps, or refused.
+    constraint: Constraint | None = None
 
 
 class Asker(msgspec.Struct, frozen=True, array_like=True):
@@ -116,6 +118,7 @@ class StartSequence(Message, frozen=True, tag="start"):
     prompt: tuple[int, ...] = ()
     #: Who shares the time for prompts with whom: see `workers/promptshares`.
     asker: Asker = Asker()
+    constraint: Constraint | None = None
 
 
 class ExtendSequence(Message, frozen=True, tag="extend"):

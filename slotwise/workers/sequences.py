@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from slotwise.request import FinishReason
 from slotwise.workers.batch import is_decoding
 from slotwise.workers.lookup import Draft, NgramIndex
-from slotwise.workers.model import Sampler
+from slotwise.workers.model import Matcher, Sampler
 from slotwise.workers.prefixes import common_length
 from slotwise.workers.protocol import Asker
 from slotwise.workers.speculation import Acceptance
@@ -53,6 +53,8 @@ class Sequence:
     lookup: NgramIndex = field(default_factory=NgramIndex)
     acceptance: Acceptance = field(default_factory=Acceptance)
     draft: Draft | None = None
+    #: What holds the answer to its constraint.
+    matcher: Matcher | None = None
 
     @property
     def attached(self) -> bool:
@@ -62,6 +64,11 @@ class Sequence:
     def level(self) -> int:
         """Of those who wait for it too."""
         return max(self.asker.level, self.awaited_level)
+
+    @property
+    def whole(self) -> bool:
+        """Its constraint allows nothing after what has been sampled."""
+        return self.matcher is not None and self.matcher.finished
 
     @property
     def output_left(self) -> int:
@@ -102,6 +109,8 @@ class Sequence:
             text += self.text.push(piece(token))
             if self.text.stopped:
                 return Accepted(text, tuple(sampled[:count]), FinishReason.STOP)
+            if count == len(sampled) and self.whole:
+                return Accepted(text + self.text.finish(), tuple(sampled), FinishReason.STOP)
             if self.output_left <= 0:
                 return Accepted(text + self.text.finish(), tuple(sampled[:count]), FinishReason.LENGTH)
         return Accepted(text, tuple(sampled))
