@@ -31,7 +31,7 @@ _OPEN = ("$ref", "allOf", "anyOf", "oneOf", "patternProperties", "additionalProp
 
 
 def json_constraint(schema: object, param: str, *, strict: bool = False) -> Constraint:
-    """An answer that is JSON of this schema, without white space between its parts; None: any JSON object.
+    """An answer that is JSON of this schema, on one line; None: any JSON object.
 
     `strict`: a keyword that can not be kept to is refused by the worker; else it is left out of account, and `oneOf`
     means `anyOf` where its parts overlap.
@@ -49,10 +49,10 @@ def json_rule(schema: object, param: str, *, strict: bool = False) -> str:
     if not isinstance(schema, dict):
         raise fields.invalid(param, schema, "a JSON schema: an object")
     _check(schema, param)
-    options: dict[str, Any] = {"whitespace_flexible": False}
+    # As models have read it most, and no white space that they could write for ever.
+    options: dict[str, Any] = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
     if not strict:
         options |= {"lenient": True, "coerce_one_of": True}
-    # No white space, for models that would write it for ever.
     text = json.dumps(_closed(schema) | {_OPTIONS: options}, ensure_ascii=False)
     if len(text.encode()) > MAX_SCHEMA_BYTES:
         raise _refused(param, f"has {len(text.encode())} bytes; at most {MAX_SCHEMA_BYTES} are read")

@@ -216,6 +216,7 @@ def run_worker(frames_in: int, frames_out: int) -> int:
         return EXIT_CONTEXT_LOST
     loop.close()
     model.close()
+    constraints.close()
     return 0
 
 

@@ -81,6 +81,8 @@ class FakeSampler:
         allowed = matcher.mask().nonzero()[0]
         may_end = allowed[-1] == _END
         ends = may_end and self._end_at is not None and len(history) >= self._end_at
+        if self._period:
+            history = [len(history) % self._period]
         token = _END if ends else int(allowed[_hash(history) % len(allowed)])
         matcher.accept(token)
         return token

@@ -18,7 +18,7 @@ _MOST_SPELLED = 32
 _MOST_WORDS = 300
 _UNKNOWN_MARK = re.compile(r'^at (\d+)\((\d+)\): unknown special token: "(<[^"]*>)"')
 #: What comes before the library's own reason, and the excerpt of the grammar after it.
-_PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
+_PLACE = re.compile(r"^(?:at )?\d+\(\d+\): (?:failed to compile JSON schema: )?")
 _EXCERPT = re.compile(r"\n\s*\d+ \| .*|\n?<non-verbose/>.*", re.DOTALL)
 
 TokenTrie = LLTokenizer
