@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from slotwise.config import ConfigError, ModelTable, PrefixTable, Settings
-from slotwise.memory.architectures import EMBEDDERS
+from slotwise.memory.architectures import EMBEDDERS, HYBRID, RECURRENT
 from slotwise.memory.facts import ModelFacts, Pooling, read_facts
 from slotwise.memory.probe import read_memory
 from slotwise.places import places_of
@@ -147,6 +147,11 @@ def _pooling(name: str, table: ModelTable) -> str:
             raise ConfigError(f"'model.{name}.kind' is 'text': a {facts.architecture} model can only embed")
         return ""
     pooling = facts.pooling or (Pooling.MEAN if table.kind == "embedding" else None)
+    if pooling and facts.architecture in RECURRENT | HYBRID:
+        if table.kind == "embedding":
+            said = f"a {facts.architecture} model has recurrent states, which llama.cpp does not pool"
+            raise ConfigError(f"'model.{name}.kind' is 'embedding': {said}")
+        return ""
     return pooling.name.lower() if pooling else ""
 
 

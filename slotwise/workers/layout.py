@@ -35,7 +35,7 @@ class ContextLayout:
 def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) -> ContextLayout:
     """`context_train`: tokens that the model was trained for. `can_go_back`: a sequence can be cut anywhere."""
     if load.pooling:
-        return _embedding_layout(load, context_train, many=can_go_back)
+        return _embedding_layout(load, context_train)
     reuse = Reuse.PARTIAL if can_go_back else Reuse.CONTINUE
     cap = _cap(load, context_train)
     cells = load.kv_cells or load.slots * cap
@@ -63,12 +63,13 @@ def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) ->
     return ContextLayout(context, min(cap, of_a_sequence), draft_rows, reuse)
 
 
-def _embedding_layout(load: LoadModel, context_train: int, *, many: bool) -> ContextLayout:
+def _embedding_layout(load: LoadModel, context_train: int) -> ContextLayout:
     """Of a model that embeds: room for one batch, which is forgotten when it is computed. Pooling takes an input whole,
-    so the longest one is a batch at least. `many`: a row takes no bytes of its own."""
+    so a batch is as long as the longest one at least."""
     cap = _cap(load, context_train)
     n_batch = max(load.n_batch, cap)
-    rows = 1 if load.reproducible else min(_MOST_INPUTS if many else load.slots, n_batch)
+    # A row takes no bytes of its own; in company the bits may differ.
+    rows = 1 if load.reproducible else _MOST_INPUTS
     context = ContextShape(
         cells=n_batch,
         sequences=rows,
@@ -90,7 +91,7 @@ def pool_sizes(load: LoadModel, *, context_train: int) -> tuple[int, ...]:
     """
     cap = _cap(load, context_train)
     if load.pooling:
-        return (_embedding_layout(load, context_train, many=True).context.all_cells,)
+        return (_embedding_layout(load, context_train).context.all_cells,)
     if load.kv_cells or load.reproducible or load.kv_layout == "split":
         return (load.kv_cells or load.slots * cap,)
     sizes = [load.slots * cap]
