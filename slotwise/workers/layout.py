@@ -95,7 +95,8 @@ def pool_sizes(load: LoadModel, *, context_train: int) -> tuple[int, ...]:
     if load.kv_cells or load.reproducible or load.kv_layout == "split":
         return (load.kv_cells or load.slots * cap,)
     sizes = [load.slots * cap]
-    while (half := pad(sizes[-1] // 2, CELL_PADDING)) > cap:
+    # Of a short context the half may be padded to more than the whole.
+    while cap < (half := pad(sizes[-1] // 2, CELL_PADDING)) < sizes[-1]:
         sizes.append(half)
     if sizes[-1] > cap:
         sizes.append(cap)

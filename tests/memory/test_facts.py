@@ -20,14 +20,17 @@ def test_of_the_demo_model() -> None:
     assert not any((facts.embeds, facts.ranks, facts.takes_tools, facts.thinks))
 
 
-def _header(architecture: str = "bert", **metadata: int | str) -> GGUFHeader:
-    return GGUFHeader(3, {"general.architecture": architecture, **metadata}, (), 10)
+def _header(**metadata: int | str) -> GGUFHeader:
+    return GGUFHeader(3, {"general.architecture": "bert", **metadata}, (), 10)
+
+
+def _of_qwen(pooling: int) -> ModelFacts:
+    metadata: dict[str, int | str] = {"general.architecture": "qwen3", "qwen3.pooling_type": pooling}
+    return facts_of("m", _header(**metadata), 0.0)
 
 
 def test_what_embeds_and_what_ranks() -> None:
-    last, rank, none, odd = (
-        facts_of("m", _header("qwen3", **{"qwen3.pooling_type": value}), 0.0) for value in (3, 4, 0, 77)
-    )
+    last, rank, none, odd = map(_of_qwen, (3, 4, 0, 77))
 
     assert (last.pooling, last.embeds, last.ranks, last.kind) == (Pooling.LAST, True, False, "embedding")
     assert (rank.embeds, rank.ranks, rank.kind) == (False, True, "rank")
