@@ -39,6 +39,8 @@ PURE = [
     "slotwise.usage.entry",
     *(f"slotwise.workers.{name}" for name in ("batch", "cells", "cost", "frames", "hostcache", "lookup", "model")),
     *(f"slotwise.workers.{name}" for name in ("prefixes", "protocol", "sequences", "speculation", "split", "text")),
+    "slotwise.workers.inputs",
+    "slotwise.workers.packing",
     "slotwise.workers.unified",
     "slotwise.workers.layout",
     "slotwise.workers.visible",
@@ -53,7 +55,8 @@ PURE = [
     *(
         f"slotwise.api.{name}"
         for name in (
-            *("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "schemas", "sse"),
+            *("asked", "embeddingschema", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "schemas"),
+            *("sse", "suitable", "vectors"),
             "telling",
         )
     ),
@@ -80,7 +83,7 @@ OWNERS = {
     "matplotlib": {"slotwise.benchmarks.report.drawing"},
     "llama_cpp": {
         f"slotwise.workers.llama.{name}"
-        for name in ("batch", "breakdown", "dryrun", "library", "model", "params", "samplers", "vocabulary")
+        for name in ("batch", "breakdown", "dryrun", "embedder", "library", "model", "params", "samplers", "vocabulary")
     },
     "llguidance": {"slotwise.workers.grammar"},
     "psutil": {"slotwise.memory.probe"},

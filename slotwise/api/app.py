@@ -19,11 +19,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from slotwise import __version__
 from slotwise.api import queueing
 from slotwise.api.edge import Edge
+from slotwise.api.embeddings import embeddings, rerank
 from slotwise.api.entrance import Entrance
 from slotwise.api.examine import Examination
 from slotwise.api.metrics import Metrics
 from slotwise.api.openai import tell_chat, tell_completion
-from slotwise.api.openapi import document
+from slotwise.api.openapi import RERANK_PATHS, document
 from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
 from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.api.seam import Generation
@@ -79,6 +80,8 @@ def create_app(
             Route("/tokenize", examination.tokenize, methods=["POST"]),
             Route("/detokenize", examination.detokenize, methods=["POST"]),
             Route("/apply-template", examination.apply_template, methods=["POST"]),
+            Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
+            *(Route(path, routes.rerank, methods=["POST"]) for path in RERANK_PATHS),
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{model_id:path}", routes.model, methods=["GET"]),
             Route("/v1/slotwise/status", routes.status, methods=["GET"]),
@@ -111,6 +114,12 @@ class Routes:
 
     async def completion(self, request: Request) -> ASGIApp:
         return await self._entrance.generate(request, parse_completion, tell_completion)
+
+    async def embeddings(self, request: Request) -> ASGIApp:
+        return await embeddings(self._entrance, request)
+
+    async def rerank(self, request: Request) -> ASGIApp:
+        return await rerank(self._entrance, request)
 
     async def models(self, request: Request) -> Response:
         return _json({"object": "list", "data": [self._model_object(served) for served in self._service.status()]})

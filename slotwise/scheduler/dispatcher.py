@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
-from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, prompt_characters
+from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, input_name, prompt_characters
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.affinity import Marks, marks_of
 from slotwise.scheduler.core import Scheduler
@@ -240,8 +240,9 @@ class Dispatcher:
                 assert_never(report)
 
     def _prepared(self, request_id: str, report: protocol.Prepared) -> None:
+        longest = None
         if (lease := self._leases.get(request_id)) is not None:
-            lease.prompt = report.tokens
+            lease.prompt, lease.lengths = report.tokens, report.lengths
             if lease.request.special_text and not lease.generated:
                 lease.opening = report.opening
             if report.examined is not None:
@@ -251,7 +252,9 @@ class Dispatcher:
                 )
                 self._push(lease, told)
                 self._leases.pop(request_id, None)
-        self._post(ev.RequestPriced(request_id, report.prompt_tokens))
+            elif report.lengths:
+                longest = _longest(lease, report.lengths)
+        self._post(ev.RequestPriced(request_id, report.prompt_tokens, longest))
 
     def _resized(self, worker_id: int, model: str, report: protocol.Resized) -> None:
         counters, info = self._counters[model], report.info
@@ -316,6 +319,7 @@ class Dispatcher:
         if delta.finish_reason is None:
             if lease is not None:
                 lease.generated += delta.tokens
+                lease.inputs_done += len(delta.vectors)
                 self._push(lease, _chunk(lease, delta))
             return
         usage = delta.usage
@@ -417,7 +421,7 @@ class Dispatcher:
         if lease.worker_id is not None and lease.worker_id != grant.worker_id:
             self._names.left(lease.worker_id, grant.request_id)
         name = self._names.of(grant.worker_id, grant.request_id)
-        prompt = lease.prompt if name is None else ()
+        prompt, lengths = (lease.prompt, lease.lengths) if name is None else ((), ())
         name = name or self._names.new(grant.worker_id, grant.request_id)
         lease.worker_id = lease.started_on = grant.worker_id
         request = lease.request
@@ -431,6 +435,8 @@ class Dispatcher:
             generated=tuple(lease.generated),
             cells=grant.cells,
             prompt=prompt,
+            lengths=lengths,
+            inputs_done=lease.inputs_done,
             asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
             top_logprobs=request.top_logprobs,
             special_text=request.special_text,
@@ -452,4 +458,12 @@ def _chunk(lease: Lease, delta: Delta) -> TokenChunk:
         finish_reason=delta.finish_reason,
         usage=delta.usage,
         logprobs=lease.told(delta.logprobs, delta.logprobs_told),
+        vectors=delta.vectors,
     )
+
+
+def _longest(lease: Lease, lengths: Sequence[int]) -> ev.Longest:
+    """Of a prompt's inputs."""
+    tokens = max(lengths)
+    index = lengths.index(tokens)
+    return ev.Longest(tokens, index, input_name(lease.request.prompt, index))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -60,6 +62,12 @@ class FakeLease:
 
     def end(self, text: str = "", reason: FinishReason = FinishReason.STOP, usage: Usage | None = None) -> Self:
         return self._add(TokenChunk(text=text, tokens=1, finish_reason=reason, usage=usage or Usage(5, 2, 3)))
+
+    def embed(self, *vectors: Sequence[float], tokens: int = 5) -> Self:
+        """All of what was asked to be embedded, or the scores of what was to be ranked."""
+        told = tuple(struct.pack(f"<{len(vector)}f", *vector) for vector in vectors)
+        usage = Usage(tokens, 0)
+        return self._add(TokenChunk(text="", tokens=0, finish_reason=FinishReason.STOP, usage=usage, vectors=told))
 
     def fail(self, error: BaseException) -> Self:
         return self._add(error)
