@@ -84,7 +84,8 @@ OWNERS = {
     "llama_cpp": {
         f"slotwise.workers.llama.{name}"
         for name in ("batch", "breakdown", "dryrun", "embedder", "library", "model", "params", "samplers", "vocabulary")
-    },
+    }
+    | {"slotwise.benchmarks.constrained"},
     "llguidance": {"slotwise.workers.grammar"},
     "psutil": {"slotwise.memory.probe"},
     "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.load_store", "slotwise.usage.store"},

@@ -150,6 +150,7 @@ class ConstrainedChainSampler(ChainSampler):
     def __init__(
         self,
         logits: Callable[[int], npt.NDArray[np.float32]],
+        context: Callable[[], Any],
         vocab_size: int,
         tiny: TinyCalls,
         params: SamplingParams,
@@ -167,11 +168,30 @@ class ConstrainedChainSampler(ChainSampler):
         self._bias = np.zeros(vocab_size if bias else 0, np.float32)
         self._bias[list(bias)] = list(bias.values())
         chain = msgspec.structs.replace(params, logit_bias={})
-        super().__init__(lambda: None, vocab_size, tiny, chain, prompt, frozenset(), generated)
+        super().__init__(context, vocab_size, tiny, chain, prompt, frozenset(), generated)
 
     def sample(self, row: int) -> int:
-        allowed = self._matcher.mask().nonzero()[0]
-        logits = self._logits(row)[allowed]
+        mask, logits = self._matcher.mask(), self._logits(row)
+        if not len(self._bias) and 2 * np.count_nonzero(mask) > len(mask):
+            token = self._of_most(mask, logits, row)
+        else:
+            token = self._of_few(mask, logits)
+        self._matcher.accept(token)
+        return token
+
+    def _of_most(self, mask: npt.NDArray[np.bool_], logits: npt.NDArray[np.float32], row: int) -> int:
+        """From the whole vocabulary, in which what is forbidden is impossible for a moment."""
+        forbidden = (~mask).nonzero()[0]
+        kept = logits[forbidden]
+        logits[forbidden] = -np.inf
+        token = super().sample(row)
+        logits[forbidden] = kept
+        return token
+
+    def _of_few(self, mask: npt.NDArray[np.bool_], logits: npt.NDArray[np.float32]) -> int:
+        """From a list of what is allowed."""
+        allowed = mask.nonzero()[0]
+        logits = logits[allowed]
         if len(self._bias):
             logits += self._bias[allowed]
             if logits.max() == -np.inf:
@@ -182,7 +202,6 @@ class ConstrainedChainSampler(ChainSampler):
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(choice))
         token = int(choice.data[choice.selected].id)
         self._tiny.accept(self._chain, token)
-        self._matcher.accept(token)
         return token
 
 
