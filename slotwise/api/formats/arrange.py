@@ -57,7 +57,7 @@ def arrange(
     """`parallel`: an answer may have several calls. `constraint`: what an answer without forced calls must be.
 
     Raises:
-        InvalidRequest: a call is forced, and there is no such tool.
+        InvalidRequest: a call is forced, and there is no such tool, or its schema is too large.
     """
     template = facts.template if facts is not None else None
     form = format_of(template)
@@ -97,6 +97,8 @@ def _told(
     if tools and not form.tells_tools:
         text = _instructions(tools, choice, parallel=parallel)
         messages = history.with_instructions(messages, text, system=takes_system(template))
+    if not takes_system(template):
+        messages = history.system_as_user(messages)
     native = tuple(map(told, tools)) if form.tells_tools else ()
     return msgspec.structs.replace(prompt, messages=messages, tools=native)
 
@@ -140,7 +142,7 @@ def _constraint(
     lark = Lark()
     if wanted:
         start = lark.thoughts(marks) + form.forced(lark, wanted, parallel)
-        return lark.constraint(start, "tools")
+        return lark.constraint(start)
     if constraint is None or (marks is None and form is not families.HARMONY):
         return constraint
     if form is families.HARMONY:

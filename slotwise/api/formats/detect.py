@@ -11,6 +11,7 @@ from slotwise.api.formats.families import Format
 _CODE = re.compile(r"\{[%{](.*?)[%}]\}", re.DOTALL)
 _TEXT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _TOOLS = re.compile(r"(?<![\w.])tools\b")
+_NO_SYSTEM = ("system role not supported", "only user and assistant roles are supported!")
 #: Templates that have all of the texts, the first that is found counts.
 _KNOWN: tuple[tuple[tuple[str, ...], Format], ...] = (
     (("<|channel|>", "<|message|>", "to=functions"), families.HARMONY),
@@ -52,5 +53,5 @@ def takes_tools(template: str) -> bool:
 
 
 def takes_system(template: str | None) -> bool:
-    """It has a place for a system message. Some refuse one in so many words."""
-    return template is None or ("system" in template and "System role not supported" not in template)
+    """Some templates refuse a system message, in these words."""
+    return template is None or not any(words in template.lower() for words in _NO_SYSTEM)

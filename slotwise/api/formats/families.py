@@ -83,11 +83,8 @@ MISTRAL = Format(
     "mistral",
     _marked(Marks({"[TOOL_CALLS]": MistralBlock})),
     partial(forced.listed, begin="[TOOL_CALLS]"),
-    (history.short_ids,),
 )
-MISTRAL_NAMED = Format(
-    "mistral-named", _marked(Marks({"[TOOL_CALLS]": MistralBlock})), forced.mistral_named, (history.short_ids,)
-)
+MISTRAL_NAMED = Format("mistral-named", _marked(Marks({"[TOOL_CALLS]": MistralBlock})), forced.mistral_named)
 _DEEPSEEK = _marked(Marks({DeepSeekBlock.BEGIN: DeepSeekBlock}))
 DEEPSEEK = Format("deepseek", _DEEPSEEK, partial(forced.deepseek, fenced=False))
 DEEPSEEK_FENCED = Format("deepseek-fenced", _DEEPSEEK, partial(forced.deepseek, fenced=True))

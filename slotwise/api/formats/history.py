@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import string
 from collections.abc import Sequence
 
 import msgspec
 
 from slotwise.request import ChatMessage
 
-_ALPHANUMERIC = string.digits + string.ascii_letters
-_SHORT_ID = 9
+_SYSTEM = ("system", "developer")
 
 
 def with_instructions(messages: Sequence[ChatMessage], text: str, *, system: bool) -> tuple[ChatMessage, ...]:
     """`text` in the system message, or, where the template takes none (`system`), before the user's first words."""
     role = "system" if system else "user"
     for index, message in enumerate(messages):
-        if message.role == role or (system and message.role == "developer"):
+        if message.role == role or (system and message.role in _SYSTEM):
             parts = (message.content, text) if system else (text, message.content)
             content = "\n\n".join(part for part in parts if part)
             return (*messages[:index], _with(message, content=content), *messages[index + 1 :])
         if system:
             break
     return (ChatMessage(role, text), *messages)
+
+
+def system_as_user(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+    """For templates that refuse a system message: it comes before the user's first words."""
+    first = next((message for message in messages if message.role in _SYSTEM), None)
+    if first is None:
+        return tuple(messages)
+    others = tuple(message for message in messages if message is not first)
+    return with_instructions(others, first.content, system=False)
 
 
 def as_plain_messages(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
@@ -78,18 +84,6 @@ def one_call_each(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
     return tuple(split)
 
 
-def short_ids(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-    """For templates that insist on ids of nine letters and digits: the same id always becomes the same."""
-    return tuple(
-        _with(
-            message,
-            tool_calls=tuple(msgspec.structs.replace(call, id=_short(call.id)) for call in message.tool_calls),
-            tool_call_id=None if message.tool_call_id is None else _short(message.tool_call_id),
-        )
-        for message in messages
-    )
-
-
 def thoughts_and_words_as_one(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
     """gpt-oss's template refuses a call with both thoughts and words before it."""
     return tuple(
@@ -108,13 +102,6 @@ def _calls_text(message: ChatMessage) -> str:
 def _listed(message: ChatMessage) -> str:
     calls = [f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}' for call in message.tool_calls]
     return ", ".join(calls)
-
-
-def _short(call_id: str) -> str:
-    if len(call_id) == _SHORT_ID and call_id.isascii() and call_id.isalnum():
-        return call_id
-    digest = int.from_bytes(hashlib.blake2b(call_id.encode(), digest_size=8).digest(), "big")
-    return "".join(_ALPHANUMERIC[digest // 62**place % 62] for place in range(_SHORT_ID))
 
 
 def _with(message: ChatMessage, **changes: object) -> ChatMessage:

@@ -105,6 +105,18 @@ def test_a_template_that_takes_no_system_message_has_them_before_the_question() 
     assert messages[0].content.endswith("\n\nHi")
 
 
+def test_a_system_message_of_the_client_comes_before_the_question_there_too() -> None:
+    template = "{{ raise_exception('System role not supported') }}"
+    system = ChatMessage("system", "Be brief.")
+
+    assert arrange(ChatPrompt((system, HI)), model(template)).prompt.messages == (
+        ChatMessage("user", "Be brief.\n\nHi"),
+    )
+    (message,) = arrange(ChatPrompt((system, HI), TOLD), model(template)).prompt.messages
+    assert message.content.startswith("Be brief.\n\nYou can call")
+    assert message.content.endswith("\n\nHi")
+
+
 def test_earlier_calls_become_words_where_a_template_knows_none() -> None:
     messages = arrange(ChatPrompt(CALLED), model(PLAIN)).prompt.messages
 
@@ -122,16 +134,6 @@ def test_one_call_in_a_message_where_a_template_renders_no_more() -> None:
     assert [message.role for message in messages] == ["user", "assistant", "tool", "assistant", "tool", "user"]
     assert [message.content for message in messages] == ["Hi", "Wait.", "12:00", "", "13:00", "So?"]
     assert [len(message.tool_calls) for message in messages] == [0, 1, 0, 1, 0, 0]
-
-
-def test_ids_of_nine_characters_for_mistral() -> None:
-    messages = arrange(ChatPrompt(CALLED, TOLD), model(MISTRAL)).prompt.messages
-
-    ids = [call.id for call in messages[1].tool_calls]
-    assert all(re.fullmatch("[0-9a-zA-Z]{9}", one) for one in ids)
-    assert [messages[2].tool_call_id, messages[3].tool_call_id] == ids
-    again = arrange(arrange(ChatPrompt(CALLED), model(MISTRAL)).prompt, model(MISTRAL)).prompt.messages
-    assert again == messages
 
 
 def test_gpt_oss_has_thoughts_and_words_before_a_call_as_one() -> None:
