@@ -32,6 +32,8 @@ class Format:
     tells_tools: bool = True
     #: Its marks may be control tokens, which have no text unless it is asked for.
     special_text: bool = True
+    #: Calls where an answer may be JSON of another kind too, if they are to have marks then.
+    beside: Forced | None = None
 
 
 def _marked(marks: Marks) -> Callable[[Sequence[Tool], NewId], AnswerParser]:
@@ -52,6 +54,7 @@ GENERIC = Format(
     (history.as_plain_messages,),
     tells_tools=False,
     special_text=False,
+    beside=partial(forced.enclosed, begin="<tool_call>", end="</tool_call>"),
 )
 HERMES = Format(
     "hermes",
@@ -78,6 +81,7 @@ LLAMA = Format(
     _marked(Marks({"<|python_tag|>": Block, "<function=": partial(TaggedBlock, opened=True)}, bare=True)),
     forced.llama,
     (history.one_call_each,),
+    beside=partial(forced.llama, begin="<|python_tag|>"),
 )
 MISTRAL = Format(
     "mistral",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from slotwise.request import ChatMessage
+from slotwise.request import ChatMessage, ToolCall
 
 _SYSTEM = ("system", "developer")
 
@@ -67,21 +67,39 @@ def calls_as_text(messages: Sequence[ChatMessage], *, mark: str) -> tuple[ChatMe
 
 def one_call_each(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
     """For templates that render one call in a message: each call followed by its result."""
-    results = {message.tool_call_id: message for message in messages if message.role == "tool"}
-    told: set[str | None] = set()
     split: list[ChatMessage] = []
-    for message in messages:
+    #: Results of calls that have been split, which come at their calls.
+    taken: set[int] = set()
+    for place, message in enumerate(messages):
         if len(message.tool_calls) < 2:
-            if message.role != "tool" or message.tool_call_id not in told:
+            if place not in taken:
                 split.append(message)
             continue
+        results = _results(messages, place + 1)
         for index, call in enumerate(message.tool_calls):
             first = message if index == 0 else ChatMessage(message.role, "")
             split.append(_with(first, tool_calls=(call,)))
-            if call.id in results:
-                split.append(results[call.id])
-                told.add(call.id)
+            result = _result_of(call, messages, results)
+            if result is not None:
+                results.remove(result)
+                taken.add(result)
+                split.append(messages[result])
     return tuple(split)
+
+
+def _results(messages: Sequence[ChatMessage], start: int) -> list[int]:
+    """Places of the results that follow."""
+    end = start
+    while end < len(messages) and messages[end].role == "tool":
+        end += 1
+    return list(range(start, end))
+
+
+def _result_of(call: ToolCall, messages: Sequence[ChatMessage], results: Sequence[int]) -> int | None:
+    """By its id, or, where results have none, the first that is left."""
+    named = (place for place in results if messages[place].tool_call_id == call.id)
+    nameless = (place for place in results if messages[place].tool_call_id is None)
+    return next(named, None) or next(nameless, None)
 
 
 def thoughts_and_words_as_one(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:

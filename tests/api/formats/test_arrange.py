@@ -136,6 +136,19 @@ def test_one_call_in_a_message_where_a_template_renders_no_more() -> None:
     assert [len(message.tool_calls) for message in messages] == [0, 1, 0, 1, 0, 0]
 
 
+def test_results_find_their_calls_by_id_or_by_order() -> None:
+    hi, asked, first, second, so = CALLED
+
+    def told(*results: ChatMessage) -> list[str]:
+        messages = arrange(ChatPrompt((hi, asked, *results, so), TOLD), model(LLAMA)).prompt.messages
+        return [message.tool_calls[0].id if message.tool_calls else message.content for message in messages]
+
+    assert told(second, first) == ["Hi", "a", "12:00", "b", "13:00", "So?"]
+    assert told(second) == ["Hi", "a", "b", "13:00", "So?"]
+    assert told(ChatMessage("tool", "1"), ChatMessage("tool", "2")) == ["Hi", "a", "1", "b", "2", "So?"]
+    assert told(first, ChatMessage("tool", "?", tool_call_id="x")) == ["Hi", "a", "12:00", "b", "?", "So?"]
+
+
 def test_gpt_oss_has_thoughts_and_words_before_a_call_as_one() -> None:
     call = ChatMessage("assistant", "I look.", reasoning="Hm.", tool_calls=(ToolCall("a", "get_time", "{}"),))
     message = arrange(ChatPrompt((HI, call), TOLD), model(HARMONY)).prompt.messages[1]
@@ -198,7 +211,6 @@ def test_what_an_answer_must_be_is_passed_on() -> None:
     asked = Constraint('start: "yes"', "response_format")
 
     assert arrange(ChatPrompt((HI,)), model(PLAIN), constraint=asked).constraint == asked
-    assert arrange(ChatPrompt((HI,), TOLD), model(HERMES), constraint=asked).constraint == asked
     silent = ChatPrompt((HI,), (), {"enable_thinking": False})
     assert arrange(silent, model(THINKING), constraint=asked).constraint == asked
     thoughtful = arrange(ChatPrompt((HI,)), model(THINKING), constraint=asked).constraint
@@ -242,6 +254,14 @@ def test_a_model_is_told_what_is_demanded() -> None:
     assert told(ToolChoice("required", "get_time")).endswith("Call get_time now.")
     assert "tool_calls" in told(ToolChoice())
     assert "tool_calls" not in told(ToolChoice(), parallel=False)
+
+
+def test_a_model_is_told_of_marks_where_other_answers_are_json_too() -> None:
+    asked = Constraint('start: "yes"', "response_format")
+    told = arrange(ChatPrompt((HI,), TOLD), model(PLAIN), constraint=asked).prompt.messages[0].content
+
+    assert "<tool_call>" in told
+    assert "To call several" not in told
 
 
 def test_the_formats_know_nothing_of_transport() -> None:
