@@ -42,6 +42,7 @@ PURE = [
     "slotwise.workers.unified",
     "slotwise.workers.layout",
     "slotwise.workers.visible",
+    *(f"slotwise.workers.{name}" for name in ("chatform", "logprobs", "quoting")),
     *(
         f"slotwise.memory.{name}"
         for name in (
@@ -51,7 +52,10 @@ PURE = [
     ),
     *(
         f"slotwise.api.{name}"
-        for name in ("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "sse", "telling")
+        for name in (
+            *("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "schemas", "sse"),
+            "telling",
+        )
     ),
     *(
         f"slotwise.api.formats.{name}"
@@ -90,6 +94,7 @@ OWNERS = {
         f"slotwise.workers.llama.{name}"
         for name in ("batch", "breakdown", "dryrun", "library", "model", "params", "samplers", "vocabulary")
     },
+    "llguidance": {"slotwise.workers.grammar"},
     "psutil": {"slotwise.memory.probe"},
     "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.load_store", "slotwise.usage.store"},
     "pynvml": {"slotwise.memory.probe"},

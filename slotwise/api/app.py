@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from slotwise import __version__
 from slotwise.api import queueing
 from slotwise.api.edge import Edge
 from slotwise.api.entrance import Entrance
+from slotwise.api.examine import Examination
 from slotwise.api.metrics import Metrics
 from slotwise.api.openai import tell_chat, tell_completion
 from slotwise.api.openapi import document
@@ -68,11 +70,15 @@ def create_app(
     entrance = Entrance(
         service, metrics or Metrics(service.status), catalogue or {}, max_body_bytes, user_header, clock
     )
-    routes = Routes(entrance)
+    routes, examination = Routes(entrance), Examination(entrance, parse_chat)
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.completion, methods=["POST"]),
+            Route("/v1/chat/completions/input_tokens", examination.input_tokens, methods=["POST"]),
+            Route("/tokenize", examination.tokenize, methods=["POST"]),
+            Route("/detokenize", examination.detokenize, methods=["POST"]),
+            Route("/apply-template", examination.apply_template, methods=["POST"]),
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{model_id:path}", routes.model, methods=["GET"]),
             Route("/v1/slotwise/status", routes.status, methods=["GET"]),
@@ -100,7 +106,8 @@ class Routes:
         self._created = int(time.time())
 
     async def chat(self, request: Request) -> ASGIApp:
-        return await self._entrance.generate(request, parse_chat, tell_chat)
+        parse = partial(parse_chat, catalogue=self._entrance.catalogue)
+        return await self._entrance.generate(request, parse, tell_chat)
 
     async def completion(self, request: Request) -> ASGIApp:
         return await self._entrance.generate(request, parse_completion, tell_completion)
