@@ -119,8 +119,6 @@ class Constraint(msgspec.Struct, frozen=True):
     marks: tuple[str, ...] = ()
     #: The grammar names `thoughts` too: `thoughts_free`, or `thoughts_opened` where an answer begins inside one.
     thinks: bool = False
-    #: The prompt ends inside a thought. Known when it has been rendered.
-    opened: bool = False
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -22,8 +22,12 @@ def opening_of(prompt: str) -> str:
     return opened.group() if opened else ""
 
 
-def completed(constraint: Constraint, special: Mapping[str, int]) -> str:
-    """The grammar to compile. `special`: the tokens that no text of a grammar matches, by their text."""
+def completed(constraint: Constraint, special: Mapping[str, int], *, opened: bool = False) -> str:
+    """The grammar to compile.
+
+    `special`: the tokens that no text of a grammar matches, by their text. `opened`: the prompt ends inside a thought,
+    so the answer must end it first.
+    """
     if not constraint.marks:
         return constraint.grammar
     lines = [constraint.grammar]
@@ -36,5 +40,5 @@ def completed(constraint: Constraint, special: Mapping[str, int]) -> str:
             # Lazy: it ends with the first mark, not with the last.
             lines += [f"mark_{index}: {quoted}", f"until_{index}[lazy]: /(?s:.*)/ {quoted}"]
     if constraint.thinks:
-        lines.append(f"thoughts: {'thoughts_opened' if constraint.opened else 'thoughts_free'}")
+        lines.append(f"thoughts: {'thoughts_opened' if opened else 'thoughts_free'}")
     return "\n".join((*lines, ""))

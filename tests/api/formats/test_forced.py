@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jsonschema
-import msgspec
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 from llguidance import TokenizerWrapper as Wrapper
@@ -93,10 +92,10 @@ class Bytes:
 class Walk:
     """One answer, drawn from what a grammar allows."""
 
-    def __init__(self, constraint: Constraint, *, special: bool, seed: int = 0) -> None:
+    def __init__(self, constraint: Constraint, *, special: bool, opened: bool = False, seed: int = 0) -> None:
         vocabulary = Bytes(constraint.marks if special else ())
         self._tokens, self._special = vocabulary.tokens, vocabulary.special
-        grammar = completed(constraint, vocabulary.special)
+        grammar = completed(constraint, vocabulary.special, opened=opened)
         # The library's types say that a wrapper takes anything.
         self._matcher = LLMatcher(LLTokenizer(Wrapper(vocabulary)), grammar, log_level=0)
         assert not self._matcher.is_error(), self._matcher.get_error()
@@ -232,7 +231,7 @@ def test_models_may_think_before_they_must_call(name: str, thought: str, special
 @pytest.mark.parametrize("special", [True, False])
 def test_a_thought_that_the_template_has_opened_is_ended_first(special: bool) -> None:
     arranged = _arranged("thinking", ToolChoice("required"))
-    walk = Walk(msgspec.structs.replace(_constraint(arranged), opened=True), special=special)
+    walk = Walk(_constraint(arranged), special=special, opened=True)
     assert walk.says("Let me see.\n</think>\n\n")
 
     # The worker tells the opening as the beginning of the answer.
