@@ -63,8 +63,20 @@ PURE = [
     *(
         f"slotwise.api.formats.{name}"
         for name in (
-            *("arrange", "block", "blocks", "detect", "families", "forced", "harmony", "history", "lark", "parser"),
-            *("thoughts", "toolbox"),
+            *(
+                "arrange",
+                "bare",
+                "block",
+                "blocks",
+                "detect",
+                "families",
+                "forced",
+                "harmony",
+                "history",
+                "lark",
+                "parser",
+            ),
+            *("parser", "thoughts", "toolbox"),
         )
     ),
     "slotwise.workers.marks",
