@@ -54,6 +54,10 @@ PURE = [
         for name in ("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "sse", "telling")
     ),
     *(
+        f"slotwise.api.ollama.{name}"
+        for name in ("document", "messages", "models", "names", "options", "schema", "store", "telling")
+    ),
+    *(
         f"slotwise.benchmarks.{name}"
         for name in (
             *("arrivals", "asks", "capacity", "conditions", "document", "findings", "health", "judge", "lengths"),

@@ -20,6 +20,7 @@ from slotwise.api import queueing
 from slotwise.api.edge import Edge
 from slotwise.api.entrance import Entrance
 from slotwise.api.metrics import Metrics
+from slotwise.api.ollama import routes as ollama
 from slotwise.api.openai import tell_chat, tell_completion
 from slotwise.api.openapi import document
 from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
@@ -81,6 +82,7 @@ def create_app(
             Route("/ready", routes.ready, methods=["GET"]),
             Route("/metrics", routes.metrics_text, methods=["GET"]),
             Route("/openapi.json", routes.openapi, methods=["GET"]),
+            *ollama.routes(entrance),
         ],
         exception_handlers={HTTPException: _http_exception, SlotwiseError: _refusal, Exception: _fault},
     )

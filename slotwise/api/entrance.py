@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,6 +22,7 @@ from slotwise.memory.facts import ModelFacts
 
 #: From a body, and who sent it, to what is to be generated.
 Parse = Callable[[bytes, Asker], ParsedRequest]
+P = TypeVar("P", bound=ParsedRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +40,25 @@ class Entrance:
 
     async def generate(self, request: Request, parse: Parse, telling: Telling) -> ASGIApp:
         """The answer to a request. Raises SlotwiseError: it is refused as it is."""
+        parsed = await self.parsed(request, parse)
+        return silence if parsed is None else self.answer(request, parsed, telling)
+
+    async def parsed(self, request: Request, parse: Callable[[bytes, Asker], P]) -> P | None:
+        """What a request asks for; None: its client has left. Raises SlotwiseError, and has counted it."""
         if int_header(request, "x-stainless-retry-count"):
             self.metrics.retried.inc()
         try:
-            body = await self.body(request)
-            parsed = parse(body, self.asker(request))
-            interval = waits.told_every(request.headers) or PING_INTERVAL_S
+            waits.told_every(request.headers)
+            return parse(await self.body(request), self.asker(request))
         except ClientLeft:
-            return silence
+            return None
         except SlotwiseError as error:
             self.count_refusal(error.code)
             raise
+
+    def answer(self, request: Request, parsed: ParsedRequest, telling: Telling) -> ASGIApp:
+        """The answer to what `parsed` gave."""
+        interval = waits.told_every(request.headers) or PING_INTERVAL_S
         return GenerationResponse(
             parsed, telling, self.service, self.metrics, clock=self.clock, ping_interval_s=interval
         )

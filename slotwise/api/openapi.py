@@ -6,6 +6,7 @@ from typing import Any
 
 from slotwise import __version__
 from slotwise.api import waits
+from slotwise.api.ollama import document as ollama
 from slotwise.api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH, ROLES
 from slotwise.request import ServiceTier
 
@@ -214,6 +215,7 @@ def document() -> dict[str, Any]:
             "/ready": _read("The server takes requests", s503="Draining, or no model can be loaded"),
             "/metrics": _read("Prometheus metrics", kind="text/plain"),
             "/openapi.json": _read("This document"),
+            **ollama.paths(),
         },
         "components": {
             "schemas": {
@@ -221,6 +223,7 @@ def document() -> dict[str, Any]:
                 "CompletionRequest": _COMPLETION,
                 "Error": _ERROR,
                 "Queue": _QUEUE,
+                **ollama.SCHEMAS,
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },

@@ -223,6 +223,13 @@ class Residency:
             return None
         return model.last_used + model.keep_alive_s
 
+    def expires_in(self, model: ModelRecord, now: float) -> float | None:
+        """Seconds until a model is unloaded if nobody comes any more; None: it is kept, or it is not loaded."""
+        if model.keep_alive_s is None or model.spec.pinned or not model.ready:
+            return None
+        due = self._expires(model)
+        return model.keep_alive_s if due is None else max(due - now, 0.0)
+
     def stop(self, worker: WorkerRecord) -> list[Action]:
         """Ask it to end; its bytes come back with `lost`."""
         if worker.state is WorkerState.DRAINING:

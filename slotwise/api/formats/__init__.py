@@ -1,0 +1,1 @@
+"""Stand-in: the package of this name takes its place at the merge."""
