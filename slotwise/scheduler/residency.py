@@ -177,6 +177,8 @@ class Residency:
             if (due := self._expires(model)) is not None and due <= now:
                 model.preload = False
                 actions += [action for worker in model.ready for action in self.stop(worker)]
+                # What a request said of it was said of this load: else one that had it unloaded would do so for ever.
+                model.keep_alive_s = model.spec.keep_alive_s
         return actions
 
     def relieve(self, now: float) -> list[Action]:
