@@ -71,7 +71,35 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
     tokens: tuple[int, ...]
 
 
-Prompt = ChatPrompt | TextPrompt | TokenPrompt
+class EmbedPrompt(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
+    """Texts that are turned into vectors, each on its own."""
+
+    inputs: tuple[TextPrompt | TokenPrompt, ...]
+    #: The request's field that they come from, for errors.
+    param: str = "input"
+
+
+class RankPrompt(msgspec.Struct, frozen=True, tag="rank", omit_defaults=True):
+    """Documents of which is told how well each answers a query."""
+
+    query: str
+    documents: tuple[str, ...]
+    #: The request's field that the documents come from, for errors.
+    param: str = "documents"
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt | EmbedPrompt | RankPrompt
+
+
+def input_name(prompt: Prompt, index: int) -> str:
+    """How one of a prompt's inputs is called in errors."""
+    match prompt:
+        case EmbedPrompt(inputs, param) if len(inputs) == 1:
+            return param
+        case EmbedPrompt(_, param) | RankPrompt(_, _, param):
+            return f"{param}[{index}]"
+        case _:
+            return "prompt"
 
 
 def prompt_characters(prompt: Prompt) -> int:
@@ -83,6 +111,10 @@ def prompt_characters(prompt: Prompt) -> int:
             return len(text)
         case TokenPrompt():
             return 0
+        case EmbedPrompt(inputs):
+            return sum(map(prompt_characters, inputs))
+        case RankPrompt(query, documents):
+            return sum(len(query) + len(document) for document in documents)
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -173,3 +205,5 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    #: Of an `EmbedPrompt` or a `RankPrompt`, of the inputs after those that were told before: float32, little-endian.
+    vectors: tuple[bytes, ...] = ()

@@ -39,6 +39,8 @@ PURE = [
     "slotwise.usage.entry",
     *(f"slotwise.workers.{name}" for name in ("batch", "cells", "cost", "frames", "hostcache", "lookup", "model")),
     *(f"slotwise.workers.{name}" for name in ("prefixes", "protocol", "sequences", "speculation", "split", "text")),
+    "slotwise.workers.inputs",
+    "slotwise.workers.packing",
     "slotwise.workers.unified",
     "slotwise.workers.layout",
     "slotwise.workers.visible",
@@ -51,7 +53,20 @@ PURE = [
     ),
     *(
         f"slotwise.api.{name}"
-        for name in ("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "sse", "telling")
+        for name in (
+            "embeddingschema",
+            "suitable",
+            "vectors",
+            "asked",
+            "errorbodies",
+            "fields",
+            "openai",
+            "openapi",
+            "pieces",
+            "schema",
+            "sse",
+            "telling",
+        )
     ),
     *(
         f"slotwise.api.ollama.{name}"
@@ -72,7 +87,7 @@ OWNERS = {
     "matplotlib": {"slotwise.benchmarks.report.drawing"},
     "llama_cpp": {
         f"slotwise.workers.llama.{name}"
-        for name in ("batch", "breakdown", "dryrun", "library", "model", "params", "samplers", "vocabulary")
+        for name in ("batch", "breakdown", "dryrun", "embedder", "library", "model", "params", "samplers", "vocabulary")
     },
     "psutil": {"slotwise.memory.probe"},
     "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.load_store", "slotwise.usage.store"},

@@ -114,7 +114,7 @@ class Worker:
 
         def done() -> None:
             self.prepares = False
-            self.inbox.append(child._PreparedTokens(command.request_id, tokens))
+            self.inbox.append(child._PreparedTokens(command.request_id, [tokens]))
             self.tell(Prepared(command.request_id, len(tokens), tuple(tokens) if command.tell_tokens else ()))
             self.wake()
             self.prepare()

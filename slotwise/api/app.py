@@ -18,11 +18,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from slotwise import __version__
 from slotwise.api import queueing
 from slotwise.api.edge import Edge
+from slotwise.api.embeddings import embeddings, rerank
 from slotwise.api.entrance import Entrance
 from slotwise.api.metrics import Metrics
 from slotwise.api.ollama import routes as ollama
 from slotwise.api.openai import tell_chat, tell_completion
-from slotwise.api.openapi import document
+from slotwise.api.openapi import RERANK_PATHS, document
 from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
 from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.api.seam import Generation
@@ -74,6 +75,8 @@ def create_app(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.completion, methods=["POST"]),
+            Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
+            *(Route(path, routes.rerank, methods=["POST"]) for path in RERANK_PATHS),
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{model_id:path}", routes.model, methods=["GET"]),
             Route("/v1/slotwise/status", routes.status, methods=["GET"]),
@@ -106,6 +109,12 @@ class Routes:
 
     async def completion(self, request: Request) -> ASGIApp:
         return await self._entrance.generate(request, parse_completion, tell_completion)
+
+    async def embeddings(self, request: Request) -> ASGIApp:
+        return await embeddings(self._entrance, request)
+
+    async def rerank(self, request: Request) -> ASGIApp:
+        return await rerank(self._entrance, request)
 
     async def models(self, request: Request) -> Response:
         return _json({"object": "list", "data": [self._model_object(served) for served in self._service.status()]})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,12 +18,21 @@ from slotwise.api.metrics import Metrics
 from slotwise.api.schema import MAX_USER_LENGTH
 from slotwise.api.seam import Generation
 from slotwise.api.streaming import PING_INTERVAL_S, GenerationResponse, Telling
+from slotwise.api.suitable import check_suitable
 from slotwise.errors import ModelNotFound, SlotwiseError
-from slotwise.memory.facts import ModelFacts
+from slotwise.memory.facts import Kind, ModelFacts
 
 #: From a body, and who sent it, to what is to be generated.
 Parse = Callable[[bytes, Asker], ParsedRequest]
 P = TypeVar("P", bound=ParsedRequest)
+
+
+class _OfAModel(Protocol):
+    @property
+    def model(self) -> str: ...
+
+
+Asked = TypeVar("Asked", bound=_OfAModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +54,13 @@ class Entrance:
         return silence if parsed is None else self.answer(request, parsed, telling)
 
     async def parsed(self, request: Request, parse: Callable[[bytes, Asker], P]) -> P | None:
-        """What a request asks for; None: its client has left. Raises SlotwiseError, and has counted it."""
-        if int_header(request, "x-stainless-retry-count"):
-            self.metrics.retried.inc()
+        """What a request wants generated; None: its client has left. Raises SlotwiseError, and has counted it."""
         try:
-            waits.told_every(request.headers)
-            return parse(await self.body(request), self.asker(request))
+            with self.counted():
+                waits.told_every(request.headers)
+                return await self.read(request, parse, "text")
         except ClientLeft:
             return None
-        except SlotwiseError as error:
-            self.count_refusal(error.code)
-            raise
 
     def answer(self, request: Request, parsed: ParsedRequest, telling: Telling) -> ASGIApp:
         """The answer to what `parsed` gave."""
@@ -62,6 +68,24 @@ class Entrance:
         return GenerationResponse(
             parsed, telling, self.service, self.metrics, clock=self.clock, ping_interval_s=interval
         )
+
+    async def read(self, request: Request, parse: Callable[[bytes, Asker], Asked], kind: Kind) -> Asked:
+        """What a body asks of a model of this kind. Raises SlotwiseError, or ClientLeft."""
+        if int_header(request, "x-stainless-retry-count"):
+            self.metrics.retried.inc()
+        asked = parse(await self.body(request), self.asker(request))
+        if facts := self.catalogue.get(asked.model):
+            check_suitable(facts, kind)
+        return asked
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """What is refused in here is counted."""
+        try:
+            yield
+        except SlotwiseError as error:
+            self.count_refusal(error.code)
+            raise
 
     async def body(self, request: Request) -> bytes:
         """Raises RequestTooLarge, or ClientLeft."""

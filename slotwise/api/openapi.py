@@ -6,10 +6,13 @@ from typing import Any
 
 from slotwise import __version__
 from slotwise.api import waits
+from slotwise.api.embeddingschema import MAX_INPUTS
 from slotwise.api.ollama import document as ollama
 from slotwise.api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH, ROLES
 from slotwise.request import ServiceTier
 
+#: By Jina's name, and by those that llama-server has beside it.
+RERANK_PATHS = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
 _STRING, _BOOLEAN = {"type": "string"}, {"type": "boolean"}
 
 
@@ -76,6 +79,46 @@ _COMPLETION = {
         "prompt": {
             "anyOf": [_STRING, _TOKENS, {"type": "array", "items": {"anyOf": [_STRING, _TOKENS]}, "minItems": 1}]
         }
+    },
+}
+_EMBEDDED: dict[str, Any] = {
+    "model": _STRING,
+    "user": _GENERATION["user"],
+    "safety_identifier": _GENERATION["safety_identifier"],
+    "service_tier": _GENERATION["service_tier"],
+    "keep_alive": _GENERATION["keep_alive"],
+}
+_INPUT = {"type": "string", "minLength": 1}
+_EMBEDDING = {
+    "type": "object",
+    "required": ["model", "input"],
+    "properties": _EMBEDDED
+    | {
+        "input": {
+            "anyOf": [
+                _INPUT,
+                _TOKENS,
+                {"type": "array", "items": {"anyOf": [_INPUT, _TOKENS]}, "minItems": 1, "maxItems": MAX_INPUTS},
+            ]
+        },
+        "encoding_format": _nullable({"enum": ["float", "base64"]}),
+        "dimensions": _range("integer", 1),
+    },
+}
+_RERANK = {
+    "type": "object",
+    "required": ["model", "query", "documents"],
+    "properties": _EMBEDDED
+    | {
+        "query": _INPUT,
+        "documents": {
+            "type": "array",
+            "items": {"anyOf": [_INPUT, {"type": "object", "required": ["text"], "properties": {"text": _INPUT}}]},
+            "minItems": 1,
+            "maxItems": MAX_INPUTS,
+        },
+        "top_n": _range("integer", 1),
+        "return_documents": _nullable(_BOOLEAN),
     },
 }
 _ERROR = {
@@ -186,6 +229,13 @@ def _generate(summary: str, schema: str) -> dict[str, Any]:
     return {"post": {"summary": summary, "parameters": _HEADERS, "requestBody": body, "responses": responses}}
 
 
+def _compute(summary: str, schema: str) -> dict[str, Any]:
+    """As `_generate`, without a stream."""
+    operation = _generate(summary, schema)
+    del operation["post"]["responses"]["200"]["content"]["text/event-stream"]
+    return operation
+
+
 def _read(summary: str, kind: str = "application/json", **others: str) -> dict[str, Any]:
     responses = {"200": _response("OK", kind=kind)} | {
         status.removeprefix("s"): _response(text) for status, text in others.items()
@@ -205,6 +255,8 @@ def document() -> dict[str, Any]:
         "paths": {
             "/v1/chat/completions": _generate("Answer a conversation", "ChatRequest"),
             "/v1/completions": _generate("Continue a text", "CompletionRequest"),
+            "/v1/embeddings": _compute("Vectors of texts", "EmbeddingRequest"),
+            **{path: _compute("How well documents answer a query", "RerankRequest") for path in RERANK_PATHS},
             "/v1/models": _read("The models there are"),
             "/v1/models/{model_id}": model,
             "/v1/slotwise/status": _read(
@@ -221,6 +273,8 @@ def document() -> dict[str, Any]:
             "schemas": {
                 "ChatRequest": _CHAT,
                 "CompletionRequest": _COMPLETION,
+                "EmbeddingRequest": _EMBEDDING,
+                "RerankRequest": _RERANK,
                 "Error": _ERROR,
                 "Queue": _QUEUE,
                 **ollama.SCHEMAS,

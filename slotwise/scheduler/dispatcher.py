@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
-from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, prompt_characters
+from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, input_name, prompt_characters
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.affinity import Marks, marks_of
 from slotwise.scheduler.core import Scheduler
@@ -229,9 +229,11 @@ class Dispatcher:
             case protocol.Prepared():
                 # Also of one that was cancelled: the tokenizer is free again.
                 request_id = self._names.request_of(report.request_id)
-                if report.tokens and (lease := self._leases.get(request_id)):
-                    lease.prompt = report.tokens
-                self._post(ev.RequestPriced(request_id, report.prompt_tokens))
+                lease = self._leases.get(request_id)
+                if report.tokens and lease:
+                    lease.prompt, lease.lengths = report.tokens, report.lengths
+                longest = _longest(lease, report.lengths) if lease and report.lengths else None
+                self._post(ev.RequestPriced(request_id, report.prompt_tokens, longest))
             case protocol.PrepareFailed():
                 error = InvalidRequest(report.message, param=report.param, code=report.code)
                 self._post(ev.PrepareRefused(self._names.request_of(report.request_id), error))
@@ -315,7 +317,8 @@ class Dispatcher:
         if delta.finish_reason is None:
             if lease is not None:
                 lease.generated += delta.tokens
-                self._push(lease, TokenChunk(text=delta.text, tokens=len(delta.tokens)))
+                lease.inputs_done += len(delta.vectors)
+                self._push(lease, TokenChunk(text=delta.text, tokens=len(delta.tokens), vectors=delta.vectors))
             return
         usage = delta.usage
         if usage is not None:
@@ -323,8 +326,13 @@ class Dispatcher:
             counters.cached_tokens_total += usage.cached_tokens
         if delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
             if lease is not None:
-                tokens = len(delta.tokens)
-                chunk = TokenChunk(text=delta.text, tokens=tokens, finish_reason=delta.finish_reason, usage=usage)
+                chunk = TokenChunk(
+                    text=delta.text,
+                    tokens=len(delta.tokens),
+                    finish_reason=delta.finish_reason,
+                    usage=usage,
+                    vectors=delta.vectors,
+                )
                 self._push(lease, chunk)
         else:
             self._fail(request_id, WorkerFailed(f"The model failed during the answer: {delta.error}."))
@@ -418,7 +426,7 @@ class Dispatcher:
         if lease.worker_id is not None and lease.worker_id != grant.worker_id:
             self._names.left(lease.worker_id, grant.request_id)
         name = self._names.of(grant.worker_id, grant.request_id)
-        prompt = lease.prompt if name is None else ()
+        prompt, lengths = (lease.prompt, lease.lengths) if name is None else ((), ())
         name = name or self._names.new(grant.worker_id, grant.request_id)
         lease.worker_id = lease.started_on = grant.worker_id
         request = lease.request
@@ -432,6 +440,8 @@ class Dispatcher:
             generated=tuple(lease.generated),
             cells=grant.cells,
             prompt=prompt,
+            lengths=lengths,
+            inputs_done=lease.inputs_done,
             asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
         )
         self._pool.send(grant.worker_id, command)
@@ -439,3 +449,10 @@ class Dispatcher:
     def _name(self, worker_id: int, request_id: str) -> str:
         """How the worker calls it; where it is gone, nobody reads it."""
         return self._names.of(worker_id, request_id) or request_id
+
+
+def _longest(lease: Lease, lengths: Sequence[int]) -> ev.Longest:
+    """Of a prompt's inputs."""
+    tokens = max(lengths)
+    index = lengths.index(tokens)
+    return ev.Longest(tokens, index, input_name(lease.request.prompt, index))

@@ -52,8 +52,11 @@ class Lease:
         #: The worker that has it, and the one on which it was begun last.
         self.worker_id: int | None = None
         self.started_on: int | None = None
-        #: The tokens of its prompt, where several workers may have it.
+        #: The tokens of its prompt, where several workers may have it; and how many each of its inputs has.
         self.prompt: tuple[int, ...] = ()
+        self.lengths: tuple[int, ...] = ()
+        #: Inputs of which the vectors are there: it goes on with the next one.
+        self.inputs_done = 0
         self._unread_bytes = 0
         self._error: SlotwiseError | None = None
         self._wake = anyio.Event()
@@ -144,4 +147,5 @@ def _merged(chunks: list[TokenChunk]) -> TokenChunk:
         tokens=sum(chunk.tokens for chunk in chunks),
         finish_reason=last.finish_reason,
         usage=last.usage,
+        vectors=tuple(vector for chunk in chunks for vector in chunk.vectors),
     )

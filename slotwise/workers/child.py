@@ -21,13 +21,18 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from typing import NoReturn
 
 from slotwise.request import Prompt
+from slotwise.workers.embedding import EmbedLoop
 from slotwise.workers.fake import SCHEME, FakeModel
+from slotwise.workers.fake_embedder import FakeEmbedder
 from slotwise.workers.frames import FrameBuffer, FrameError, decode_command, encode
+from slotwise.workers.inputs import InputPreparer
 from slotwise.workers.loop import ModelBroken, StepLoop
-from slotwise.workers.model import ContextLost, Model
+from slotwise.workers.model import ContextLost, Embedder, Model
 from slotwise.workers.prepare import PromptPreparer, PromptRefused
 from slotwise.workers.protocol import (
     EXIT_CONTEXT_LOST,
@@ -56,6 +61,9 @@ logger = logging.getLogger("slotwise.worker")
 PREPARE_STACK_BYTES = 512 * 1024 * 1024
 EXIT_MODEL_BROKEN = 70
 _PR_SET_PDEATHSIG = 1
+
+
+_Loop = StepLoop | EmbedLoop
 
 
 class FrameWriter:
@@ -96,18 +104,24 @@ class Inbox:
 
 
 class _PreparedTokens:
-    """From the preparer to the main thread: the tokens of one prompt."""
+    """From the preparer to the main thread: the tokens of one prompt, or of each of its inputs."""
 
-    def __init__(self, request_id: str, tokens: list[int]) -> None:
+    def __init__(self, request_id: str, inputs: list[list[int]]) -> None:
         self.request_id = request_id
-        self.tokens = tokens
+        self.inputs = inputs
+
+
+#: From a prompt to its tokens; a model that writes takes it as one input. Raises PromptRefused.
+_Inputs = Callable[[Prompt], list[list[int]]]
 
 
 class Preparer:
     """The prepare thread and the set of prompts it still owes."""
 
-    def __init__(self, prompts: PromptPreparer, inbox: Inbox, writer: FrameWriter) -> None:
-        self._prompts = prompts
+    def __init__(self, prepare: _Inputs, inbox: Inbox, writer: FrameWriter, *, several: bool = False) -> None:
+        """`several`: a prompt may be many inputs, and how long each is is told."""
+        self._prepare = prepare
+        self._several = several
         self._inbox = inbox
         self._writer = writer
         self._queue: queue.SimpleQueue[Prepare] = queue.SimpleQueue()
@@ -125,32 +139,39 @@ class Preparer:
         if request_id in self.owed:
             self._cancelled.add(request_id)
 
-    def take(self, item: _PreparedTokens) -> list[int] | None:
-        """The tokens, or None if nobody wants them any more."""
+    def take(self, item: _PreparedTokens) -> list[list[int]] | None:
+        """The tokens of each input, or None if nobody wants them any more."""
         self.owed.discard(item.request_id)
         if item.request_id in self._cancelled:
             self._cancelled.discard(item.request_id)
             return None
-        return item.tokens
+        return item.inputs
 
     def _run(self) -> None:
         while True:
             command = self._queue.get()
-            tokens: list[int] = []
+            inputs: list[list[int]] = []
             report: Message
             try:
                 if command.request_id not in self._cancelled:
-                    tokens = self._prompts.prepare(command.prompt)
-                told = tuple(tokens) if command.tell_tokens else ()
-                report = Prepared(command.request_id, prompt_tokens=len(tokens), tokens=told)
+                    inputs = self._prepare(command.prompt)
+                report = self._prepared(command, inputs)
             except PromptRefused as refusal:
                 report = PrepareFailed(command.request_id, refusal.message, refusal.param, refusal.code)
             except Exception:
                 logger.exception("prompt of %s could not be prepared", command.request_id)
                 report = PrepareFailed(command.request_id, "the prompt could not be tokenised", "messages")
             # First the tokens, then the news: a StartSequence that answers the news must find the tokens.
-            self._inbox.put(_PreparedTokens(command.request_id, tokens))
+            self._inbox.put(_PreparedTokens(command.request_id, inputs))
             self._writer.send(report)
+
+    def _prepared(self, command: Prepare, inputs: list[list[int]]) -> Prepared:
+        return Prepared(
+            command.request_id,
+            prompt_tokens=sum(map(len, inputs)),
+            tokens=tuple(chain.from_iterable(inputs)) if command.tell_tokens else (),
+            lengths=tuple(map(len, inputs)) if self._several else (),
+        )
 
 
 class Reader:
@@ -184,16 +205,13 @@ def run_worker(frames_in: int, frames_out: int) -> int:
     if load is None:
         return 0
     try:
-        model = _load(load, writer)
+        open_loop = _load(load, writer)
     except Exception as error:
         logger.exception("could not load %s", load.path)
         writer.send(StartFailed(str(error) or type(error).__name__))
         return 0
-    prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
-    prepare = _with_large_stack(prompts.prepare)
-    warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
-    reader.preparer = preparer = Preparer(prompts, inbox, writer)
-    loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target)
+    model, loop, prepare = open_loop()
+    reader.preparer = preparer = Preparer(prepare, inbox, writer, several=bool(load.pooling))
     # What is there by now stays: a full collection would hold up a step by walking through it.
     gc.collect()
     gc.freeze()
@@ -211,7 +229,7 @@ def run_worker(frames_in: int, frames_out: int) -> int:
     return 0
 
 
-def _serve(loop: StepLoop, inbox: Inbox, preparer: Preparer, writer: FrameWriter) -> None:
+def _serve(loop: _Loop, inbox: Inbox, preparer: Preparer, writer: FrameWriter) -> None:
     while True:
         for item in inbox.drain(wait=loop.idle):
             if isinstance(item, Shutdown):
@@ -224,14 +242,18 @@ def _serve(loop: StepLoop, inbox: Inbox, preparer: Preparer, writer: FrameWriter
             writer.send(loop.step())
 
 
-def _apply(item: Command | _PreparedTokens, loop: StepLoop, preparer: Preparer) -> None:
+def _apply(item: Command | _PreparedTokens, loop: _Loop, preparer: Preparer) -> None:
     if isinstance(item, _PreparedTokens):
-        tokens = preparer.take(item)
-        if tokens:
-            loop.prepared(item.request_id, tokens)
+        inputs = preparer.take(item)
+        if not inputs:
+            return
+        if isinstance(loop, EmbedLoop):
+            loop.prepared(item.request_id, inputs)
+        else:
+            loop.prepared(item.request_id, inputs[0])
     elif isinstance(item, StartSequence):
         loop.start(item)
-    elif isinstance(item, ExtendSequence):
+    elif isinstance(item, ExtendSequence) and isinstance(loop, StepLoop):
         loop.extend(item)
     elif isinstance(item, PauseSequence):
         loop.pause(item.request_id)
@@ -253,7 +275,8 @@ def _first_command(inbox: Inbox) -> LoadModel | None:
     return first
 
 
-def _load(load: LoadModel, writer: FrameWriter) -> Model:
+def _load(load: LoadModel, writer: FrameWriter) -> Callable[[], tuple[Model | Embedder, _Loop, _Inputs]]:
+    """Load the model. What comes back makes the rest of the worker."""
     reported = -1
 
     def on_progress(stage: str, fraction: float) -> None:
@@ -266,13 +289,33 @@ def _load(load: LoadModel, writer: FrameWriter) -> Model:
     if load.cpus and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, load.cpus)
     if load.path.startswith(SCHEME):
-        return FakeModel(load, on_progress)
-    from slotwise.workers.llama import LlamaModel  # the native library, loaded only where a model is
+        if load.pooling:
+            return partial(_embedding, FakeEmbedder(load, on_progress), load)
+        return partial(_writing, FakeModel(load, on_progress), load, writer)
+    # The native library, loaded only where a model is.
+    from slotwise.workers.llama import LlamaEmbedder, LlamaModel
 
-    model = LlamaModel(load, on_progress)
+    model = LlamaEmbedder(load, on_progress) if load.pooling else LlamaModel(load, on_progress)
     writer.send(Loading("warm-up", 1.0))
     model.warm_up()
-    return model
+    if isinstance(model, LlamaEmbedder):
+        return partial(_embedding, model, load)
+    return partial(_writing, model, load, writer)
+
+
+def _writing(model: Model, load: LoadModel, writer: FrameWriter) -> tuple[Model, StepLoop, _Inputs]:
+    prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
+    prepare = _with_large_stack(prompts.prepare)
+    warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
+    loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target)
+    return model, loop, lambda prompt: [prompts.prepare(prompt)]
+
+
+def _embedding(model: Embedder, load: LoadModel) -> tuple[Embedder, EmbedLoop, _Inputs]:
+    inputs = InputPreparer(
+        model.vocabulary, model.info.vocab_size, model.rank_format, ranks=model.info.pooling == "rank"
+    )
+    return model, EmbedLoop(model, budget=load.n_batch), inputs.prepare
 
 
 def _start_thread(target: Callable[[], object], name: str, *, stack_bytes: int = 0) -> None:

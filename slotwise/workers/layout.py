@@ -12,6 +12,8 @@ from slotwise.workers.speculation import MOST_DRAFTED
 #: Sequence rows beside those of the slots, for what ended sequences leave behind in one pool of cells.
 RETAINED_ROWS = 32
 _MOST_ROWS = 256  # LLAMA_MAX_SEQ
+#: Inputs of one batch of an embedding model.
+_MOST_INPUTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class ContextLayout:
 
 def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) -> ContextLayout:
     """`context_train`: tokens that the model was trained for. `can_go_back`: a sequence can be cut anywhere."""
+    if load.pooling:
+        return _embedding_layout(load, context_train, many=can_go_back)
     reuse = Reuse.PARTIAL if can_go_back else Reuse.CONTINUE
     cap = _cap(load, context_train)
     cells = load.kv_cells or load.slots * cap
@@ -59,6 +63,25 @@ def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) ->
     return ContextLayout(context, min(cap, of_a_sequence), draft_rows, reuse)
 
 
+def _embedding_layout(load: LoadModel, context_train: int, *, many: bool) -> ContextLayout:
+    """Of a model that embeds: room for one batch, which is forgotten when it is computed. Pooling takes an input whole,
+    so the longest one is a batch at least. `many`: a row takes no bytes of its own."""
+    cap = _cap(load, context_train)
+    n_batch = max(load.n_batch, cap)
+    rows = 1 if load.reproducible else min(_MOST_INPUTS if many else load.slots, n_batch)
+    context = ContextShape(
+        cells=n_batch,
+        sequences=rows,
+        n_batch=n_batch,
+        # Pooling wants the vectors of all tokens.
+        outputs=n_batch,
+        type_k=load.kv_type,
+        type_v=load.kv_type,
+        flash_attention=load.flash_attn != "off",
+    )
+    return ContextLayout(context, cap, 0, Reuse.CONTINUE)
+
+
 def pool_sizes(load: LoadModel, *, context_train: int) -> tuple[int, ...]:
     """Cells that the pool of a worker may have, most first.
 
@@ -66,6 +89,8 @@ def pool_sizes(load: LoadModel, *, context_train: int) -> tuple[int, ...]:
     was asked for, or where each slot is to have its own cells.
     """
     cap = _cap(load, context_train)
+    if load.pooling:
+        return (_embedding_layout(load, context_train, many=True).context.all_cells,)
     if load.kv_cells or load.reproducible or load.kv_layout == "split":
         return (load.kv_cells or load.slots * cap,)
     sizes = [load.slots * cap]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slotwise.request import ChatPrompt, Prompt, TokenPrompt
+from slotwise.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from slotwise.workers.model import Vocabulary
 from slotwise.workers.template import ChatTemplate, TemplateError
 
@@ -46,8 +46,11 @@ class PromptPreparer:
             tokens = self._checked(prompt.tokens)
         elif isinstance(prompt, ChatPrompt):
             tokens = self._chat(prompt)
-        else:
+        elif isinstance(prompt, TextPrompt):
             tokens = self._vocabulary.tokenize(prompt.text, add_special=True, parse_special=False)
+        else:
+            said = "this model writes text, and neither embeds nor ranks it"
+            raise PromptRefused(said, param="model", code="model_not_suitable")
         if not tokens:
             raise PromptRefused("the prompt has no tokens", param="prompt")
         return tokens
