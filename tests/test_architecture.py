@@ -70,7 +70,7 @@ PURE = [
     ),
     *(
         f"slotwise.api.ollama.{name}"
-        for name in ("document", "messages", "models", "names", "options", "schema", "store", "telling")
+        for name in ("document", "embedding", "messages", "models", "names", "options", "schema", "store", "telling")
     ),
     *(
         f"slotwise.benchmarks.{name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from slotwise.api.embeddingschema import MAX_INPUTS
 from slotwise.api.ollama.messages import MAX_CALLS, MAX_MESSAGES, MAX_TOOLS, ROLES
 from slotwise.api.ollama.options import MAX_STOP_LENGTH, MAX_STOPS
 from slotwise.api.ollama.schema import LEVELS, MAX_TOP_LOGPROBS
@@ -47,6 +48,7 @@ _COMMON: Json = {
     "logprobs": _nullable(_BOOLEAN),
     "top_logprobs": _range("integer", 0, MAX_TOP_LOGPROBS),
 }
+_EMBED: Json = {"model": _NAME, "keep_alive": _nullable({"type": ["number", "string"]})}
 _CALL: Json = {
     "type": "object",
     "required": ["function"],
@@ -102,6 +104,21 @@ SCHEMAS: Json = {
         "required": ["model"],
         "properties": _COMMON
         | {"prompt": _nullable(_STRING), "system": _nullable(_STRING), "raw": _nullable(_BOOLEAN)},
+    },
+    "OllamaEmbedRequest": {
+        "type": "object",
+        "required": ["model"],
+        "properties": _EMBED
+        | {
+            "input": _nullable({"anyOf": [_STRING, {"type": "array", "items": _NAME, "maxItems": MAX_INPUTS}]}),
+            "truncate": _nullable(_BOOLEAN),
+            "dimensions": _range("integer", 1),
+        },
+    },
+    "OllamaEmbeddingsRequest": {
+        "type": "object",
+        "required": ["model"],
+        "properties": _EMBED | {"prompt": _nullable(_STRING)},
     },
     "OllamaModelRequest": {
         "type": "object",
@@ -161,6 +178,8 @@ def paths() -> Json:
         "/": _get("The server is there", "text/plain"),
         "/api/chat": _post("Answer a conversation, as Ollama does", "OllamaChatRequest", *busy, streams=True),
         "/api/generate": _post("Answer a prompt, as Ollama does", "OllamaGenerateRequest", *busy, streams=True),
+        "/api/embed": _post("Embed texts, as Ollama does", "OllamaEmbedRequest", *busy),
+        "/api/embeddings": _post("Embed one text, as Ollama did", "OllamaEmbeddingsRequest", *busy),
         "/api/tags": _get("The models there are, as Ollama lists them"),
         "/api/ps": _get("The models that are loaded, as Ollama lists them"),
         "/api/version": _get("The version of Ollama's API"),

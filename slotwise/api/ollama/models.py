@@ -25,7 +25,7 @@ def digest(facts: ModelFacts) -> str:
 
 def capabilities(facts: ModelFacts) -> list[str]:
     """By Ollama's names."""
-    if facts.pooling is not None:
+    if facts.kind != "text":
         return ["embedding"] if facts.embeds else []
     able = {"completion": True, "tools": facts.takes_tools, "thinking": facts.thinks}
     return [name for name, there in able.items() if there]

@@ -17,7 +17,7 @@ from slotwise.api import fields
 from slotwise.api.asked import Asker, ParsedRequest
 from slotwise.api.body import ClientLeft
 from slotwise.api.entrance import Entrance, silence
-from slotwise.api.ollama import models, store
+from slotwise.api.ollama import embed, models, store
 from slotwise.api.ollama.names import Served, find
 from slotwise.api.ollama.schema import OllamaRequest, parse_chat, parse_generate
 from slotwise.api.ollama.telling import ChatTeller, GenerateTeller, LoadTeller
@@ -38,6 +38,8 @@ def routes(entrance: Entrance) -> list[Route]:
         Route("/", own.root, methods=["GET"]),
         Route("/api/chat", own.chat, methods=["POST"]),
         Route("/api/generate", own.generate, methods=["POST"]),
+        Route("/api/embed", own.embed, methods=["POST"]),
+        Route("/api/embeddings", own.embeddings, methods=["POST"]),
         Route("/api/tags", own.tags, methods=["GET"]),
         Route("/api/ps", own.ps, methods=["GET"]),
         Route("/api/version", own.version, methods=["GET"]),
@@ -63,6 +65,12 @@ class Routes:
 
     async def generate(self, request: Request) -> ASGIApp:
         return await self._generate(request, parse_generate, GenerateTeller)
+
+    async def embed(self, request: Request) -> ASGIApp:
+        return await embed.embed(self._entrance, request, self._find)
+
+    async def embeddings(self, request: Request) -> ASGIApp:
+        return await embed.embeddings(self._entrance, request, self._find)
 
     async def _generate(
         self,
