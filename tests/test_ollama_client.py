@@ -183,6 +183,35 @@ def test_tools_may_be_there(client: ollama.Client) -> None:
     assert after.done
 
 
+async def test_texts_are_embedded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("embedding")
+    config = folder / "slotwise.toml"
+    config.write_text(f'[model.vectors]\npath = "{demo_model_path()}"\nkind = "embedding"\n')
+    arguments = ("--context", "512", "--config", str(config))
+    with run_server(folder / "log", *arguments) as server, ollama.Client(server.root, timeout=60) as client:
+        several = client.embed("vectors", ["rain in the night", "a sunny day", "rain in the night"], truncate=True)
+        one = client.embed("vectors", "rain in the night", dimensions=64)
+        older = client.embeddings("vectors", "rain in the night")
+        with pytest.raises(ollama.ResponseError) as caught:
+            client.embed("vectors", ["short", "word " * 2000], truncate=True)
+        async with ollama.AsyncClient(server.root, timeout=60) as aclient:
+            again = await aclient.embed("vectors", "a sunny day")
+        able = client.show("vectors").capabilities
+
+    first, other, same = several.embeddings
+    assert first == pytest.approx(same, abs=1e-3)
+    assert older.embedding == pytest.approx(first, abs=1e-3)
+    assert again.embeddings[0] == pytest.approx(other, abs=1e-3)
+    assert sum(x * x for x in first) == pytest.approx(1, abs=1e-3)
+    assert sum(x * y for x, y in zip(first, other, strict=True)) < 0.999
+    assert (len(first), len(one.embeddings[0])) == (576, 64)
+    assert several.prompt_eval_count is not None
+    assert several.prompt_eval_count > 10
+    assert caught.value.status_code == 400
+    assert "512" in caught.value.error
+    assert able == ["embedding"]
+
+
 @pytest.mark.xfail(reason="answers are held to a grammar when the workers' part is there", strict=False)
 def test_a_schema_holds(client: ollama.Client) -> None:
     schema = {
