@@ -140,6 +140,11 @@ class Constraint(msgspec.Struct, frozen=True):
 
     grammar: str
     param: str
+    #: Texts that may be tokens of their own. The grammar names the first `mark_0` (and `until_0`: any text and the mark
+    #: after it), and so on; `workers.marks` defines these rules by the vocabulary.
+    marks: tuple[str, ...] = ()
+    #: The grammar names `thoughts` too: `thoughts_free`, or `thoughts_opened` where the prompt ends inside a thought.
+    thinks: bool = False
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -73,6 +73,14 @@ PURE = [
         for name in ("document", "embedding", "messages", "models", "names", "options", "schema", "store", "telling")
     ),
     *(
+        f"slotwise.api.formats.{name}"
+        for name in (
+            *("arrange", "block", "blocks", "detect", "families", "forced", "harmony", "history", "lark", "parser"),
+            *("thoughts", "toolbox"),
+        )
+    ),
+    "slotwise.workers.marks",
+    *(
         f"slotwise.benchmarks.{name}"
         for name in (
             *("arrivals", "asks", "capacity", "conditions", "document", "findings", "health", "judge", "lengths"),
