@@ -197,6 +197,9 @@ async def test_texts_are_embedded(tmp_path_factory: pytest.TempPathFactory) -> N
         async with ollama.AsyncClient(server.root, timeout=60) as aclient:
             again = await aclient.embed("vectors", "a sunny day")
         able = client.show("vectors").capabilities
+        unloaded = client.generate("vectors", keep_alive=0).done_reason
+        _until_loaded(client, False)
+        loaded = client.generate("vectors").done_reason
 
     first, other, same = several.embeddings
     assert first == pytest.approx(same, abs=1e-3)
@@ -210,6 +213,7 @@ async def test_texts_are_embedded(tmp_path_factory: pytest.TempPathFactory) -> N
     assert caught.value.status_code == 400
     assert "512" in caught.value.error
     assert able == ["embedding"]
+    assert (unloaded, loaded) == ("unload", "load")
 
 
 @pytest.mark.xfail(reason="answers are held to a grammar when the workers' part is there", strict=False)

@@ -53,12 +53,15 @@ class Entrance:
         parsed = await self.parsed(request, parse)
         return silence if parsed is None else self.answer(request, parsed, telling)
 
-    async def parsed(self, request: Request, parse: Callable[[bytes, Asker], P]) -> P | None:
-        """What a request wants generated; None: its client has left. Raises SlotwiseError, and has counted it."""
+    async def parsed(
+        self, request: Request, parse: Callable[[bytes, Asker], P], kind: Kind | None = "text"
+    ) -> P | None:
+        """What a request wants of a model of this kind (None: of any); None: its client has left. Raises SlotwiseError,
+        and has counted it."""
         try:
             with self.counted():
                 waits.told_every(request.headers)
-                return await self.read(request, parse, "text")
+                return await self.read(request, parse, kind)
         except ClientLeft:
             return None
 
@@ -69,12 +72,13 @@ class Entrance:
             parsed, telling, self.service, self.metrics, clock=self.clock, ping_interval_s=interval
         )
 
-    async def read(self, request: Request, parse: Callable[[bytes, Asker], Asked], kind: Kind) -> Asked:
-        """What a body asks of a model of this kind. Raises SlotwiseError, or ClientLeft."""
+    async def read(self, request: Request, parse: Callable[[bytes, Asker], Asked], kind: Kind | None) -> Asked:
+        """What a body asks of a model of this kind; None: of any. Raises SlotwiseError, or ClientLeft."""
         if int_header(request, "x-stainless-retry-count"):
             self.metrics.retried.inc()
         asked = parse(await self.body(request), self.asker(request))
-        if facts := self.catalogue.get(asked.model):
+        facts = self.catalogue.get(asked.model)
+        if facts is not None and kind is not None:
             check_suitable(facts, kind)
         return asked
 

@@ -22,7 +22,7 @@ from slotwise.api.ollama.names import Served, find
 from slotwise.api.ollama.schema import OllamaRequest, parse_chat, parse_generate
 from slotwise.api.ollama.telling import ChatTeller, GenerateTeller, LoadTeller
 from slotwise.api.replies import Reply, json_reply
-from slotwise.errors import ModelNotFound, SlotwiseError
+from slotwise.errors import ModelNotFound
 from slotwise.scheduler.dispatcher import ServedModel
 
 #: Of Ollama, whose API this is. Clients compare it with the oldest that they can speak to.
@@ -81,7 +81,7 @@ class Routes:
         def read(body: bytes, asker: Asker) -> OllamaRequest:
             return parse(body, asker, find=self._find)
 
-        parsed = await self._entrance.parsed(request, read)
+        parsed = await self._entrance.parsed(request, read, None)
         if parsed is None:
             return silence
         if self._nothing_to_do(parsed):
@@ -108,20 +108,12 @@ class Routes:
         return _json({"models": [models.listed(facts) for facts in self._entrance.catalogue.values()]})
 
     async def ps(self, request: Request) -> Response:
-        memory, now = self._service.memory(), time.time()
-        loaded = [one for one in self._service.status() if one.status.workers]
-        return _json(
-            {
-                "models": [
-                    models.running(
-                        self._entrance.catalogue[one.status.model],
-                        *(one.status.context_cap, memory, one.expires_in_s, now),
-                    )
-                    for one in loaded
-                    if one.status.model in self._entrance.catalogue
-                ]
-            }
-        )
+        memory, now, told = self._service.memory(), time.time(), []
+        for one in self._service.status():
+            facts = self._entrance.catalogue.get(one.status.model)
+            if facts is not None and one.status.workers:
+                told.append(models.running(facts, one.status.context_cap, memory, one.expires_in_s, now))
+        return _json({"models": told})
 
     async def show(self, request: Request) -> ASGIApp:
         def shown(data: Data) -> Response:
@@ -181,12 +173,10 @@ class Routes:
     async def _read(self, request: Request, reply: Callable[[Data], Response]) -> ASGIApp:
         """What `reply` says to the body. Raises SlotwiseError."""
         try:
-            return reply(fields.parse_object(await self._entrance.body(request)))
+            with self._entrance.counted():
+                return reply(fields.parse_object(await self._entrance.body(request)))
         except ClientLeft:
             return silence
-        except SlotwiseError as error:
-            self._entrance.count_refusal(error.code)
-            raise
 
 
 def _named(data: Data) -> object:

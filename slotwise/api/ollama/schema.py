@@ -20,9 +20,10 @@ from slotwise.api.ollama.names import Served
 from slotwise.api.ollama.options import parse_options
 from slotwise.api.pieces import PlainText
 from slotwise.api.schemas import json_constraint
+from slotwise.api.suitable import check_suitable
 from slotwise.errors import InvalidRequest
-from slotwise.memory.facts import ModelFacts
-from slotwise.request import ChatMessage, ChatPrompt, Constraint, Prompt, TextPrompt
+from slotwise.memory.facts import Kind, ModelFacts
+from slotwise.request import ChatMessage, ChatPrompt, Constraint, EmbedPrompt, Prompt, RankPrompt, TextPrompt
 
 MAX_TOP_LOGPROBS = 20
 #: Ollama's levels of thinking, and the word that templates have for each.
@@ -51,6 +52,7 @@ def parse_chat(body: bytes, asker: Asker = NOBODY, *, find: Find) -> OllamaReque
     wanted, warning = _wanted(data, model)
     if not messages:
         return _load(model, wanted, asker)
+    check_suitable(model.facts, "text")
     prompt = ChatPrompt(messages, tools, _thinking(data, model.facts))
     constraint = _format(data)
     arranged = arrange(prompt, model.facts, ToolChoice("auto" if tools else "none"), constraint=constraint)
@@ -69,6 +71,7 @@ def parse_generate(body: bytes, asker: Asker = NOBODY, *, find: Find) -> OllamaR
     wanted, warning = _wanted(data, model)
     if not prompt:
         return _load(model, wanted, asker)
+    check_suitable(model.facts, "text")
     args, constraint = _thinking(data, model.facts), _format(data)
     if raw or model.facts.template is None:
         text = f"{system}\n\n{prompt}" if system else prompt
@@ -86,10 +89,15 @@ def _answer(model: Served, arranged: Arrangement, wanted: Wanted, asker: Asker, 
 
 
 def _load(model: Served, wanted: Wanted, asker: Asker) -> OllamaRequest:
-    """A request for one token: it waits in line, makes room for its model and is refused as any other is."""
+    """A request for as little as can be: it waits in line, makes room for its model and is refused as any other is."""
     purpose: Purpose = "unload" if wanted.keep_alive_s == 0 else "load"
     wanted = Wanted(max_output_tokens=1, stream=wanted.stream, keep_alive_s=wanted.keep_alive_s)
-    return _request(model, TextPrompt(" "), wanted, asker, purpose=purpose)
+    least: dict[Kind, Prompt] = {
+        "text": TextPrompt(" "),
+        "embedding": EmbedPrompt((TextPrompt(" "),)),
+        "rank": RankPrompt(" ", (" ",)),
+    }
+    return _request(model, least[model.facts.kind], wanted, asker, purpose=purpose)
 
 
 def _request(model: Served, prompt: Prompt, wanted: Wanted, asker: Asker, **others: Any) -> OllamaRequest:

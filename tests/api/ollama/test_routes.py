@@ -163,7 +163,6 @@ async def test_no_model_is_removed() -> None:
     assert "keep_alive 0" in client.json["error"]
 
 
-@pytest.mark.xfail(reason="answers are taken apart when the formats are there", strict=False)
 @pytest.mark.parametrize("stream", [True, False])
 async def test_thoughts_and_calls_are_taken_out_of_the_text(stream: bool) -> None:
     service = FakeGeneration()

@@ -12,9 +12,9 @@ from slotwise.api.ollama.messages import parse_messages, parse_tools
 from slotwise.api.ollama.names import Served, find
 from slotwise.api.ollama.options import DEFAULTS
 from slotwise.api.ollama.schema import OllamaRequest, parse_chat, parse_generate
-from slotwise.errors import InvalidRequest, ModelNotFound, SlotwiseError
-from slotwise.memory.facts import ModelFacts
-from slotwise.request import ChatMessage, ChatPrompt, GenerationRequest, TextPrompt
+from slotwise.errors import InvalidRequest, ModelNotFound, ModelNotSuitable, SlotwiseError
+from slotwise.memory.facts import ModelFacts, Pooling
+from slotwise.request import ChatMessage, ChatPrompt, EmbedPrompt, GenerationRequest, RankPrompt, TextPrompt
 
 CATALOGUE = {
     "m": ModelFacts("m", template="{{ messages }}"),
@@ -22,6 +22,8 @@ CATALOGUE = {
     "base": ModelFacts("base"),
     "tagged:7b": ModelFacts("tagged:7b", template="x"),
     "whole:latest": ModelFacts("whole:latest", template="x"),
+    "vectors": ModelFacts("vectors", pooling=Pooling.MEAN),
+    "ranks": ModelFacts("ranks", pooling=Pooling.RANK),
 }
 CONTEXT = 512
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -303,6 +305,16 @@ def test_nothing_to_answer_is_to_load_or_to_unload(keep_alive: object, purpose: 
         assert _only(parsed).max_output_tokens == 1
     assert _chat(keep_alive=keep_alive).purpose == "answer"
     assert _only(_chat(keep_alive=keep_alive)).keep_alive_s == seconds
+
+
+@pytest.mark.parametrize(("model", "kind"), [("m", TextPrompt), ("vectors", EmbedPrompt), ("ranks", RankPrompt)])
+def test_models_of_all_kinds_can_be_loaded_and_only_those_that_write_are_asked(model: str, kind: type) -> None:
+    assert isinstance(_only(_chat(model=model, messages=[])).prompt, kind)
+    assert isinstance(_only(_generate(model=model, prompt="", keep_alive=0)).prompt, kind)
+    if kind is not TextPrompt:
+        for ask in (_chat, _generate):
+            with pytest.raises(ModelNotSuitable):
+                ask(model=model)
 
 
 # ---- refusals
