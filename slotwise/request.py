@@ -137,6 +137,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     repeat_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    #: How far back penalties look, in tokens; 0 = not at all.
+    penalty_window: int = 1024
     logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
 
 

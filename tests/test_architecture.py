@@ -61,6 +61,10 @@ PURE = [
         )
     ),
     *(
+        f"slotwise.api.ollama.{name}"
+        for name in ("document", "embedding", "messages", "models", "names", "options", "schema", "store", "telling")
+    ),
+    *(
         f"slotwise.api.formats.{name}"
         for name in (
             *(

@@ -23,6 +23,7 @@ from slotwise.api.embeddings import embeddings, rerank
 from slotwise.api.entrance import Entrance
 from slotwise.api.examine import Examination
 from slotwise.api.metrics import Metrics
+from slotwise.api.ollama import routes as ollama
 from slotwise.api.openai import tell_chat, tell_completion
 from slotwise.api.openapi import RERANK_PATHS, document
 from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
@@ -90,6 +91,7 @@ def create_app(
             Route("/ready", routes.ready, methods=["GET"]),
             Route("/metrics", routes.metrics_text, methods=["GET"]),
             Route("/openapi.json", routes.openapi, methods=["GET"]),
+            *ollama.routes(entrance),
         ],
         exception_handlers={HTTPException: _http_exception, SlotwiseError: _refusal, Exception: _fault},
     )

@@ -8,6 +8,7 @@ from slotwise import __version__
 from slotwise.api import waits
 from slotwise.api.embeddingschema import MAX_INPUTS
 from slotwise.api.messages import MAX_CALLS, MAX_MESSAGES, ROLES
+from slotwise.api.ollama import document as ollama
 from slotwise.api.schema import MAX_CHOICES, MAX_STOP_LENGTH, MAX_STOPS, MAX_TOP_LOGPROBS, MAX_USER_LENGTH
 from slotwise.api.shape import EFFORTS
 from slotwise.api.toolfields import MAX_TOOLS
@@ -364,6 +365,7 @@ def document() -> dict[str, Any]:
             "/ready": _read("The server takes requests", s503="Draining, or no model can be loaded"),
             "/metrics": _read("Prometheus metrics", kind="text/plain"),
             "/openapi.json": _read("This document"),
+            **ollama.paths(),
         },
         "components": {
             "schemas": {
@@ -374,6 +376,7 @@ def document() -> dict[str, Any]:
                 "Error": _ERROR,
                 "Queue": _QUEUE,
                 "ToolCall": _TOOL_CALL,
+                **ollama.SCHEMAS,
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },

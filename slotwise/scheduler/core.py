@@ -115,6 +115,10 @@ class Scheduler:
     def model_status(self, name: str) -> ModelStatus:
         return self._models[name].status()
 
+    def expires_in(self, name: str, now: float) -> float | None:
+        """Seconds until a model is unloaded if nobody comes any more; None: it is kept, or it is not loaded."""
+        return self._residency.expires_in(self._models[name], now)
+
     def memory_status(self) -> MemoryStatus:
         memory = self._residency.memory
         workers = self._residency.reservations()

@@ -40,6 +40,8 @@ class ServedModel:
 
     status: ModelStatus
     counters: ModelCounters
+    #: Seconds until it is unloaded if nobody comes any more; None: it is kept, or it is not loaded.
+    expires_in_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -104,7 +106,11 @@ class Dispatcher:
         return Lease(request, submit=self._submit, leave=self._leave, clock=self._clock)
 
     def status(self) -> list[ServedModel]:
-        return [ServedModel(self._core.model_status(model), self._counters[model]) for model in self.models]
+        now = self._clock()
+        return [
+            ServedModel(self._core.model_status(model), self._counters[model], self._core.expires_in(model, now))
+            for model in self.models
+        ]
 
     def memory_status(self) -> MemoryStatus:
         return self._core.memory_status()
@@ -166,6 +172,7 @@ class Dispatcher:
         if request.request_id in self._leases:
             raise ValueError(f"request id {request.request_id!r} is in use")
         self._leases[request.request_id] = lease
+        lease.waits_for_load = self._waits_for_load(request.model)
         self._post(
             ev.RequestSubmitted(
                 request.request_id,
@@ -187,6 +194,10 @@ class Dispatcher:
         if not self._may_have_several(request.model):
             return ()
         return marks_of(request.prompt, self._scope(request))
+
+    def _waits_for_load(self, model: str) -> bool:
+        counters = self._counters.get(model)
+        return counters is not None and counters.info is None
 
     def _may_have_several(self, model: str) -> bool:
         """Workers of a model, which may not exist."""
@@ -374,6 +385,8 @@ class Dispatcher:
             case ev.PreparePrompt(request_id, worker_id):
                 lease = self._leases[request_id]
                 lease.worker_id = worker_id
+                if lease.waits_for_load and lease.loaded_at is None:
+                    lease.loaded_at = self._clock()
                 request = lease.request
                 several = self._may_have_several(request.model) and request.examine is None
                 name = self._names.new(worker_id, request_id)

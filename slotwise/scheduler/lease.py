@@ -68,6 +68,10 @@ class Lease:
         self._error: SlotwiseError | None = None
         self._wake = anyio.Event()
         self._finished = False
+        #: Its model was not loaded when it came.
+        self.waits_for_load = False
+        #: When the model that it had to wait for was there; None: it had been loaded before.
+        self.loaded_at: float | None = None
         self.granted_at: float | None = None
         self.first_chunk_at: float | None = None
         self.last_chunk_at: float | None = None
