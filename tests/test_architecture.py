@@ -51,7 +51,10 @@ PURE = [
     ),
     *(
         f"slotwise.api.{name}"
-        for name in ("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "sse", "telling")
+        for name in (
+            *("access", "asked", "errorbodies", "fields", "modelcards", "openai", "openapi", "origins", "pieces"),
+            *("schema", "sse", "telling"),
+        )
     ),
     *(
         f"slotwise.benchmarks.{name}"
