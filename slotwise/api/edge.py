@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from slotwise.api.access import Access, AdminOnly, UnknownUrl, access_to
 from slotwise.api.origins import Lines, OriginNotAllowed, Origins, is_preflight, preflight_lines, reply_lines
 from slotwise.api.replies import Reply, error_reply, raw_reply
-from slotwise.errors import SlotwiseError
+from slotwise.errors import InvalidRequest, SlotwiseError
 from slotwise.keys.keyring import Keyring
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,12 @@ class HeadersTooLarge(SlotwiseError):
     code = "headers_too_large"
 
 
+class AmbiguousLength(InvalidRequest):
+    """Raised when a request says the length of its body in two ways: a proxy in front may have read another one."""
+
+    code = "ambiguous_length"
+
+
 class Edge:
     """ASGI middleware around the whole app."""
 
@@ -93,7 +99,8 @@ class Edge:
             answer = self._check(scope, headers, stamped)
         except SlotwiseError as error:
             self._on_refusal(error.code)
-            answer = error_reply(error, scope["path"])
+            closing = [(b"connection", b"close")] if isinstance(error, AmbiguousLength) else []
+            answer = error_reply(error, scope["path"], closing)
         if answer is not None:
             await answer(stamped)
             return
@@ -109,6 +116,8 @@ class Edge:
         Raises SlotwiseError: it is turned away.
         """
         _check_size(scope)
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            raise AmbiguousLength("The request has Content-Length and Transfer-Encoding; it must have one of them.")
         path: str = scope["path"]
         access = access_to(path)
         scope["slotwise.key"] = ""

@@ -364,3 +364,11 @@ async def test_the_most_that_is_read_is_read() -> None:
     headers = {f"x-{number}": "1" for number in range(MAX_HEADERS - 1)}
 
     assert (await Client(create_app(answering()), "/v1/completions", COMPLETION, headers=headers).run()).status == 200
+
+
+async def test_a_body_of_two_lengths_is_refused_and_the_connection_closed() -> None:
+    headers = {"content-length": "5", "transfer-encoding": "chunked"}
+    client = await Client(create_app(answering()), "/health", b"", method="GET", headers=headers).run()
+
+    assert (client.status, client.error["code"]) == (400, "ambiguous_length")
+    assert client.headers["connection"] == "close"
