@@ -14,6 +14,8 @@ MODULES = {
 PURE = [
     "slotwise.durations",
     "slotwise.errors",
+    "slotwise.ollama_env",
+    "slotwise.origins",
     "slotwise.request",
     *(
         f"slotwise.scheduler.{name}"
@@ -52,7 +54,7 @@ PURE = [
     *(
         f"slotwise.api.{name}"
         for name in (
-            *("access", "asked", "errorbodies", "fields", "modelcards", "openai", "openapi", "origins", "pieces"),
+            *("access", "asked", "cors", "errorbodies", "fields", "modelcards", "openai", "openapi", "pieces"),
             *("schema", "sse", "telling"),
         )
     ),

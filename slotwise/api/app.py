@@ -24,7 +24,6 @@ from slotwise.api.entrance import Entrance
 from slotwise.api.metrics import Metrics
 from slotwise.api.openai import tell_chat, tell_completion
 from slotwise.api.openapi import document
-from slotwise.api.origins import Origins
 from slotwise.api.replies import as_response, error_reply, internal_error, json_reply, raw_reply
 from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.api.seam import Generation
@@ -32,6 +31,7 @@ from slotwise.errors import SlotwiseError
 from slotwise.keys.keyring import Keyring
 from slotwise.memory.accounts import Amounts, device_name
 from slotwise.memory.facts import ModelFacts
+from slotwise.origins import Origins
 from slotwise.scheduler.dispatcher import ServedModel
 from slotwise.scheduler.measured import ServedMemory, measured_on
 

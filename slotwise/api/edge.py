@@ -17,10 +17,11 @@ from collections.abc import Callable, Collection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slotwise.api.access import Access, AdminOnly, UnknownUrl, access_to
-from slotwise.api.origins import Lines, OriginNotAllowed, Origins, is_preflight, preflight_lines, reply_lines
+from slotwise.api.cors import Lines, OriginNotAllowed, is_preflight, preflight_lines, reply_lines
 from slotwise.api.replies import Reply, error_reply, raw_reply
 from slotwise.errors import InvalidRequest, SlotwiseError
 from slotwise.keys.keyring import Keyring
+from slotwise.origins import Origins
 
 logger = logging.getLogger(__name__)
 

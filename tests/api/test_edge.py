@@ -10,9 +10,9 @@ import pytest
 from slotwise.api.access import Access, access_to
 from slotwise.api.app import create_app
 from slotwise.api.edge import MAX_HEADER_BYTES, MAX_HEADERS
-from slotwise.api.origins import Origins
 from slotwise.keys.keyring import Keyring
 from slotwise.keys.store import KeyStore
+from slotwise.origins import Origins
 from slotwise.scheduler.policy import KeyPolicy
 from tests.api.fakes import Client, FakeGeneration, answering
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotwise.api.origins import ALLOWED, Origins, is_preflight, preflight_lines
+from slotwise.api.cors import is_preflight, preflight_lines
+from slotwise.origins import ALLOWED, Origins
 
 HERE = "localhost:11435"
 
