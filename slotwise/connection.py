@@ -44,9 +44,6 @@ class Crowd:
         #: Those that have not sent all of a request, in the order in which that began.
         self._waiting: dict[DeadlineProtocol, None] = {}
 
-    def __len__(self) -> int:
-        return len(self._all)
-
     def enter(self, connection: DeadlineProtocol) -> bool:
         """False: all others are being answered."""
         if len(self._all) >= self._limit:

@@ -28,6 +28,7 @@ _OLLAMA = (
     *("/api/tags", "/api/show", "/api/ps", "/api/version"),
 )
 _LLAMA_CPP = ("/tokenize", "/detokenize", "/apply-template", "/models")
+_LM_STUDIO = ("/api/v0/models", "/api/v0/chat/completions", "/api/v0/completions", "/api/v0/embeddings")
 _OWN = ("/v1/slotwise/status", "/v1/slotwise/queue", "/metrics", "/openapi.json")
 _CHANGES = (
     *("/models/load", "/models/unload"),
@@ -36,7 +37,7 @@ _CHANGES = (
 
 _EXACT = {
     **dict.fromkeys(("/health", "/ready"), Access.PUBLIC),
-    **dict.fromkeys((*_OPENAI, *_ANTHROPIC, *_OLLAMA, *_LLAMA_CPP, "/api/v0/models", *_OWN), Access.USER),
+    **dict.fromkeys((*_OPENAI, *_ANTHROPIC, *_OLLAMA, *_LLAMA_CPP, *_LM_STUDIO, *_OWN), Access.USER),
     **dict.fromkeys(_CHANGES, Access.ADMIN),
 }
 #: Paths that end in a name.

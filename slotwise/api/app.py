@@ -71,6 +71,9 @@ def create_app(
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.completion, methods=["POST"]),
             *catalogue_routes(entrance),
+            # LM Studio's names of the same.
+            Route("/api/v0/chat/completions", routes.chat, methods=["POST"]),
+            Route("/api/v0/completions", routes.completion, methods=["POST"]),
             Route("/v1/slotwise/status", routes.status, methods=["GET"]),
             Route("/v1/slotwise/queue", routes.queue, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),

@@ -227,6 +227,8 @@ def document() -> dict[str, Any]:
             "/models": _read("The models there are, as llama.cpp's router lists them"),
             "/models/load": _order("Load a model before anybody asks for it"),
             "/models/unload": _order("Give a model's memory back as soon as nobody uses it"),
+            "/api/v0/chat/completions": _generate("Answer a conversation, by LM Studio's name", "ChatRequest"),
+            "/api/v0/completions": _generate("Continue a text, by LM Studio's name", "CompletionRequest"),
             "/api/v0/models": _read("The models there are, as LM Studio lists them"),
             "/api/v0/models/{model_id}": _one_model("One model, as LM Studio tells of it"),
             "/v1/slotwise/status": _read(

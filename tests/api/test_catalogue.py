@@ -118,6 +118,16 @@ def test_what_a_model_can_do() -> None:
     assert capabilities(replace(FACTS, template=None)) == ["completion"]
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+async def test_editors_that_speak_to_lm_studio_get_their_answers_there_too(path: str) -> None:
+    app, _ = _app(served("m"))
+    body = {"model": "m", "prompt": "x", "messages": [{"role": "user", "content": "hi"}]}
+    here, there = [await Client(app, f"/{root}/{path}", body).run() for root in ("v1", "api/v0")]
+
+    assert there.status == 200
+    assert there.json["choices"] == here.json["choices"]
+
+
 # ---- load and unload
 
 
