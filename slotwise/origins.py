@@ -12,18 +12,21 @@ from dataclasses import dataclass
 
 #: What is on the same machine: pages that it serves itself, and programs that show pages of their own. No page of the
 #: web can have one of these origins.
-LOOPBACK = tuple(f"{scheme}://{host}:*" for scheme in ("http", "https") for host in ("localhost", "127.0.0.1", "[::1]"))
+LOOPBACK = tuple(
+    f"{scheme}://{host}:*"
+    for scheme in ("http", "https")
+    for host in ("localhost", "*.localhost", "127.0.0.1", "[::1]")
+)
 PROGRAMS = tuple(f"{scheme}://*" for scheme in ("app", "file", "tauri", "vscode-webview", "vscode-file"))
 ANY = "*"
 ALLOWED = '"*", or an origin such as https://chat.example, http://localhost:* or https://*.example'
 
 _SCHEME = r"[a-z][a-z0-9+.-]*"
-_PATTERN = re.compile(
-    rf"(?P<scheme>{_SCHEME})://(?P<host>\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(?P<port>\*|\d{{1,5}}))?/?"
-)
-_ORIGIN = re.compile(
-    rf"(?P<scheme>{_SCHEME})://(?P<host>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])?(?::(?P<port>\d{{1,5}}))?"
-)
+_HOST = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
+_IP6 = r"\[[0-9a-f:.]+\]"
+_PORT = r"\d{1,5}"
+_PATTERN = re.compile(rf"(?P<scheme>{_SCHEME})://(?P<host>\*|(?:\*\.)?{_HOST}|{_IP6})(?::(?P<port>\*|{_PORT}))?/?")
+_ORIGIN = re.compile(rf"(?P<scheme>{_SCHEME})://(?P<host>{_HOST}|{_IP6})?(?::(?P<port>{_PORT}))?")
 _PORTS = {"http": "80", "https": "443"}
 
 
