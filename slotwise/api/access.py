@@ -19,20 +19,22 @@ class Access(Enum):
 
 
 _OPENAI = (
-    *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/responses"),
+    *("/v1/chat/completions", "/v1/chat/completions/input_tokens", "/v1/completions", "/v1/embeddings"),
+    *("/v1/models", "/v1/responses"),
     *("/v1/rerank", "/v1/reranking", "/rerank", "/reranking"),
 )
 _ANTHROPIC = ("/v1/messages", "/v1/messages/count_tokens")
 _OLLAMA = (
     *("/", "/api/chat", "/api/generate", "/api/embed", "/api/embeddings"),
     *("/api/tags", "/api/show", "/api/ps", "/api/version"),
+    "/api/pull",  # it fetches nothing: it says of a model that it is there
 )
 _LLAMA_CPP = ("/tokenize", "/detokenize", "/apply-template", "/models")
 _LM_STUDIO = ("/api/v0/models", "/api/v0/chat/completions", "/api/v0/completions", "/api/v0/embeddings")
 _OWN = ("/v1/slotwise/status", "/v1/slotwise/queue", "/metrics", "/openapi.json")
 _CHANGES = (
     *("/models/load", "/models/unload"),
-    *("/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete"),
+    *("/api/push", "/api/create", "/api/copy", "/api/delete"),
 )
 
 _EXACT = {
