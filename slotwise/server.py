@@ -62,6 +62,9 @@ def http_server(app: ASGIApp, max_connections: int | None = None) -> Server:
         http=cast(Any, functools.partial(DeadlineProtocol, crowd=crowd)),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         lifespan="off",
+        # A connection stays one of ours, and whose it is is not for headers to say.
+        ws="none",
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -236,6 +236,24 @@ async def test_nonsense_behind_a_request_that_is_being_answered_does_not_spoil_i
         assert answer.startswith(b"HTTP/1.1 200 OK")
 
 
+async def test_no_header_says_whose_the_connection_is_or_what_it_speaks() -> None:
+    peers = []
+
+    class Noting(Flood):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            peers.append((scope["type"], scope["client"][0]))
+            await super().__call__(scope, receive, send)
+
+    async with _served(Noting(b"x", 1)) as stream:
+        upgrade = (
+            b"connection: upgrade, close\r\nupgrade: websocket\r\nsec-websocket-key: x\r\nsec-websocket-version: 13"
+        )
+        await stream.send(b"GET / HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 10.0.0.1\r\n" + upgrade + b"\r\n\r\n")
+        assert b"200 OK" in await stream.until(b"0\r\n\r\n")
+
+    assert peers == [("http", "127.0.0.1")]
+
+
 # ---- how many
 
 
