@@ -171,3 +171,5 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    #: The stop string that ended it, where one did.
+    stopped_by: str | None = None

@@ -313,7 +313,13 @@ class Dispatcher:
         if delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
             if lease is not None:
                 tokens = len(delta.tokens)
-                chunk = TokenChunk(text=delta.text, tokens=tokens, finish_reason=delta.finish_reason, usage=usage)
+                chunk = TokenChunk(
+                    text=delta.text,
+                    tokens=tokens,
+                    finish_reason=delta.finish_reason,
+                    usage=usage,
+                    stopped_by=delta.stopped_by,
+                )
                 self._push(lease, chunk)
         else:
             self._fail(request_id, WorkerFailed(f"The model failed during the answer: {delta.error}."))

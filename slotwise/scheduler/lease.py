@@ -140,4 +140,5 @@ def _merged(chunks: list[TokenChunk]) -> TokenChunk:
         tokens=sum(chunk.tokens for chunk in chunks),
         finish_reason=last.finish_reason,
         usage=last.usage,
+        stopped_by=last.stopped_by,
     )

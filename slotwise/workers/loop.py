@@ -378,7 +378,15 @@ def _terminal(
         completion_tokens=sequence.output_tokens,
         cached_tokens=sequence.shared,
     )
-    return Delta(sequence.request_id, text=text, tokens=tokens, finish_reason=reason, usage=usage, error=error)
+    return Delta(
+        sequence.request_id,
+        text=text,
+        tokens=tokens,
+        finish_reason=reason,
+        usage=usage,
+        error=error,
+        stopped_by=sequence.text.stopped_by,
+    )
 
 
 def _failure(request_id: str, error: str) -> Delta:

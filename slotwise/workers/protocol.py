@@ -250,6 +250,8 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None  # with FinishReason.ERROR
+    #: With FinishReason.STOP: the stop string that ended it, if it was not the model itself.
+    stopped_by: str | None = None
 
 
 class StepReport(Message, frozen=True, tag="step"):
