@@ -53,6 +53,9 @@ PURE = [
         f"slotwise.api.{name}"
         for name in ("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "sse", "telling")
     ),
+    *(f"slotwise.api.{name}" for name in ("functions", "openapi_agents", "thinking")),
+    *(f"slotwise.api.anthropic.{name}" for name in ("blocks", "errors", "schema", "telling")),
+    *(f"slotwise.api.responses.{name}" for name in ("items", "output", "schema", "settings", "store", "telling")),
     *(
         f"slotwise.benchmarks.{name}"
         for name in (

@@ -17,12 +17,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slotwise import __version__
 from slotwise.api import queueing
+from slotwise.api.anthropic.routes import routes as anthropic_routes
 from slotwise.api.edge import Edge
 from slotwise.api.entrance import Entrance
 from slotwise.api.metrics import Metrics
 from slotwise.api.openai import tell_chat, tell_completion
 from slotwise.api.openapi import document
 from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
+from slotwise.api.responses.routes import routes as responses_routes
 from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.api.seam import Generation
 from slotwise.errors import ModelNotFound, SlotwiseError
@@ -75,6 +77,8 @@ def create_app(
             Route("/v1/completions", routes.completion, methods=["POST"]),
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{model_id:path}", routes.model, methods=["GET"]),
+            *anthropic_routes(entrance),
+            *responses_routes(entrance),
             Route("/v1/slotwise/status", routes.status, methods=["GET"]),
             Route("/v1/slotwise/queue", routes.queue, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),
@@ -224,7 +228,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 async def _refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, SlotwiseError)
-    return _AsResponse(error_reply(error, request.scope["path"]))
+    return _AsResponse(error_reply(error, request.scope["path"], request_id=request.scope["slotwise.request_id"]))
 
 
 async def _fault(request: Request, error: Exception) -> Response:

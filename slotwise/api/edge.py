@@ -62,7 +62,7 @@ class Edge:
             await self._app(scope, receive, stamped)
         except (HostNotAllowed, InvalidApiKey) as error:
             self._on_refusal(error.code)
-            await error_reply(error, scope["path"])(stamped)
+            await error_reply(error, scope["path"], request_id=scope["slotwise.request_id"])(stamped)
         except Exception:
             # The app has answered (or can not any more); what is left is to keep it from the server's own log.
             logger.exception("request %s failed by a fault of ours", stamped.request_id.decode())
@@ -99,6 +99,8 @@ class _Stamp:
         if message["type"] == "http.response.start":
             milliseconds = b"%d" % round(1000 * (time.perf_counter() - self._began))
             own = [(b"x-request-id", self.request_id), (b"openai-processing-ms", milliseconds)]
+            # Anthropic's name for it.
+            own.append((b"request-id", self.request_id))
             message = {**message, "headers": [*message.get("headers", []), *own]}
         await self._send(message)
 

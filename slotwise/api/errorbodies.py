@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from slotwise.api.anthropic import errors as anthropic
 from slotwise.api.openai import error_object
 from slotwise.errors import SlotwiseError
 
 
-def error_body(error: SlotwiseError, path: str) -> object:
+def error_body(error: SlotwiseError, path: str, request_id: str = "") -> object:
     """The body of a reply to a request for `path`."""
-    return error_object(error)
+    return anthropic.body(error, request_id) if anthropic.is_path(path) else error_object(error)
+
+
+def error_status(error: SlotwiseError, path: str) -> int:
+    """The HTTP status of that reply."""
+    return anthropic.status(error) if anthropic.is_path(path) else error.status

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slotwise import __version__
-from slotwise.api import waits
+from slotwise.api import openapi_agents, waits
 from slotwise.api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH, ROLES
 from slotwise.request import ServiceTier
 
@@ -204,6 +204,7 @@ def document() -> dict[str, Any]:
         "paths": {
             "/v1/chat/completions": _generate("Answer a conversation", "ChatRequest"),
             "/v1/completions": _generate("Continue a text", "CompletionRequest"),
+            **openapi_agents.paths(_HEADERS),
             "/v1/models": _read("The models there are"),
             "/v1/models/{model_id}": model,
             "/v1/slotwise/status": _read(
@@ -221,6 +222,7 @@ def document() -> dict[str, Any]:
                 "CompletionRequest": _COMPLETION,
                 "Error": _ERROR,
                 "Queue": _QUEUE,
+                **openapi_agents.SCHEMAS,
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
