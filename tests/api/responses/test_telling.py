@@ -30,7 +30,8 @@ def _request(**fields: Any) -> ResponseRequest:
 
 
 def _teller(kept: list[Kept] | None = None, **fields: Any) -> ResponseTeller:
-    return ResponseTeller(_request(**fields), 1000, keep=[].append if kept is None else kept.append)
+    heard: list[Kept] = [] if kept is None else kept
+    return ResponseTeller(_request(**fields), 1000, keep=heard.append)
 
 
 def _streamed(pieces: list[Piece], answer: Answer, teller: ResponseTeller | None = None) -> list[dict[str, Any]]:
