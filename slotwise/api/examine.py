@@ -12,9 +12,9 @@ from slotwise.request import Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    tokens: int
+class Examined:
+    prompt_tokens: int
 
 
-async def count(entrance: Entrance, request: Request, model: str, prompt: Prompt) -> Counted:
+async def count(entrance: Entrance, request: Request, model: str, prompt: Prompt) -> Examined:
     raise InvalidRequest("Tokens can not be counted yet.", code="unsupported_parameter")

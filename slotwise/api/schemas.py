@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from slotwise.request import Constraint
 
 
-def json_constraint(schema: dict[str, Any], param: str) -> Constraint:
-    return Constraint(f"start: %json {json.dumps(schema)}", param)
+def json_constraint(schema: object, param: str, *, strict: bool = False) -> Constraint:
+    return Constraint(f"start: %json {json.dumps(schema or {'type': 'object'})}", param)

@@ -25,5 +25,6 @@ def template_args(*, thinks: bool | None = None, effort: str | None = None) -> d
         if level is not None:
             told["reasoning_effort"] = level
     if thinks is not None:
-        told["enable_thinking"] = thinks
+        # The two names that templates have for it.
+        told["enable_thinking"] = told["thinking"] = thinks
     return told

@@ -8,12 +8,10 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from slotwise.api import counted
 from slotwise.api.anthropic.schema import parse_count, parse_messages
 from slotwise.api.anthropic.telling import tell_messages
-from slotwise.api.body import ClientLeft
-from slotwise.api.entrance import Entrance, silence
-from slotwise.api.examine import count
-from slotwise.api.replies import as_response, json_reply
+from slotwise.api.entrance import Entrance
 
 
 def routes(entrance: Entrance) -> list[Route]:
@@ -22,13 +20,8 @@ def routes(entrance: Entrance) -> list[Route]:
         return await entrance.generate(request, parse, tell_messages)
 
     async def count_tokens(request: Request) -> ASGIApp:
-        try:
-            body = await entrance.body(request)
-        except ClientLeft:
-            return silence
-        model, prompt = parse_count(body, catalogue=entrance.catalogue)
-        counted = await count(entrance, request, model, prompt)
-        return as_response(json_reply({"input_tokens": counted.tokens}))
+        parse = partial(parse_count, catalogue=entrance.catalogue)
+        return await counted.answer(entrance, request, parse, lambda tokens: {"input_tokens": tokens})
 
     return [
         Route("/v1/messages", messages, methods=["POST"]),

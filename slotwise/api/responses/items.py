@@ -103,25 +103,28 @@ def read_input(
     have none. Raises InvalidRequest."""
     listed: Any = [{"role": "user", "content": value}] if isinstance(value, str) else value
     reader, items = _Reader(history), []
+    referred: set[str] = set()
     for index, given in enumerate(fields.sequence(listed, "input", 1, MAX_MESSAGES)):
         path = "input" if isinstance(value, str) else f"input[{index}]"
-        item = _item(given, path, lookup)
-        reader.read(item, path if not isinstance(value, str) else "input")
+        item = _item(given, path, lookup, referred)
+        reader.read(item, path)
         items.append(_told(item, f"{_PREFIXES[item['type']]}_{suffix}i{index}"))
     return reader.finish(), items
 
 
-def _item(value: object, path: str, lookup: Lookup) -> dict[str, Any]:
-    """One item, with its type."""
+def _item(value: object, path: str, lookup: Lookup, referred: set[str]) -> dict[str, Any]:
+    """One item, with its type. `referred`: what was named instead of being sent; once only, lest a short body make a
+    prompt of any length."""
     item = fields.mapping(value, path, "an object with 'type'")
     kind = item.get("type")
     if kind is None and "role" in item:
         kind = "message"
     if kind == "item_reference" or (kind is None and "id" in item):
         item_id = _required(item, "id", path)
-        found = lookup(item_id)
+        found = None if item_id in referred else lookup(item_id)
         if found is None:
-            raise fields.invalid(f"{path}.id", item_id, "the id of an item of a response that is kept here")
+            raise fields.invalid(f"{path}.id", item_id, "the id of an item of a response that is kept, named once")
+        referred.add(item_id)
         return found
     if not isinstance(kind, str):
         raise fields.invalid(f"{path}.type", kind, f"one of {', '.join(_PREFIXES)}, item_reference")

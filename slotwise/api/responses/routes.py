@@ -5,16 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from slotwise.api import fields
-from slotwise.api.body import ClientLeft
-from slotwise.api.entrance import Entrance, silence
-from slotwise.api.examine import count
-from slotwise.api.replies import as_response, json_reply
+from slotwise.api import counted, fields
+from slotwise.api.entrance import Entrance
+from slotwise.api.replies import as_response, json_reply, raw_reply
 from slotwise.api.responses.schema import MAX_LISTED, parse_count, parse_response
 from slotwise.api.responses.store import Kept, ResponseStore
 from slotwise.api.responses.telling import tell_response
@@ -51,19 +50,18 @@ class _Responses:
         return await self._entrance.generate(request, parse, partial(tell_response, keep=self._store.put))
 
     async def count_tokens(self, request: Request) -> ASGIApp:
-        try:
-            body = await self._entrance.body(request)
-        except ClientLeft:
-            return silence
         key = request.scope["slotwise.key"]
-        model, prompt = parse_count(body, key, catalogue=self._entrance.catalogue, store=self._store)
-        counted = await count(self._entrance, request, model, prompt)
-        return _json({"object": "response.input_tokens", "input_tokens": counted.tokens})
+        parse = partial(parse_count, key=key, catalogue=self._entrance.catalogue, store=self._store)
+
+        def tell(tokens: int) -> object:
+            return {"object": "response.input_tokens", "input_tokens": tokens}
+
+        return await counted.answer(self._entrance, request, parse, tell)
 
     async def retrieve(self, request: Request) -> Response:
         if request.query_params.get("stream") == "true":
             raise fields.unsupported("stream", "the events of a stored response are not kept; ask for it whole.")
-        return _json(self._kept(request).response)
+        return as_response(raw_reply(self._kept(request).response, b"application/json"))
 
     async def delete(self, request: Request) -> Response:
         response_id = self._kept(request).response_id
@@ -74,7 +72,8 @@ class _Responses:
         """A page of what was asked, the newest first unless `order` says otherwise."""
         query = dict(request.query_params)
         newest_first = fields.named(query, "order", {"desc": True, "asc": False}) is not False
-        listed = self._kept(request).input_items[:: -1 if newest_first else 1]
+        items: list[dict[str, Any]] = msgspec.json.decode(self._kept(request).input_items)
+        listed = items[:: -1 if newest_first else 1]
         after = query.get("after")
         if after is not None:
             ids = [item["id"] for item in listed]

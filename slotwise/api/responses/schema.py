@@ -118,7 +118,7 @@ def parse_response(
 
 
 def parse_count(
-    body: bytes, key: str, *, catalogue: Mapping[str, ModelFacts], store: ResponseStore
+    body: bytes, *, key: str, catalogue: Mapping[str, ModelFacts], store: ResponseStore
 ) -> tuple[str, ChatPrompt]:
     """The body of POST /v1/responses/input_tokens: a model, and what it would be asked. Raises InvalidRequest."""
     asked = _asked(fields.parse_object(body), key, store, "")

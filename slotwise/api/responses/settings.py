@@ -111,10 +111,10 @@ def text_format(data: Mapping[str, Any]) -> tuple[dict[str, Any], Constraint | N
     told: dict[str, Any] = {"format": {"type": form["type"]}, "verbosity": "medium"}
     match form["type"]:
         case "json_object":
-            return told, json_constraint({"type": "object"}, "text.format")
+            return told, json_constraint(None, "text.format")
         case "json_schema":
-            told["format"] = _schema_format(form)
-            return told, json_constraint(told["format"]["schema"], "text.format.schema")
+            told["format"] = asked = _schema_format(form)
+            return told, json_constraint(asked["schema"], "text.format.schema", strict=asked["strict"])
     return told, None
 
 

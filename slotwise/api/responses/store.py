@@ -21,16 +21,27 @@ MAX_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One response. `messages`: the conversation up to its answer, without instructions, which are not carried on."""
+    """One response. What is told again is JSON: as Python's objects it would take many times as much."""
 
-    response: dict[str, Any]
-    input_items: list[dict[str, Any]]
+    response_id: str
+    response: bytes
+    input_items: bytes
+    #: What the model said, by the items' ids: each is read without the others.
+    items: dict[str, bytes]
+    #: The conversation up to the answer, without instructions, which are not carried on.
     messages: tuple[ChatMessage, ...]
 
+    @classmethod
+    def of(cls, response: dict[str, Any], input_items: list[dict[str, Any]], messages: tuple[ChatMessage, ...]) -> Kept:
+        encode = msgspec.json.encode
+        items = {item["id"]: encode(item) for item in response["output"]}
+        return cls(response["id"], encode(response), encode(input_items), items, messages)
+
     @property
-    def response_id(self) -> str:
-        response_id: str = self.response["id"]
-        return response_id
+    def size(self) -> int:
+        """Bytes. A conversation that goes on is counted again in each of its responses: never less than it takes."""
+        told = len(self.response) + len(self.input_items) + sum(map(len, self.items.values()))
+        return told + size_of(self.messages)
 
 
 class _Shelf:
@@ -43,17 +54,16 @@ class _Shelf:
         self.items: dict[str, str] = {}
 
     def put(self, kept: Kept) -> None:
-        # A conversation that goes on is counted again in each of its responses: never less than what it really takes.
-        size = len(msgspec.json.encode([kept.response, kept.input_items])) + size_of(kept.messages)
+        size = kept.size
         self.kept[kept.response_id] = kept, size
         self.bytes += size
-        self.items |= {item["id"]: kept.response_id for item in kept.response["output"]}
+        self.items |= dict.fromkeys(kept.items, kept.response_id)
 
     def drop(self, response_id: str) -> None:
         kept, size = self.kept.pop(response_id)
         self.bytes -= size
-        for item in kept.response["output"]:
-            del self.items[item["id"]]
+        for item_id in kept.items:
+            del self.items[item_id]
 
 
 class ResponseStore:
@@ -88,7 +98,7 @@ class ResponseStore:
         kept = self.get(key, shelf.items[item_id]) if shelf is not None and item_id in shelf.items else None
         if kept is None:
             return None
-        item: dict[str, Any] = next(item for item in kept.response["output"] if item["id"] == item_id)
+        item: dict[str, Any] = msgspec.json.decode(kept.items[item_id])
         return item
 
     def drop(self, key: str, response_id: str) -> bool:

@@ -97,7 +97,7 @@ class ResponseTeller:
             said = ChatMessage(
                 "assistant", answer.content, reasoning=answer.reasoning or None, tool_calls=tuple(answer.calls)
             )
-            self._keep(Kept(response, self._request.input_items, (*self._request.messages, said)))
+            self._keep(Kept.of(response, self._request.input_items, (*self._request.messages, said)))
         return response
 
     def _response(self, status: str) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def tell_response(
     """`keep`: hears of a response that is to be stored, and whose it is."""
     assert isinstance(request, ResponseRequest)
     key = request.choices[0].key
-    return ResponseTeller(request, created, tier, keep=lambda kept: keep(key, kept))
+    return ResponseTeller(request, created, tier, keep=lambda one: keep(key, one))
 
 
 def _pieces(answer: Answer) -> list[Piece]:

@@ -18,6 +18,10 @@ TOOL = {
 }
 
 
+def _thinks(said: bool) -> dict[str, Any]:
+    return {"enable_thinking": said, "thinking": said}
+
+
 def _parse(**fields: Any) -> MessagesRequest:
     return parse_messages(json.dumps(BASE | fields).encode(), Asker("k"), catalogue={})
 
@@ -66,13 +70,13 @@ def test_tools_are_told_as_templates_know_them() -> None:
     ("fields", "told"),
     [
         ({}, {}),
-        ({"thinking": {"type": "enabled", "budget_tokens": 2048}}, {"enable_thinking": True}),
-        ({"thinking": {"type": "disabled"}}, {"enable_thinking": False}),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2048}}, _thinks(True)),
+        ({"thinking": {"type": "disabled"}}, _thinks(False)),
         ({"thinking": {"type": "adaptive"}}, {}),
-        ({"output_config": {"effort": "max"}}, {"enable_thinking": True, "reasoning_effort": "high"}),
+        ({"output_config": {"effort": "max"}}, _thinks(True) | {"reasoning_effort": "high"}),
         (
             {"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}},
-            {"enable_thinking": False, "reasoning_effort": "low"},
+            _thinks(False) | {"reasoning_effort": "low"},
         ),
     ],
 )

@@ -76,6 +76,8 @@ def test_a_reference_is_the_item_that_it_names() -> None:
     known = {"fc_1": CALL | {"id": "fc_1", "status": "completed"}}
     for reference in ({"type": "item_reference", "id": "fc_1"}, {"id": "fc_1"}):
         assert _read([reference, RESULT], known=known)[0].tool_calls[0].id == "c1"
+        with pytest.raises(InvalidRequest, match="named once"):
+            _read([reference, reference], known=known)
 
 
 @pytest.mark.parametrize(

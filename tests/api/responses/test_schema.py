@@ -18,9 +18,13 @@ TOOL = {"type": "function", "name": "add", "parameters": {"type": "object"}}
 OTHER = TOOL | {"name": "sub", "parameters": None, "strict": True}
 
 
-def _parse(kept: ResponseStore | None = None, key: str = "k", **fields: Any) -> ResponseRequest:
+def _thinks(said: bool) -> dict[str, Any]:
+    return {"enable_thinking": said, "thinking": said}
+
+
+def _parse(store_: ResponseStore | None = None, key: str = "k", **fields: Any) -> ResponseRequest:
     body = json.dumps(BASE | fields).encode()
-    return parse_response(body, Asker(key), catalogue={}, store=ResponseStore() if kept is None else kept)
+    return parse_response(body, Asker(key), catalogue={}, store=ResponseStore() if store_ is None else store_)
 
 
 def _prompt(**fields: Any) -> ChatPrompt:
@@ -81,7 +85,7 @@ def test_instructions_come_first_and_are_not_carried_on() -> None:
 def test_a_stored_response_is_gone_on_with_by_its_key_alone() -> None:
     store = ResponseStore()
     said = (ChatMessage("user", "1+1"), ChatMessage("assistant", "2"))
-    store.put("k", Kept({"id": "resp_1", "output": []}, [], said))
+    store.put("k", Kept.of({"id": "resp_1", "output": []}, [], said))
     parsed = _parse(store, previous_response_id="resp_1")
 
     assert parsed.messages == (*said, ChatMessage("user", "hi"))
@@ -96,9 +100,9 @@ def test_a_stored_response_is_gone_on_with_by_its_key_alone() -> None:
     ("effort", "told"),
     [
         (None, {}),
-        ("none", {"enable_thinking": False}),
-        ("minimal", {"enable_thinking": True, "reasoning_effort": "low"}),
-        ("xhigh", {"enable_thinking": True, "reasoning_effort": "high"}),
+        ("none", _thinks(False)),
+        ("minimal", _thinks(True) | {"reasoning_effort": "low"}),
+        ("xhigh", _thinks(True) | {"reasoning_effort": "high"}),
     ],
 )
 def test_effort_is_told_to_the_template(effort: str | None, told: dict[str, Any]) -> None:
@@ -198,7 +202,7 @@ def test_what_is_not_possible_is_refused_by_name(fields: dict[str, Any], param: 
 def test_what_is_counted_is_what_would_be_asked() -> None:
     body = json.dumps(BASE | {"tools": [TOOL], "instructions": "brief"}).encode()
 
-    assert parse_count(body, "k", catalogue={}, store=ResponseStore()) == (
+    assert parse_count(body, key="k", catalogue={}, store=ResponseStore()) == (
         "m",
         _prompt(tools=[TOOL], instructions="brief"),
     )

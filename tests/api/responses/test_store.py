@@ -15,7 +15,7 @@ IDS = st.integers(0, 12).map(lambda number: f"resp_{number}")
 
 def _kept(response_id: str, text: str = "hi") -> Kept:
     item = {"id": f"msg_{response_id}", "type": "message", "content": text}
-    return Kept({"id": response_id, "output": [item]}, [], (ChatMessage("user", text),))
+    return Kept.of({"id": response_id, "output": [item]}, [], (ChatMessage("user", text),))
 
 
 def test_a_key_sees_its_own_alone() -> None:
