@@ -42,6 +42,7 @@ PURE = [
     "slotwise.workers.unified",
     "slotwise.workers.layout",
     "slotwise.workers.visible",
+    *(f"slotwise.workers.{name}" for name in ("chatform", "logprobs", "quoting")),
     *(
         f"slotwise.memory.{name}"
         for name in (
@@ -56,6 +57,14 @@ PURE = [
     *(f"slotwise.api.{name}" for name in ("functions", "openapi_agents", "thinking")),
     *(f"slotwise.api.anthropic.{name}" for name in ("blocks", "errors", "schema", "telling")),
     *(f"slotwise.api.responses.{name}" for name in ("items", "output", "schema", "settings", "store", "telling")),
+    *(
+        f"slotwise.api.formats.{name}"
+        for name in (
+            *("arrange", "block", "blocks", "detect", "families", "forced", "harmony", "history", "lark", "parser"),
+            *("thoughts", "toolbox"),
+        )
+    ),
+    "slotwise.workers.marks",
     *(
         f"slotwise.benchmarks.{name}"
         for name in (

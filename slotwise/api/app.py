@@ -20,6 +20,7 @@ from slotwise.api import queueing
 from slotwise.api.anthropic.routes import routes as anthropic_routes
 from slotwise.api.edge import Edge
 from slotwise.api.entrance import Entrance
+from slotwise.api.examine import Examination
 from slotwise.api.metrics import Metrics
 from slotwise.api.openai import tell_chat, tell_completion
 from slotwise.api.openapi import document
@@ -70,11 +71,15 @@ def create_app(
     entrance = Entrance(
         service, metrics or Metrics(service.status), catalogue or {}, max_body_bytes, user_header, clock
     )
-    routes = Routes(entrance)
+    routes, examination = Routes(entrance), Examination(entrance, parse_chat)
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.completion, methods=["POST"]),
+            Route("/v1/chat/completions/input_tokens", examination.input_tokens, methods=["POST"]),
+            Route("/tokenize", examination.tokenize, methods=["POST"]),
+            Route("/detokenize", examination.detokenize, methods=["POST"]),
+            Route("/apply-template", examination.apply_template, methods=["POST"]),
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{model_id:path}", routes.model, methods=["GET"]),
             *anthropic_routes(entrance),

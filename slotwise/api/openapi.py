@@ -185,6 +185,36 @@ def _generate(summary: str, schema: str) -> dict[str, Any]:
     return {"post": {"summary": summary, "parameters": _HEADERS, "requestBody": body, "responses": responses}}
 
 
+_CHAT_REF = {"$ref": "#/components/schemas/ChatRequest"}
+_MODEL = {"type": "string", "maxLength": 512, "description": "May be left away where there is only one"}
+_TOKENIZE = {
+    "type": "object",
+    "required": ["content"],
+    "properties": {
+        "model": _MODEL,
+        "content": _STRING,
+        "add_special": {"type": "boolean", "default": False, "description": "With the token that prompts begin with"},
+        "parse_special": {
+            "type": "boolean",
+            "default": True,
+            "description": "Their texts are special tokens",
+        },
+        "with_pieces": {"type": "boolean", "default": False, "description": "Each token with its text"},
+    },
+}
+_DETOKENIZE = {
+    "type": "object",
+    "required": ["tokens"],
+    "properties": {"model": _MODEL, "tokens": {"type": "array", "items": {"type": "integer", "minimum": 0}}},
+}
+
+
+def _examine(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    responses = {"200": _response("What the prompt becomes"), **_ERRORS}
+    return {"post": {"summary": summary, "parameters": _HEADERS, "requestBody": body, "responses": responses}}
+
+
 def _read(summary: str, kind: str = "application/json", **others: str) -> dict[str, Any]:
     responses = {"200": _response("OK", kind=kind)} | {
         status.removeprefix("s"): _response(text) for status, text in others.items()
@@ -204,6 +234,10 @@ def document() -> dict[str, Any]:
         "paths": {
             "/v1/chat/completions": _generate("Answer a conversation", "ChatRequest"),
             "/v1/completions": _generate("Continue a text", "CompletionRequest"),
+            "/v1/chat/completions/input_tokens": _examine("How many tokens a conversation has", _CHAT_REF),
+            "/tokenize": _examine("The tokens of a text", _TOKENIZE),
+            "/detokenize": _examine("The text of tokens", _DETOKENIZE),
+            "/apply-template": _examine("A conversation as the model reads it", _CHAT_REF),
             **openapi_agents.paths(_HEADERS),
             "/v1/models": _read("The models there are"),
             "/v1/models/{model_id}": model,

@@ -166,7 +166,10 @@ class Scheduler:
         model = self._models[request.model]
         request.prompt_tokens = event.prompt_tokens
         model.demand.tokenized(request.submitted.prompt_characters, event.prompt_tokens)
-        if self._placement.price(request) is None:
+        if request.counts:
+            request.complete, model.last_used = True, now
+            self._end(request, None, now)
+        elif self._placement.price(request) is None:
             self._actions.append(ev.CancelSequence(request.request_id, worker.worker_id))
             limit = self._gate.limit(request.submitted, model)
             self._end(request, ContextLengthExceeded(event.prompt_tokens, limit), now)

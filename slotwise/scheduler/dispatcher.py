@@ -178,6 +178,7 @@ class Dispatcher:
                 request.patience_s,
                 self._marks(request),
                 request.keep_alive_s,
+                counts=request.examine is not None,
             )
         )
 
@@ -217,10 +218,7 @@ class Dispatcher:
                 self._step(worker_id, report, counters)
             case protocol.Prepared():
                 # Also of one that was cancelled: the tokenizer is free again.
-                request_id = self._names.request_of(report.request_id)
-                if report.tokens and (lease := self._leases.get(request_id)):
-                    lease.prompt = report.tokens
-                self._post(ev.RequestPriced(request_id, report.prompt_tokens))
+                self._prepared(self._names.request_of(report.request_id), report)
             case protocol.PrepareFailed():
                 error = InvalidRequest(report.message, param=report.param, code=report.code)
                 self._post(ev.PrepareRefused(self._names.request_of(report.request_id), error))
@@ -240,6 +238,20 @@ class Dispatcher:
                 self._post(ev.WorkerStartFailed(worker_id, report.reason))
             case _:
                 assert_never(report)
+
+    def _prepared(self, request_id: str, report: protocol.Prepared) -> None:
+        if (lease := self._leases.get(request_id)) is not None:
+            lease.prompt = report.tokens
+            if lease.request.special_text and not lease.generated:
+                lease.opening = report.opening
+            if report.examined is not None:
+                usage = Usage(report.prompt_tokens, 0)
+                told = TokenChunk(
+                    text="", tokens=0, finish_reason=FinishReason.STOP, usage=usage, examined=report.examined
+                )
+                self._push(lease, told)
+                self._leases.pop(request_id, None)
+        self._post(ev.RequestPriced(request_id, report.prompt_tokens))
 
     def _resized(self, worker_id: int, model: str, report: protocol.Resized) -> None:
         counters, info = self._counters[model], report.info
@@ -304,7 +316,7 @@ class Dispatcher:
         if delta.finish_reason is None:
             if lease is not None:
                 lease.generated += delta.tokens
-                self._push(lease, TokenChunk(text=delta.text, tokens=len(delta.tokens)))
+                self._push(lease, _chunk(lease, delta))
             return
         usage = delta.usage
         if usage is not None:
@@ -312,15 +324,7 @@ class Dispatcher:
             counters.cached_tokens_total += usage.cached_tokens
         if delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
             if lease is not None:
-                tokens = len(delta.tokens)
-                chunk = TokenChunk(
-                    text=delta.text,
-                    tokens=tokens,
-                    finish_reason=delta.finish_reason,
-                    usage=usage,
-                    stopped_by=delta.stopped_by,
-                )
-                self._push(lease, chunk)
+                self._push(lease, _chunk(lease, delta))
         else:
             self._fail(request_id, WorkerFailed(f"The model failed during the answer: {delta.error}."))
         self._leases.pop(request_id, None)
@@ -366,9 +370,10 @@ class Dispatcher:
             case ev.PreparePrompt(request_id, worker_id):
                 lease = self._leases[request_id]
                 lease.worker_id = worker_id
-                several = self._may_have_several(lease.request.model)
+                request = lease.request
+                several = self._may_have_several(request.model) and request.examine is None
                 name = self._names.new(worker_id, request_id)
-                self._pool.send(worker_id, protocol.Prepare(name, lease.request.prompt, tell_tokens=several))
+                self._pool.send(worker_id, protocol.Prepare(name, request.prompt, several, request.examine))
             case ev.Grant():
                 self._start_sequence(action)
             case ev.ExtendSequence(request_id, worker_id, cells):
@@ -426,9 +431,24 @@ class Dispatcher:
             cells=grant.cells,
             prompt=prompt,
             asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
+            top_logprobs=request.top_logprobs,
+            special_text=request.special_text,
         )
         self._pool.send(grant.worker_id, command)
 
     def _name(self, worker_id: int, request_id: str) -> str:
         """How the worker calls it; where it is gone, nobody reads it."""
         return self._names.of(worker_id, request_id) or request_id
+
+
+def _chunk(lease: Lease, delta: Delta) -> TokenChunk:
+    """What a step added to an answer, and before its first word what the template has written of it."""
+    opening, lease.opening = lease.opening, ""
+    return TokenChunk(
+        text=opening + delta.text,
+        tokens=len(delta.tokens),
+        finish_reason=delta.finish_reason,
+        usage=delta.usage,
+        logprobs=lease.told(delta.logprobs, delta.logprobs_told),
+        stopped_by=delta.stopped_by,
+    )

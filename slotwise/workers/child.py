@@ -137,12 +137,10 @@ class Preparer:
         while True:
             command = self._queue.get()
             tokens: list[int] = []
-            report: Message
+            report: Message = Prepared(command.request_id, prompt_tokens=0)
             try:
                 if command.request_id not in self._cancelled:
-                    tokens = self._prompts.prepare(command.prompt)
-                told = tuple(tokens) if command.tell_tokens else ()
-                report = Prepared(command.request_id, prompt_tokens=len(tokens), tokens=told)
+                    report, tokens = _prepared(self._prompts, command)
             except PromptRefused as refusal:
                 report = PrepareFailed(command.request_id, refusal.message, refusal.param, refusal.code)
             except Exception:
@@ -151,6 +149,16 @@ class Preparer:
             # First the tokens, then the news: a StartSequence that answers the news must find the tokens.
             self._inbox.put(_PreparedTokens(command.request_id, tokens))
             self._writer.send(report)
+
+
+def _prepared(prompts: PromptPreparer, command: Prepare) -> tuple[Prepared, list[int]]:
+    """The report, and the tokens to be kept. Raises PromptRefused."""
+    if command.examine is not None:
+        examined = prompts.examine(command.prompt, command.examine)
+        return Prepared(command.request_id, examined.prompt_tokens, examined=examined), []
+    prepared = prompts.read(command.prompt)
+    told = tuple(prepared.tokens) if command.tell_tokens else ()
+    return Prepared(command.request_id, len(prepared.tokens), told, prepared.opening), prepared.tokens
 
 
 class Reader:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from slotwise.request import SamplingParams
 from slotwise.workers.protocol import ModelInfo
 
@@ -49,7 +52,11 @@ class Vocabulary(Protocol):
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
-    def piece(self, token: int) -> bytes: ...
+    def piece(self, token: int) -> bytes:
+        """What a token is in an answer: nothing, where it is a control token."""
+
+    def special_piece(self, token: int) -> bytes:
+        """The same, and of a control token its name."""
 
 
 class ContextLost(Exception):
@@ -75,6 +82,10 @@ class Model(Protocol):
         0 done · 1 no free cells, nothing changed · 2 aborted, -1 refused (nothing changed) · < -1 failed; after 2 and
         < -1 a part of the rows may be stored: ask `positions`.
         """
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Of a batch row of the last decode that asked for output, as the model gave them: (vocab_size,). Valid until
+        the next decode, and not to be written to."""
 
     def new_sampler(
         self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool, generated: Sequence[int] = ()

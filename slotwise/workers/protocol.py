@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from slotwise.request import FinishReason, Prompt, SamplingParams, Usage
+from slotwise.request import Examine, Examined, FinishReason, Prompt, SamplingParams, TokenLogprob, Usage
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
@@ -80,6 +80,8 @@ class Prepare(Message, frozen=True, tag="prepare"):
     prompt: Prompt
     #: The tokens are wanted in front as well: the prompt may be started on another worker of the model.
     tell_tokens: bool = False
+    #: It is not to be started: only this is wanted, and nothing is kept.
+    examine: Examine | None = None
 
 
 class Asker(msgspec.Struct, frozen=True, array_like=True):
@@ -116,6 +118,10 @@ class StartSequence(Message, frozen=True, tag="start"):
     prompt: tuple[int, ...] = ()
     #: Who shares the time for prompts with whom: see `workers/promptshares`.
     asker: Asker = Asker()
+    #: Log probabilities are wanted, with those of so many likeliest tokens in each one's place.
+    top_logprobs: int | None = None
+    #: Special tokens of the answer are text, but for those that end it.
+    special_text: bool = False
 
 
 class ExtendSequence(Message, frozen=True, tag="extend"):
@@ -228,6 +234,9 @@ class Prepared(Message, frozen=True, tag="prepared"):
     prompt_tokens: int
     #: Where they were asked for.
     tokens: tuple[int, ...] = ()
+    #: What the template has written of the answer: a thought that is opened (`<think>`).
+    opening: str = ""
+    examined: Examined | None = None
 
 
 class PrepareFailed(Message, frozen=True, tag="prepare_failed"):
@@ -252,6 +261,10 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None  # with FinishReason.ERROR
     #: With FinishReason.STOP: the stop string that ended it, if it was not the model itself.
     stopped_by: str | None = None
+    #: Of each of the tokens that does not end the answer, where they are wanted; and of how many tokens, those of
+    #: earlier steps first, the text is told by now. The rest is told with its text, by whichever worker says it.
+    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs_told: int = 0
 
 
 class StepReport(Message, frozen=True, tag="step"):

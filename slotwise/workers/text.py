@@ -52,6 +52,8 @@ class TextStream:
         self._held = ""
         #: The stop string that ended the answer.
         self.stopped_by: str | None = None
+        #: Characters so far: that there are, and that may be sent.
+        self.characters = self.released = 0
 
     @property
     def stopped(self) -> bool:
@@ -70,9 +72,16 @@ class TextStream:
             return ""
         text = self._release(self._decoder.decode(b"", final=True))
         held, self._held = self._held, ""
+        self.released += len(held)
         return text + held
 
     def _release(self, text: str) -> str:
+        self.characters += len(text)
+        released = self._past_stops(text)
+        self.released += len(released)
+        return released
+
+    def _past_stops(self, text: str) -> str:
         if not self._matchers or not text:
             return text
         start = len(self._held)

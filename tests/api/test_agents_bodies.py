@@ -124,7 +124,7 @@ def test_the_bodies_that_are_changed_are_good_ones(parse: Callable[[bytes], Any]
 
 
 @pytest.mark.parametrize(("parse", "body"), PARSERS)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_a_body_with_anything_anywhere_is_read_or_refused_by_name(
     parse: Callable[[bytes], Any], body: dict[str, Any], data: st.DataObject

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from slotwise.api import fields, thinking
@@ -90,7 +91,10 @@ def _arranged(data: Mapping[str, Any], facts: ModelFacts | None) -> tuple[Arrang
     effort, constraint = _output_config(data)
     told = thinking.template_args(thinks=thinks, effort=effort)
     prompt = ChatPrompt(messages, tools, told)
-    return arrange(prompt, facts, choice, parallel=parallel, constraint=constraint), omits_thoughts
+    arrangement = arrange(
+        prompt, facts, choice, parallel=parallel, constraint=constraint, new_id=partial(new_id, "toolu", "_")
+    )
+    return arrangement, omits_thoughts
 
 
 def _model(data: Mapping[str, Any]) -> str:

@@ -127,7 +127,8 @@ class MessagesTeller:
         return blocks + [_call_block(call.id, call.name, input_of(call.arguments)) for call in answer.calls]
 
     def _stop(self, answer: Answer, ending: Ending) -> dict[str, Any]:
-        return {"stop_reason": self._stop_reason(answer, ending), "stop_sequence": answer.stopped_by}
+        reason = self._stop_reason(answer, ending)
+        return {"stop_reason": reason, "stop_sequence": answer.stopped_by if reason == "stop_sequence" else None}
 
     def _stop_reason(self, answer: Answer, ending: Ending) -> str:
         if answer.finish_reason == "length":

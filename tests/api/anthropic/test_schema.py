@@ -7,7 +7,9 @@ import pytest
 
 from slotwise.api.anthropic.schema import MessagesRequest, parse_count, parse_messages
 from slotwise.api.asked import Asker
+from slotwise.api.pieces import CallBegins
 from slotwise.errors import InvalidRequest
+from slotwise.memory.facts import ModelFacts
 from slotwise.request import ChatPrompt, SamplingParams, ServiceTier
 
 BASE: dict[str, Any] = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
@@ -60,10 +62,23 @@ def test_a_limit_beyond_the_wire_is_the_contexts_rest() -> None:
 
 
 def test_tools_are_told_as_templates_know_them() -> None:
-    function = {"name": "add", "description": "Adds.", "parameters": TOOL["input_schema"]}
+    template = "{% for tool in tools %}{{ tool | tojson }}{% endfor %}<tool_call>{'\"arguments\"'}</tool_call>"
+    body = json.dumps(BASE | {"tools": [TOOL, TOOL | {"type": "custom", "name": "sub"}]}).encode()
+    parsed = parse_messages(body, catalogue={"m": ModelFacts("m", template=template)})
+    prompt = parsed.choices[0].prompt
 
-    assert _prompt(tools=[TOOL]).tools == ({"type": "function", "function": function},)
-    assert _prompt(tools=[TOOL | {"type": "custom", "strict": True}]).tools[0]["function"]["strict"] is True
+    assert isinstance(prompt, ChatPrompt)
+    functions = [tool["function"] for tool in prompt.tools]
+    assert functions[0] == {"name": "add", "description": "Adds.", "parameters": TOOL["input_schema"]}
+    assert [function["name"] for function in functions] == ["add", "sub"]
+
+
+def test_calls_have_ids_of_anthropics_form() -> None:
+    parser = _parse(tools=[TOOL], tool_choice={"type": "any"}).parser()
+    pieces = parser.feed('{"name": "add", "arguments": {"a": 1}}') + parser.finish()
+
+    assert [piece.name for piece in pieces if isinstance(piece, CallBegins)] == ["add"]
+    assert next(piece for piece in pieces if isinstance(piece, CallBegins)).id.startswith("toolu_")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import Message, RawMessageStreamEvent
-from hypothesis import given
+from hypothesis import given, settings
 from pydantic import TypeAdapter
 
 from slotwise.api.anthropic.telling import INVALID_JSON, SIGNATURE, MessagesTeller, input_of
@@ -69,6 +69,7 @@ def test_thoughts_are_signed_and_calls_are_objects() -> None:
     assert (content[2].id, content[2].name, content[2].input) == ("t1", "add", {"a": 1})
 
 
+@settings(deadline=None)
 @given(pieces=answers())
 def test_any_answer_streams_as_well_formed_blocks(pieces: list[Piece]) -> None:
     answer = answer_of(pieces)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from openai import omit
 from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
@@ -84,6 +84,7 @@ def test_the_events_of_thoughts_and_of_a_call() -> None:
     assert call["id"].startswith("fc_")
 
 
+@settings(deadline=None)
 @given(pieces=answers())
 def test_any_answer_streams_as_the_sdk_reads_it(pieces: list[Piece]) -> None:
     answer = answer_of(pieces)
