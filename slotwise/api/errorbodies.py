@@ -9,7 +9,13 @@ from slotwise.errors import SlotwiseError
 
 def error_body(error: SlotwiseError, path: str, request_id: str = "") -> object:
     """The body of a reply to a request for `path`."""
-    return anthropic.body(error, request_id) if anthropic.is_path(path) else error_object(error)
+    if anthropic.is_path(path):
+        return anthropic.body(error, request_id)
+    body = error_object(error)
+    if error.param == "messages" and path == "/v1/responses":
+        # Workers know conversations by one name.
+        body["error"]["param"] = "input"
+    return body
 
 
 def error_status(error: SlotwiseError, path: str) -> int:

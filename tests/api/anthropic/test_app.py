@@ -4,7 +4,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anthropic.types import Message, RawMessageStreamEvent
+from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
 from anthropic.types.shared.error_response import ErrorResponse
 from pydantic import TypeAdapter
 
@@ -19,7 +19,7 @@ from slotwise.errors import (
     SlotwiseError,
     WorkerFailed,
 )
-from slotwise.request import FinishReason, TokenChunk, Usage
+from slotwise.request import Examined, FinishReason, TokenChunk, Usage
 from tests.api.events import events_of
 from tests.api.fakes import Client, FakeGeneration, answering
 
@@ -129,6 +129,18 @@ async def test_a_failure_in_the_middle_is_an_event() -> None:
     assert client.complete
     assert ErrorResponse.model_validate(last).error.message == "it died"
     assert last["request_id"] == client.headers["request-id"]
+
+
+async def test_tokens_are_counted() -> None:
+    service = FakeGeneration()
+    body = {name: value for name, value in BODY.items() if name != "max_tokens"}
+    client = Client(create_app(service), f"{PATH}/count_tokens", body)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.run)
+        counted = TokenChunk(text="", tokens=0, finish_reason=FinishReason.STOP, examined=Examined(7))
+        (await service.asked())._add(counted)
+
+    assert MessageTokensCount.model_validate(client.json).input_tokens == 7
 
 
 async def test_who_waits_gets_pings() -> None:

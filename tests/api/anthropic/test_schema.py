@@ -178,3 +178,63 @@ def test_counting_needs_no_limit() -> None:
 
     assert model == "m"
     assert prompt == _prompt(tools=[TOOL])
+
+
+def test_what_a_coding_agent_sends_is_read() -> None:
+    """Of the form of Claude Code's requests."""
+    cached = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "additionalProperties": False,
+    }
+    body = {
+        "model": "m",
+        "max_tokens": 32000,
+        "system": [
+            {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.177.01c; cch=36ee5;"},
+            {"type": "text", "text": "You are an agent."} | cached,
+        ],
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "<system-reminder>Be careful.</system-reminder>\n"},
+                    {"type": "text", "text": "List the files"} | cached,
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "ls", "signature": "slotwise"},
+                    {
+                        "type": "tool_use",
+                        "id": "toolu_1",
+                        "name": "mcp__fs__ls",
+                        "input": {},
+                        "caller": {"type": "direct"},
+                    },
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "toolu_1", "content": "a.py", "is_error": False} | cached
+                ],
+            },
+        ],
+        "tools": [{"name": "mcp__fs__ls", "description": "", "input_schema": schema, "eager_input_streaming": True}],
+        "metadata": {"user_id": "user_1_account__session_2"},
+        "thinking": {"type": "adaptive"},
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        "output_config": {"effort": "medium"},
+        "stream": True,
+    }
+    parsed = parse_messages(json.dumps(body).encode(), catalogue={})
+    prompt = parsed.choices[0].prompt
+
+    assert isinstance(prompt, ChatPrompt)
+    assert [message.role for message in prompt.messages][:3] == ["system", "user", "assistant"]
+    assert "a.py" in prompt.messages[3].content
+    assert "cc_version" not in prompt.messages[0].content
+    assert prompt.messages[2].reasoning == "ls"

@@ -11,9 +11,9 @@ from pydantic import TypeAdapter
 from starlette.types import ASGIApp
 
 from slotwise.api.app import create_app
-from slotwise.errors import WorkerFailed
+from slotwise.errors import ContextLengthExceeded, WorkerFailed
 from slotwise.keys.keyring import Keyring
-from slotwise.request import ChatMessage, ChatPrompt
+from slotwise.request import ChatMessage, ChatPrompt, Examined, FinishReason, TokenChunk
 from tests.api.events import events_of
 from tests.api.fakes import Client, FakeGeneration, answering
 
@@ -71,6 +71,25 @@ async def test_a_response_is_retrieved_listed_and_deleted() -> None:
     assert deleted.json == {"id": made["id"], "object": "response", "deleted": True}
     for method, gone in (("GET", path), ("DELETE", path), ("GET", f"{path}/input_items")):
         assert (await _get(app, gone, method)).status == 404
+
+
+async def test_tokens_are_counted() -> None:
+    service = FakeGeneration()
+    client = Client(create_app(service), f"{PATH}/input_tokens", BODY)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.run)
+        counted = TokenChunk(text="", tokens=0, finish_reason=FinishReason.STOP, examined=Examined(7))
+        (await service.asked())._add(counted)
+
+    assert client.json == {"object": "response.input_tokens", "input_tokens": 7}
+
+
+async def test_a_prompt_that_is_too_long_is_the_input() -> None:
+    service = FakeGeneration()
+    service.refusal = ContextLengthExceeded(900, 512)
+    client = await Client(create_app(service), PATH, BODY).run()
+
+    assert (client.status, client.error["param"], client.error["code"]) == (400, "input", "context_length_exceeded")
 
 
 async def test_what_is_not_to_be_stored_is_not() -> None:

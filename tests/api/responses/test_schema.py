@@ -206,3 +206,30 @@ def test_what_is_counted_is_what_would_be_asked() -> None:
         "m",
         _prompt(tools=[TOOL], instructions="brief"),
     )
+
+
+def test_what_a_coding_agent_sends_is_read() -> None:
+    """Of the form of Codex's requests."""
+    shell = {"type": "object", "properties": {"command": {"type": "array", "items": {"type": "string"}}}}
+    parsed = _parse(
+        instructions="You are an agent.",
+        input=[
+            {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "<permissions>"}]},
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "List the files"}]},
+            {"type": "reasoning", "summary": [], "content": None, "encrypted_content": None},
+            {"type": "function_call", "name": "shell", "arguments": '{"command":["ls"]}', "call_id": "call_1"},
+            {"type": "function_call_output", "call_id": "call_1", "output": "a.py"},
+        ],
+        tools=[{"type": "function", "name": "shell", "description": "Runs.", "strict": False, "parameters": shell}],
+        tool_choice="auto",
+        parallel_tool_calls=False,
+        reasoning={"effort": "medium", "summary": "auto"},
+        store=False,
+        stream=True,
+        include=["reasoning.encrypted_content"],
+        prompt_cache_key="0198",
+        client_metadata={"x": "y"},
+    )
+
+    assert [message.role for message in parsed.messages] == ["system", "user", "assistant", "tool"]
+    assert not parsed.stored
