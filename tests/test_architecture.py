@@ -52,9 +52,12 @@ PURE = [
     ),
     *(
         f"slotwise.api.{name}"
-        for name in ("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "sse", "telling")
+        for name in (
+            *("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "schemas", "sse"),
+            "telling",
+        )
     ),
-    *(f"slotwise.api.{name}" for name in ("functions", "openapi_agents", "thinking")),
+    *(f"slotwise.api.{name}" for name in ("openapi_agents", "thinking")),
     *(f"slotwise.api.anthropic.{name}" for name in ("blocks", "errors", "schema", "telling")),
     *(f"slotwise.api.responses.{name}" for name in ("items", "output", "schema", "settings", "store", "telling")),
     *(
@@ -82,6 +85,7 @@ OWNERS = {
         f"slotwise.workers.llama.{name}"
         for name in ("batch", "breakdown", "dryrun", "library", "model", "params", "samplers", "vocabulary")
     },
+    "llguidance": {"slotwise.workers.grammar"},
     "psutil": {"slotwise.memory.probe"},
     "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.load_store", "slotwise.usage.store"},
     "pynvml": {"slotwise.memory.probe"},

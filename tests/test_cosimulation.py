@@ -23,6 +23,7 @@ from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.specs import ModelSpec, PoolSize, SchedulerConfig
 from slotwise.workers import child
+from slotwise.workers.constraint import Constraints
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.loop import StepLoop
 from slotwise.workers.prepare import PromptPreparer
@@ -74,15 +75,15 @@ WORLDS = {
 class Preparer(child.Preparer):
     """What the child's does, without its thread."""
 
-    def __init__(self, prompts: PromptPreparer) -> None:
-        self.prompts = prompts
+    def __init__(self, prompts: PromptPreparer, constraints: Constraints) -> None:
+        self.prompts, self.constraints = prompts, constraints
         self._cancelled = set()
         self.owed = set()
 
     def prepared(self, command: Prepare) -> tuple[Prepared, list[int]]:
         if command.request_id in self._cancelled:
             return Prepared(command.request_id, 0), []
-        return child._prepared(self.prompts, command)
+        return child._prepared(self.prompts, self.constraints, command)
 
 
 class Worker:
@@ -91,8 +92,10 @@ class Worker:
     def __init__(self, world: "Simulation", worker_id: int, load: LoadModel) -> None:
         self.world, self.id = world, worker_id
         self.model = FakeModel(load)
-        self.loop = StepLoop(self.model, timer=lambda: world.now)
-        self.preparer = Preparer(PromptPreparer(self.model.vocabulary, self.model.info.vocab_size))
+        constraints = Constraints(self.model.vocabulary)
+        self.loop = StepLoop(self.model, timer=lambda: world.now, constraints=constraints)
+        prompts = PromptPreparer(self.model.vocabulary, self.model.info.vocab_size)
+        self.preparer = Preparer(prompts, constraints)
         self.inbox: deque[Command | child._PreparedTokens] = deque()
         self.to_prepare: deque[Prepare] = deque()
         self.prepares = self.steps = self.dead = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -109,7 +110,8 @@ class Routes:
         self._created = int(time.time())
 
     async def chat(self, request: Request) -> ASGIApp:
-        return await self._entrance.generate(request, parse_chat, tell_chat)
+        parse = partial(parse_chat, catalogue=self._entrance.catalogue)
+        return await self._entrance.generate(request, parse, tell_chat)
 
     async def completion(self, request: Request) -> ASGIApp:
         return await self._entrance.generate(request, parse_completion, tell_completion)

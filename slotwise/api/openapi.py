@@ -6,7 +6,10 @@ from typing import Any
 
 from slotwise import __version__
 from slotwise.api import openapi_agents, waits
-from slotwise.api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH, ROLES
+from slotwise.api.messages import MAX_CALLS, MAX_MESSAGES, ROLES
+from slotwise.api.schema import MAX_CHOICES, MAX_STOP_LENGTH, MAX_STOPS, MAX_TOP_LOGPROBS, MAX_USER_LENGTH
+from slotwise.api.shape import EFFORTS
+from slotwise.api.toolfields import MAX_TOOLS
 from slotwise.request import ServiceTier
 
 _STRING, _BOOLEAN = {"type": "string"}, {"type": "boolean"}
@@ -58,6 +61,53 @@ _MESSAGE = {
         "role": {"enum": list(ROLES)},
         "content": _nullable({"anyOf": [_STRING, {"type": "array", "items": _PART}]}),
         "name": _nullable(_STRING),
+        "reasoning_content": _nullable(_STRING),
+        "tool_call_id": _nullable(_STRING),
+        "tool_calls": _nullable(
+            {"type": "array", "items": {"$ref": "#/components/schemas/ToolCall"}, "maxItems": MAX_CALLS}
+        ),
+    },
+}
+_TOOL_CALL = {
+    "type": "object",
+    "required": ["id", "type", "function"],
+    "properties": {
+        "id": _STRING,
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name", "arguments"],
+            "properties": {"name": {"type": "string", "minLength": 1}, "arguments": _STRING},
+        },
+    },
+}
+_TOOL = {
+    "type": "object",
+    "required": ["type", "function"],
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {
+                "name": {"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"},
+                "description": _nullable(_STRING),
+                "parameters": _nullable({"type": "object"}),
+                "strict": _nullable(_BOOLEAN),
+            },
+        },
+    },
+}
+_FORMAT = {
+    "type": "object",
+    "required": ["type"],
+    "properties": {
+        "type": {"enum": ["text", "json_object", "json_schema"]},
+        "json_schema": {
+            "type": "object",
+            "required": ["name", "schema"],
+            "properties": {"name": _STRING, "schema": {"type": "object"}, "strict": _nullable(_BOOLEAN)},
+        },
     },
 }
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
@@ -65,7 +115,17 @@ _CHAT = {
     "type": "object",
     "required": ["model", "messages"],
     "properties": _GENERATION
-    | {"messages": {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": MAX_MESSAGES}},
+    | {
+        "messages": {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": MAX_MESSAGES},
+        "tools": _nullable({"type": "array", "items": _TOOL, "maxItems": MAX_TOOLS}),
+        "tool_choice": _nullable({"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]}),
+        "parallel_tool_calls": _nullable(_BOOLEAN),
+        "response_format": _nullable(_FORMAT),
+        "reasoning_effort": _nullable({"enum": list(EFFORTS)}),
+        "chat_template_kwargs": _nullable({"type": "object"}),
+        "logprobs": _nullable(_BOOLEAN),
+        "top_logprobs": _range("integer", 0, MAX_TOP_LOGPROBS),
+    },
 }
 _COMPLETION = {
     "type": "object",
@@ -74,7 +134,11 @@ _COMPLETION = {
     | {
         "prompt": {
             "anyOf": [_STRING, _TOKENS, {"type": "array", "items": {"anyOf": [_STRING, _TOKENS]}, "minItems": 1}]
-        }
+        },
+        "logprobs": _range("integer", 0, MAX_TOP_LOGPROBS),
+        "echo": _nullable(_BOOLEAN),
+        "best_of": _range("integer", 1),
+        "response_format": _nullable(_FORMAT),
     },
 }
 _ERROR = {
@@ -256,6 +320,7 @@ def document() -> dict[str, Any]:
                 "CompletionRequest": _COMPLETION,
                 "Error": _ERROR,
                 "Queue": _QUEUE,
+                "ToolCall": _TOOL_CALL,
                 **openapi_agents.SCHEMAS,
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},

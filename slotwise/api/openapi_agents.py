@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from slotwise.api.anthropic.schema import MODES, THINKING, TIERS
-from slotwise.api.functions import MAX_TOOLS
+from slotwise.api.messages import MAX_MESSAGES
 from slotwise.api.responses.schema import INCLUDABLE, MAX_LISTED, MAX_METADATA, MAX_METADATA_VALUE, MAX_TOP_LOGPROBS
 from slotwise.api.responses.schema import TIERS as RESPONSE_TIERS
-from slotwise.api.responses.settings import FORMATS
-from slotwise.api.schema import MAX_MESSAGES, MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH
+from slotwise.api.responses.settings import FORMATS, MAX_TOOLS
+from slotwise.api.schema import MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH
 from slotwise.api.thinking import EFFORTS
 
 _STRING, _BOOLEAN, _OBJECT = {"type": "string"}, {"type": "boolean"}, {"type": "object"}

@@ -373,7 +373,8 @@ class Dispatcher:
                 request = lease.request
                 several = self._may_have_several(request.model) and request.examine is None
                 name = self._names.new(worker_id, request_id)
-                self._pool.send(worker_id, protocol.Prepare(name, request.prompt, several, request.examine))
+                command = protocol.Prepare(name, request.prompt, several, request.examine, request.constraint)
+                self._pool.send(worker_id, command)
             case ev.Grant():
                 self._start_sequence(action)
             case ev.ExtendSequence(request_id, worker_id, cells):
@@ -433,6 +434,7 @@ class Dispatcher:
             asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
             top_logprobs=request.top_logprobs,
             special_text=request.special_text,
+            constraint=request.constraint,
         )
         self._pool.send(grant.worker_id, command)
 

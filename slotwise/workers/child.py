@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from slotwise.request import Prompt
+from slotwise.workers.constraint import ConstraintRefused, Constraints
 from slotwise.workers.fake import SCHEME, FakeModel
 from slotwise.workers.frames import FrameBuffer, FrameError, decode_command, encode
 from slotwise.workers.loop import ModelBroken, StepLoop
@@ -106,8 +107,9 @@ class _PreparedTokens:
 class Preparer:
     """The prepare thread and the set of prompts it still owes."""
 
-    def __init__(self, prompts: PromptPreparer, inbox: Inbox, writer: FrameWriter) -> None:
+    def __init__(self, prompts: PromptPreparer, constraints: Constraints, inbox: Inbox, writer: FrameWriter) -> None:
         self._prompts = prompts
+        self._constraints = constraints
         self._inbox = inbox
         self._writer = writer
         self._queue: queue.SimpleQueue[Prepare] = queue.SimpleQueue()
@@ -140,9 +142,11 @@ class Preparer:
             report: Message = Prepared(command.request_id, prompt_tokens=0)
             try:
                 if command.request_id not in self._cancelled:
-                    report, tokens = _prepared(self._prompts, command)
+                    report, tokens = _prepared(self._prompts, self._constraints, command)
             except PromptRefused as refusal:
                 report = PrepareFailed(command.request_id, refusal.message, refusal.param, refusal.code)
+            except ConstraintRefused as refusal:
+                report = PrepareFailed(command.request_id, str(refusal), refusal.param, "invalid_schema")
             except Exception:
                 logger.exception("prompt of %s could not be prepared", command.request_id)
                 report = PrepareFailed(command.request_id, "the prompt could not be tokenised", "messages")
@@ -151,12 +155,14 @@ class Preparer:
             self._writer.send(report)
 
 
-def _prepared(prompts: PromptPreparer, command: Prepare) -> tuple[Prepared, list[int]]:
-    """The report, and the tokens to be kept. Raises PromptRefused."""
+def _prepared(prompts: PromptPreparer, constraints: Constraints, command: Prepare) -> tuple[Prepared, list[int]]:
+    """The report, and the tokens to be kept. Raises PromptRefused, or ConstraintRefused."""
     if command.examine is not None:
         examined = prompts.examine(command.prompt, command.examine)
         return Prepared(command.request_id, examined.prompt_tokens, examined=examined), []
     prepared = prompts.read(command.prompt)
+    if command.constraint is not None:
+        constraints.check(command.constraint, prepared.tokens)
     told = tuple(prepared.tokens) if command.tell_tokens else ()
     return Prepared(command.request_id, len(prepared.tokens), told, prepared.opening), prepared.tokens
 
@@ -197,11 +203,13 @@ def run_worker(frames_in: int, frames_out: int) -> int:
         logger.exception("could not load %s", load.path)
         writer.send(StartFailed(str(error) or type(error).__name__))
         return 0
+    constraints = Constraints(model.vocabulary)
+    constraints.prepare()
     prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
     prepare = _with_large_stack(prompts.prepare)
     warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
-    reader.preparer = preparer = Preparer(prompts, inbox, writer)
-    loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target)
+    reader.preparer = preparer = Preparer(prompts, constraints, inbox, writer)
+    loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target, constraints=constraints)
     # What is there by now stays: a full collection would hold up a step by walking through it.
     gc.collect()
     gc.freeze()
@@ -216,6 +224,7 @@ def run_worker(frames_in: int, frames_out: int) -> int:
         return EXIT_CONTEXT_LOST
     loop.close()
     model.close()
+    constraints.close()
     return 0
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slotwise.request import SamplingParams
-from slotwise.workers.model import Chunk
+from slotwise.workers.model import Chunk, Matcher
 from slotwise.workers.protocol import LoadModel, ModelInfo
 from slotwise.workers.speculation import MOST_DRAFTED
 
@@ -36,10 +36,12 @@ class FakeVocabulary:
 
     def __init__(self, crash_in_prepare: str = "") -> None:
         self.end_tokens = frozenset({_END})
+        self.size = _MARK + 1
+        self.special_tokens = {_END: "<end>", _MARK: "<mark>"}
         self.chat_template: str | None = TEMPLATE
         self.bos_text = ""
         self.eos_text = "<end>"
-        self.special_texts = ["<end>", "<mark>"]
+        self.special_texts = list(self.special_tokens.values())
         self._crash_text = crash_in_prepare
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
@@ -57,18 +59,28 @@ class FakeVocabulary:
         return b"" if token >= _END else bytes([token])
 
     def special_piece(self, token: int) -> bytes:
-        return {_END: b"<end>", _MARK: b"<mark>"}.get(token) or self.piece(token)
+        return self.special_tokens.get(token, "").encode() or self.piece(token)
 
 
 class FakeSampler:
-    def __init__(self, model: FakeModel, prompt_tokens: int, eos_after: int) -> None:
+    def __init__(self, model: FakeModel, prompt_tokens: int, eos_after: int, matcher: Matcher | None = None) -> None:
         self._model = model
+        self._matcher = matcher
         self._end_at = prompt_tokens + eos_after if eos_after else None
 
     def sample(self, row: int) -> int:
-        if self._end_at is not None and len(self._model.history(row)) >= self._end_at:
-            return _END
-        return self._model.likeliest(row)
+        ends = self._end_at is not None and len(self._model.history(row)) >= self._end_at
+        if self._matcher is not None:
+            return self._constrained(self._matcher, row, ends=ends)
+        return _END if ends else self._model.likeliest(row)
+
+    def _constrained(self, matcher: Matcher, row: int, *, ends: bool) -> int:
+        """Any that is allowed. It ends where it may, after so many tokens."""
+        allowed = matcher.mask().nonzero()[0]
+        ends = ends and _END in allowed
+        token = _END if ends else int(allowed[self._model.chance(row) % len(allowed)])
+        matcher.accept(token)
+        return token
 
     def close(self) -> None:
         """Nothing is held."""
@@ -204,10 +216,13 @@ class FakeModel:
         history = self.history(row)
         if self._mark_every and len(history) % self._mark_every == 0:
             return _MARK
-        if self._period:
-            history = [len(history) % self._period]
-        digest = hashlib.blake2b(repr(history).encode(), digest_size=2).digest()
-        return _ALPHABET[int.from_bytes(digest, "big") % len(_ALPHABET)]
+        return _ALPHABET[self.chance(row) % len(_ALPHABET)]
+
+    def chance(self, row: int) -> int:
+        """A number by all tokens up to a row; with a period, by how many there are."""
+        history = self.history(row)
+        seen = [len(history) % self._period] if self._period else history
+        return int.from_bytes(hashlib.blake2b(repr(seen).encode(), digest_size=2).digest(), "big")
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """Any, and that of the next token above them."""
@@ -218,9 +233,15 @@ class FakeModel:
         return logits
 
     def new_sampler(
-        self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool, generated: Sequence[int] = ()
+        self,
+        params: SamplingParams,
+        *,
+        prompt: Sequence[int],
+        ignore_eos: bool,
+        generated: Sequence[int] = (),
+        matcher: Matcher | None = None,
     ) -> FakeSampler:
-        return FakeSampler(self, len(prompt), 0 if ignore_eos else self._eos_after)
+        return FakeSampler(self, len(prompt), 0 if ignore_eos else self._eos_after, matcher)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._stored[target] = self._stored.get(source, [])[:length]

@@ -18,9 +18,10 @@ from slotwise.request import FinishReason, TokenLogprob, Usage
 from slotwise.workers.batch import NoPrompts, Share, StepPlan, is_decoding, plan_step
 from slotwise.workers.cells import CellsExhausted
 from slotwise.workers.composer import Composer, PromptPart
+from slotwise.workers.constraint import ConstraintRefused, Constraints
 from slotwise.workers.kv import KVCache
 from slotwise.workers.logprobs import log_probabilities
-from slotwise.workers.model import Model
+from slotwise.workers.model import Model, NoTokenAllowed
 from slotwise.workers.protocol import Delta, ExtendSequence, Resized, ResumeSequence, StartSequence, StepReport
 from slotwise.workers.sequences import TWIN_TOKENS, Sequence, Wait, twin_of
 from slotwise.workers.text import TextStream
@@ -41,10 +42,12 @@ class StepLoop:
         *,
         host_bytes: int = 0,
         itl_target: float = 0.0,
+        constraints: Constraints | None = None,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`itl_target`: seconds that a step with prompts may take beside answers; 0 = any."""
         self._model = model
+        self._constraints = constraints or Constraints(model.vocabulary)
         self._timer = timer
         self._kv = KVCache(model, warm, host_bytes)
         self._composer = Composer(model.n_batch, model.info.draft_rows, itl_target)
@@ -72,6 +75,12 @@ class StepLoop:
         if not tokens:
             self._ended.append(_failure(command.request_id, "the prompt was not prepared on this worker"))
             return
+        try:
+            constraint, generated = command.constraint, command.generated
+            matcher = self._constraints.matcher(constraint, generated, tokens) if constraint else None
+        except ConstraintRefused as refusal:  # not where it was checked before
+            self._ended.append(_failure(command.request_id, str(refusal)))
+            return
         # The last output token is never stored: nothing comes after it.
         promised = command.cells or len(tokens) + command.max_output_tokens
         try:
@@ -80,7 +89,11 @@ class StepLoop:
             self._ended.append(_failure(command.request_id, str(error)))
             return
         sampler = self._model.new_sampler(
-            command.sampling, prompt=tokens, ignore_eos=command.ignore_eos, generated=command.generated
+            command.sampling,
+            prompt=tokens,
+            ignore_eos=command.ignore_eos,
+            generated=command.generated,
+            matcher=matcher,
         )
         sequence = Sequence(
             request_id=command.request_id,
@@ -97,6 +110,7 @@ class StepLoop:
             drafted_for=command.sampling.seed is None,
             special_text=command.special_text,
             top_logprobs=command.top_logprobs,
+            matcher=matcher,
         )
         sequence.go_on_after(command.generated, self._piece(sequence))
         self._running.append(sequence)
@@ -274,7 +288,11 @@ class StepLoop:
         drafts_accepted = 0
         for share in plan.shares:
             sequence, tokens = active[share.index], share.chunk.tokens
-            sampled = _sample(sequence, share)
+            try:
+                sampled = _sample(sequence, share)
+            except NoTokenAllowed as error:
+                deltas.append(self._end(sequence, FinishReason.ERROR, error=str(error)))
+                continue
             self._kv.store(sequence, tokens, wrong=len(share.sampled) - len(sampled))
             if sampled:
                 drafts_accepted += len(sampled) - 1
@@ -368,7 +386,7 @@ def _sample(sequence: Sequence, share: Share) -> list[int]:
     for row in share.sampled:
         token = sequence.sampler.sample(row)
         sampled.append(token)
-        if token != next(drafted, None) or token in sequence.end_tokens:
+        if token != next(drafted, None) or token in sequence.end_tokens or sequence.whole:
             break
     return sampled
 

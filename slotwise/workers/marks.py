@@ -1,4 +1,4 @@
-"""Completes a grammar where the vocabulary is known. Pure.
+"""Marks in prompts and grammars, where the vocabulary is known. Pure.
 
 A mark (`<tool_call>`, `</think>`) is a token of its own in one vocabulary, and plain text in another. A grammar's
 texts do not match special tokens, so it names marks, and they are defined here.
@@ -7,9 +7,19 @@ texts do not match special tokens, so it names marks, and they are defined here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 from slotwise.request import Constraint
+
+#: With which templates open a thought.
+_OPENING = re.compile(r"(?:<(?:seed:|mm:)?think>|\[THINK\]|<\|START_THINKING\|>)\s*\Z")
+
+
+def opening_of(prompt: str) -> str:
+    """What a template has written of the answer at the end of a prompt: a thought that is opened, or ""."""
+    opened = _OPENING.search(prompt)
+    return opened.group() if opened else ""
 
 
 def completed(constraint: Constraint, special: Mapping[str, int], *, opened: bool = False) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from slotwise.request import ChatPrompt, Examine, Examined, Prompt, TextPrompt, TokenPrompt
+from slotwise.workers.marks import opening_of
 from slotwise.workers.model import Vocabulary
 from slotwise.workers.template import ChatTemplate, TemplateError
 
@@ -18,10 +18,6 @@ class PromptRefused(Exception):
         self.message = message
         self.param = param
         self.code = code
-
-
-#: Marks with which templates open a thought.
-_OPENING = re.compile(r"(?:<(?:seed:|mm:)?think>|\[THINK\]|<\|START_THINKING\|>)\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +59,8 @@ class PromptPreparer:
         """
         if isinstance(prompt, ChatPrompt):
             pieces = self._render(prompt)
-            opened = _OPENING.search(pieces[-1][0]) if pieces and pieces[-1][1] else None
-            prepared = PreparedPrompt(self._chat(pieces), opened.group() if opened else "")
+            opening = opening_of(pieces[-1][0]) if pieces and pieces[-1][1] else ""
+            prepared = PreparedPrompt(self._chat(pieces), opening)
         else:
             prepared = PreparedPrompt(self._plain(prompt))
         if not prepared.tokens:

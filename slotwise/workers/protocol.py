@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from slotwise.request import Examine, Examined, FinishReason, Prompt, SamplingParams, TokenLogprob, Usage
+from slotwise.request import Constraint, Examine, Examined, FinishReason, Prompt, SamplingParams, TokenLogprob, Usage
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
@@ -82,6 +82,8 @@ class Prepare(Message, frozen=True, tag="prepare"):
     tell_tokens: bool = False
     #: It is not to be started: only this is wanted, and nothing is kept.
     examine: Examine | None = None
+    #: What the answer will be held to: it is compiled beside the steps, or refused.
+    constraint: Constraint | None = None
 
 
 class Asker(msgspec.Struct, frozen=True, array_like=True):
@@ -122,6 +124,7 @@ class StartSequence(Message, frozen=True, tag="start"):
     top_logprobs: int | None = None
     #: Special tokens of the answer are text, but for those that end it.
     special_text: bool = False
+    constraint: Constraint | None = None
 
 
 class ExtendSequence(Message, frozen=True, tag="extend"):

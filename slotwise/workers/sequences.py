@@ -13,7 +13,7 @@ from slotwise.request import FinishReason
 from slotwise.workers.batch import is_decoding
 from slotwise.workers.logprobs import Untold
 from slotwise.workers.lookup import Draft, NgramIndex
-from slotwise.workers.model import Sampler
+from slotwise.workers.model import Matcher, Sampler
 from slotwise.workers.prefixes import common_length
 from slotwise.workers.protocol import Asker
 from slotwise.workers.speculation import Acceptance
@@ -59,6 +59,8 @@ class Sequence:
     lookup: NgramIndex = field(default_factory=NgramIndex)
     acceptance: Acceptance = field(default_factory=Acceptance)
     draft: Draft | None = None
+    #: What holds the answer to its constraint.
+    matcher: Matcher | None = None
 
     @property
     def attached(self) -> bool:
@@ -68,6 +70,11 @@ class Sequence:
     def level(self) -> int:
         """Of those who wait for it too."""
         return max(self.asker.level, self.awaited_level)
+
+    @property
+    def whole(self) -> bool:
+        """Its constraint allows nothing after what has been sampled."""
+        return self.matcher is not None and self.matcher.finished
 
     @property
     def output_left(self) -> int:
@@ -107,7 +114,7 @@ class Sequence:
                 ended = FinishReason.STOP
             else:
                 text += self._say(token, piece)
-                if self.text.stopped:
+                if self.text.stopped or (len(self.tokens) - before == len(sampled) and self.whole):
                     ended = FinishReason.STOP
                 elif self.output_left <= 0:
                     ended = FinishReason.LENGTH

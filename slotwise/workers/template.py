@@ -26,8 +26,10 @@ from slotwise.workers.quoting import Quote
 #: A rendered chat may be this much longer than what was asked; over it the template is misbehaving.
 _OUTPUT_ALLOWANCE = 256 * 1024
 _OUTPUT_FACTOR = 8
+#: What somebody else's template can end in.
 _FAULTS = (
-    *(jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError),
+    *(jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError),
+    *(RuntimeError, MemoryError),
 )
 
 

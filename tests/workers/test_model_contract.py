@@ -1,12 +1,15 @@
 """One contract for every `Model`: the scripted one and llama.cpp with the demo model."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import pytest
 
+from slotwise.api.schemas import json_constraint
 from slotwise.loads import demo_model_path
 from slotwise.request import SamplingParams
+from slotwise.workers.constraint import Constraints
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.model import Chunk, Model, Sampler
 from slotwise.workers.protocol import LoadModel
@@ -306,6 +309,43 @@ def test_ignoring_the_end_never_samples_it(model: Model) -> None:
         model.decode([_chunk([token], start=len(tokens) - 1)])
         row = 0
     sampler.close()
+
+
+@pytest.fixture(scope="module")
+def constraints(model: Model) -> Iterator[Constraints]:
+    made = Constraints(model.vocabulary)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        SamplingParams(temperature=1.0, seed=3),
+        SamplingParams(temperature=0, repeat_penalty=1.3, logit_bias={1: 5.0}),
+        SamplingParams(temperature=1.0, seed=3, top_k=0, top_p=1.0, min_p=0.0, frequency_penalty=1.0),
+    ],
+    ids=["greedy", "drawn", "greedy with penalty and bias", "drawn from all with penalty"],
+)
+def test_a_matcher_is_given_only_tokens_that_it_allows(
+    model: Model, constraints: Constraints, sampling: SamplingParams
+) -> None:
+    schema = {"type": "array", "items": {"enum": ["red", "grün", 7]}, "minItems": 2, "maxItems": 2}
+    matcher = constraints.matcher(json_constraint(schema, "p"))
+    prompt = _tokens(model, "Two colours: ")
+    sampler = model.new_sampler(sampling, prompt=prompt, ignore_eos=False, matcher=matcher)
+    row, tokens = len(prompt) - 1, list(prompt)
+    model.decode([_chunk(prompt)])
+    while not matcher.finished:
+        tokens.append(sampler.sample(row))
+        model.decode([_chunk(tokens[-1:], start=len(tokens) - 1)])
+        row = 0
+    sampler.close()
+
+    answer = json.loads(b"".join(map(model.vocabulary.piece, tokens[len(prompt) :])))
+    assert len(answer) == 2
+    assert {str(item) for item in answer} <= {"red", "grün", "7"}
 
 
 def test_too_many_rows_are_an_error_not_an_abort(model: Model) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from slotwise.api import fields
-from slotwise.api.schema import MAX_MESSAGES
+from slotwise.api.messages import MAX_MESSAGES
 from slotwise.request import ChatMessage, ToolCall
 
 MAX_NAME_LENGTH = 256

@@ -15,12 +15,14 @@ from slotwise.api import fields, thinking
 from slotwise.api.anthropic.blocks import conversation
 from slotwise.api.asked import NOBODY, Asker, ParsedRequest, Wanted, choices_of, new_id
 from slotwise.api.formats.arrange import Arrangement, ToolChoice, arrange
-from slotwise.api.functions import MAX_TOOLS, function_tool, names_of
 from slotwise.api.schema import MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH
 from slotwise.api.schemas import json_constraint
+from slotwise.api.toolfields import check_names, function_of
 from slotwise.memory.facts import ModelFacts
 from slotwise.request import ChatPrompt, Constraint, SamplingParams, ServiceTier
 
+#: Agents have many.
+MAX_TOOLS = 512
 #: Anthropic's two names, and ours beside them. None: the key's own.
 TIERS = {"auto": None, "standard_only": ServiceTier.DEFAULT, **{tier.value: tier for tier in ServiceTier}}
 #: Whether a model thinks; None: as it does by itself.
@@ -86,7 +88,9 @@ def _arranged(data: Mapping[str, Any], facts: ModelFacts | None) -> tuple[Arrang
     """What is asked, and whether thoughts are left out of the answer."""
     messages = conversation(data.get("system"), data.get("messages"))
     tools = _tools(data.get("tools"))
-    choice, parallel = _tool_choice(data.get("tool_choice"), names_of(tools))
+    names = [tool["function"]["name"] for tool in tools]
+    check_names(names)
+    choice, parallel = _tool_choice(data.get("tool_choice"), names)
     thinks, omits_thoughts = _thinking(data.get("thinking"))
     effort, constraint = _output_config(data)
     told = thinking.template_args(thinks=thinks, effort=effort)
@@ -171,7 +175,7 @@ def _tool(value: object, path: str) -> dict[str, Any]:
         raise fields.unsupported(f"{path}.type", f"{fields.shown(kind)} {_BY_ANTHROPIC}")
     if tool.get("input_schema") is None:
         raise fields.invalid(f"{path}.input_schema", None, "a JSON schema, which is an object")
-    return function_tool(tool, path, "input_schema")
+    return {"type": "function", "function": function_of(tool, path, schema="input_schema")}
 
 
 def _tool_choice(value: object, names: list[str]) -> tuple[ToolChoice, bool]:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from slotwise.api import fields
-from slotwise.api.schema import MAX_MESSAGES, ROLES
+from slotwise.api.messages import MAX_MESSAGES, ROLES
 from slotwise.request import ChatMessage, ToolCall
 
 MAX_ID_LENGTH = 256

@@ -8,10 +8,12 @@ from typing import Any
 
 from slotwise.api import fields
 from slotwise.api.formats.arrange import ToolChoice
-from slotwise.api.functions import MAX_TOOLS, function_tool, names_of
 from slotwise.api.schemas import json_constraint
+from slotwise.api.toolfields import check_names, function_of
 from slotwise.request import Constraint
 
+#: Agents have many.
+MAX_TOOLS = 512
 MODES = {"auto": ToolChoice(), "required": ToolChoice("required"), "none": ToolChoice("none")}
 FORMATS = ("text", "json_object", "json_schema")
 _CHOICES = f"one of {', '.join(MODES)}, or an object of type function or allowed_tools"
@@ -33,7 +35,8 @@ def tools_of(data: Mapping[str, Any]) -> Tools:
     given = data.get("tools")
     listed = fields.sequence([] if given is None else given, "tools", 0, MAX_TOOLS)
     sent = tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(listed))
-    names = names_of(sent)
+    names = [tool["function"]["name"] for tool in sent]
+    check_names(names)
     wanted = data.get("tool_choice")
     choice, allowed = _choice(wanted, names)
     if choice.mode == "required" and not sent:
@@ -55,7 +58,7 @@ def _tool(value: object, path: str) -> dict[str, Any]:
     if kind != "function":
         why = f"{fields.shown(kind)} is a tool of OpenAI's own; only tools of type 'function' are possible."
         raise fields.unsupported(f"{path}.type", why)
-    return function_tool(tool, path, "parameters")
+    return {"type": "function", "function": function_of(tool, path)}
 
 
 def _said(tool: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class LlamaVocabulary:
         self._pieces = [piece(token, False) for token in range(size)]
         special = [t for t in range(size) if tiny.attributes(vocab, t) & (self._CONTROL | self._USER_DEFINED)]
         self._names = {token: piece(token, True) for token in special}
-        self.special_texts = [name.decode("utf-8", "replace") for name in self._names.values()]
+        self.special_tokens = {token: name.decode("utf-8", "replace") for token, name in self._names.items()}
+        self.special_texts = list(self.special_tokens.values())
         template = llama_cpp.llama_model_chat_template(model, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
         self.bos_text = _token_text(llama_cpp.llama_vocab_bos(vocab), piece)

@@ -169,7 +169,7 @@ def test_the_form_of_an_answer() -> None:
         ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"name": "x"}]}, "tools[0].type"),
-        ({"tools": [TOOL, TOOL]}, "tools[1].name"),
+        ({"tools": [TOOL, TOOL]}, "tools"),
         ({"tools": [TOOL | {"parameters": []}]}, "tools[0].parameters"),
         ({"tool_choice": "any"}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
