@@ -23,7 +23,6 @@ TOOL: Any = {
         "additionalProperties": False,
     },
 }
-UNTIL_MERGED = pytest.mark.skip(reason="forced calls need constraints, which come with another part")
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +134,6 @@ def test_a_full_queue_is_told_as_an_overload(tmp_path_factory: pytest.TempPathFa
     assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
 
 
-@UNTIL_MERGED
 def test_a_tool_is_called_and_its_result_is_read(client: anthropic.Anthropic) -> None:
     asked = _asked("What is the weather in Rome?", tools=[TOOL], tool_choice={"type": "any"}, max_tokens=60)
     whole: Any = client.messages.create(**asked)

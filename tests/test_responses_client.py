@@ -25,7 +25,6 @@ TOOL: Any = {
         "additionalProperties": False,
     },
 }
-UNTIL_MERGED = pytest.mark.skip(reason="constraints come with another part")
 
 
 class City(pydantic.BaseModel):
@@ -124,7 +123,6 @@ def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
         client.responses.create(**_asked(model="nope"))
 
 
-@UNTIL_MERGED
 def test_an_answer_is_parsed_into_a_model(client: openai.OpenAI) -> None:
     asked = _asked("Tell me of Rome.", max_output_tokens=60)
     parsed = client.responses.parse(**asked, text_format=City)
@@ -135,7 +133,6 @@ def test_an_answer_is_parsed_into_a_model(client: openai.OpenAI) -> None:
     assert streamed.output_parsed == parsed.output_parsed
 
 
-@UNTIL_MERGED
 def test_a_tool_is_called_and_its_result_is_read(client: openai.OpenAI) -> None:
     asked = _asked("What is the weather in Rome?", tools=[TOOL], tool_choice="required", max_output_tokens=60)
     first = client.responses.parse(**asked)

@@ -227,7 +227,6 @@ def _refuse_unsupported(data: Mapping[str, Any]) -> None:
     for name, why in (
         ("conversation", "conversations are not kept; 'previous_response_id' goes on with a stored response."),
         ("prompt", "there are no prompt templates; write 'input' and 'instructions'."),
-        ("moderation", "there is no moderation."),
     ):
         if data.get(name) is not None:
             raise fields.unsupported(name, why)

@@ -16,6 +16,8 @@ from slotwise.request import Constraint
 MAX_TOOLS = 512
 MODES = {"auto": ToolChoice(), "required": ToolChoice("required"), "none": ToolChoice("none")}
 FORMATS = ("text", "json_object", "json_schema")
+#: It is told again; no model here knows of it.
+VERBOSITIES = {name: name for name in ("low", "medium", "high")}
 _CHOICES = f"one of {', '.join(MODES)}, or an object of type function or allowed_tools"
 
 
@@ -106,12 +108,11 @@ def _known(name: object, path: str, names: list[str]) -> str:
 def text_format(data: Mapping[str, Any]) -> tuple[dict[str, Any], Constraint | None]:
     """How `text` is told again, and what the answer must look like. Raises InvalidRequest."""
     config = fields.mapping({} if (given := data.get("text")) is None else given, "text")
-    if config.get("verbosity") not in (None, "medium"):
-        raise fields.unsupported("text.verbosity", "how much a model writes is up to it; say so in 'instructions'.")
+    verbosity = fields.named(config, "verbosity", VERBOSITIES, path="text.verbosity")
     form = fields.mapping({"type": "text"} if (value := config.get("format")) is None else value, "text.format")
     if form.get("type") not in FORMATS:
         raise fields.invalid("text.format.type", form.get("type"), f"one of {', '.join(FORMATS)}")
-    told: dict[str, Any] = {"format": {"type": form["type"]}, "verbosity": "medium"}
+    told: dict[str, Any] = {"format": {"type": form["type"]}, "verbosity": verbosity or "medium"}
     match form["type"]:
         case "json_object":
             return told, json_constraint(None, "text.format")
