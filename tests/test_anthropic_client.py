@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
+import pydantic
 import pytest
 
 from slotwise.loads import demo_model_path
@@ -23,6 +24,11 @@ TOOL: Any = {
         "additionalProperties": False,
     },
 }
+
+
+class City(pydantic.BaseModel):
+    name: str
+    large: bool
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +153,16 @@ def test_a_tool_is_called_and_its_result_is_read(client: anthropic.Anthropic) ->
     result = {"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}
     turns = [*asked["messages"], whole.to_param(), {"role": "user", "content": [result]}]
     assert client.messages.create(**asked | {"messages": turns, "tool_choice": {"type": "none"}}).content
+
+
+def test_an_answer_is_parsed_into_a_model(client: anthropic.Anthropic) -> None:
+    asked = _asked("Tell me of Rome.", max_tokens=60)
+    parsed = client.messages.parse(**asked, output_format=City)
+    with client.messages.stream(**asked, output_format=City) as stream:
+        streamed = stream.get_final_message()
+
+    assert isinstance(parsed.parsed_output, City)
+    assert streamed.parsed_output == parsed.parsed_output
 
 
 def test_tokens_are_counted_as_they_are_used(client: anthropic.Anthropic) -> None:

@@ -17,6 +17,7 @@ from slotwise.api.asked import NOBODY, Asker, ParsedRequest, Wanted, choices_of,
 from slotwise.api.formats.arrange import Arrangement, ToolChoice, arrange
 from slotwise.api.schema import MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH
 from slotwise.api.schemas import json_constraint
+from slotwise.api.shape import parse_template_args
 from slotwise.api.toolfields import check_names, function_of
 from slotwise.memory.facts import ModelFacts
 from slotwise.request import ChatPrompt, Constraint, SamplingParams, ServiceTier
@@ -93,7 +94,7 @@ def _arranged(data: Mapping[str, Any], facts: ModelFacts | None) -> tuple[Arrang
     choice, parallel = _tool_choice(data.get("tool_choice"), names)
     thinks, omits_thoughts = _thinking(data.get("thinking"))
     effort, constraint = _output_config(data)
-    told = thinking.template_args(thinks=thinks, effort=effort)
+    told = thinking.template_args(thinks=thinks, effort=effort) | parse_template_args(data)
     prompt = ChatPrompt(messages, tools, told)
     arrangement = arrange(
         prompt, facts, choice, parallel=parallel, constraint=constraint, new_id=partial(new_id, "toolu", "_")
@@ -198,6 +199,8 @@ def _tool_choice(value: object, names: list[str]) -> tuple[ToolChoice, bool]:
 
 
 def _refuse_unsupported(data: Mapping[str, Any]) -> None:
+    if data.get("chat_template") is not None:
+        raise fields.unsupported("chat_template", "templates come from the model, never from a request.")
     if data.get("container") is not None:
         raise fields.unsupported("container", "there are no containers to run code in.")
     if data.get("mcp_servers"):

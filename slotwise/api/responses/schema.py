@@ -16,6 +16,7 @@ from slotwise.api.responses.items import read_input
 from slotwise.api.responses.settings import Tools, text_format, tools_of
 from slotwise.api.responses.store import ResponseStore
 from slotwise.api.schema import MAX_USER_LENGTH
+from slotwise.api.shape import parse_template_args
 from slotwise.errors import InvalidRequest
 from slotwise.memory.facts import ModelFacts
 from slotwise.request import ChatMessage, ChatPrompt, Constraint, SamplingParams, ServiceTier
@@ -154,7 +155,7 @@ def _asked(data: Mapping[str, Any], key: str, store: ResponseStore, response_id:
         "tools": tools.said,
         "user": data.get("user"),
     }
-    prompt = ChatPrompt((*system, *history, *own), tools.offered, told)
+    prompt = ChatPrompt((*system, *history, *own), tools.offered, told | parse_template_args(data))
     return _Asked(model, prompt, (*history, *own), items, tools, constraint, said)
 
 
@@ -226,6 +227,7 @@ def _reasoning(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 def _refuse_unsupported(data: Mapping[str, Any]) -> None:
     for name, why in (
         ("conversation", "conversations are not kept; 'previous_response_id' goes on with a stored response."),
+        ("chat_template", "templates come from the model, never from a request."),
         ("prompt", "there are no prompt templates; write 'input' and 'instructions'."),
     ):
         if data.get(name) is not None:

@@ -88,6 +88,7 @@ def test_calls_have_ids_of_anthropics_form() -> None:
         ({"thinking": {"type": "enabled", "budget_tokens": 2048}}, _thinks(True)),
         ({"thinking": {"type": "disabled"}}, _thinks(False)),
         ({"thinking": {"type": "adaptive"}}, {}),
+        ({"chat_template_kwargs": {"a": 1}}, {"a": 1}),
         ({"output_config": {"effort": "max"}}, _thinks(True) | {"reasoning_effort": "high"}),
         (
             {"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}},
@@ -152,6 +153,8 @@ def test_a_schema_for_the_answer_is_a_constraint(name: str) -> None:
             {"tools": [TOOL], "tool_choice": {"type": "auto", "disable_parallel_tool_use": 1}},
             "tool_choice.disable_parallel_tool_use",
         ),
+        ({"chat_template": "{{ x }}"}, "chat_template"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
         ({"container": "c"}, "container"),
         ({"mcp_servers": [{"type": "url", "url": "https://x"}]}, "mcp_servers"),
         ({"speed": "fast"}, "speed"),
