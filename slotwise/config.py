@@ -63,6 +63,7 @@ BytesOrNone = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
 #: Seconds; None = for ever.
 Duration = Annotated[Annotated[float, Field(ge=0, le=365 * 86_400)] | None, BeforeValidator(parse_duration)]
 Reserve = Literal["planned", "full"]
+ModelKind = Literal["auto", "text", "embedding"]
 KvLayout = Literal["auto", "unified", "split"]
 Slots = Annotated[int, Field(ge=1, le=255)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
@@ -77,6 +78,8 @@ class ModelTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     path: str
+    #: auto: as the file says.
+    kind: ModelKind = "auto"
     num_parallel: Slots | None = None
     context: Cells | None = None
     kv_cells: Cells | None = None

@@ -74,7 +74,35 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
     tokens: tuple[int, ...]
 
 
-Prompt = ChatPrompt | TextPrompt | TokenPrompt
+class EmbedPrompt(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
+    """Texts that are turned into vectors, each on its own."""
+
+    inputs: tuple[TextPrompt | TokenPrompt, ...]
+    #: The request's field that they come from, for errors.
+    param: str = "input"
+
+
+class RankPrompt(msgspec.Struct, frozen=True, tag="rank", omit_defaults=True):
+    """Documents of which is told how well each answers a query."""
+
+    query: str
+    documents: tuple[str, ...]
+    #: The request's field that the documents come from, for errors.
+    param: str = "documents"
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt | EmbedPrompt | RankPrompt
+
+
+def input_name(prompt: Prompt, index: int) -> str:
+    """How one of a prompt's inputs is called in errors."""
+    match prompt:
+        case EmbedPrompt(inputs, param) if len(inputs) == 1:
+            return param
+        case EmbedPrompt(_, param) | RankPrompt(_, _, param):
+            return f"{param}[{index}]"
+        case _:
+            return "prompt"
 
 
 def prompt_characters(prompt: Prompt) -> int:
@@ -86,6 +114,10 @@ def prompt_characters(prompt: Prompt) -> int:
             return len(text)
         case TokenPrompt():
             return 0
+        case EmbedPrompt(inputs):
+            return sum(map(prompt_characters, inputs))
+        case RankPrompt(query, documents):
+            return sum(len(query) + len(document) for document in documents)
 
 
 def _characters(message: ChatMessage) -> int:
@@ -105,6 +137,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     repeat_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    #: How far back penalties look, in tokens; 0 = not at all.
+    penalty_window: int = 1024
     logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
 
 
@@ -117,7 +151,7 @@ class Constraint(msgspec.Struct, frozen=True):
     #: Texts that may be tokens of their own. The grammar names the first `mark_0` (and `until_0`: any text and the mark
     #: after it), and so on; `workers.marks` defines these rules by the vocabulary.
     marks: tuple[str, ...] = ()
-    #: The grammar names `thoughts` too: `thoughts_free`, or `thoughts_opened` where the prompt ends inside a thought.
+    #: The grammar names `thoughts` too: `thoughts_free`, or `thoughts_opened` where an answer begins inside one.
     thinks: bool = False
 
 
@@ -209,3 +243,5 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
     stopped_by: str | None = None
     #: Of a request that is not to be answered: all there is to tell.
     examined: Examined | None = None
+    #: Of an `EmbedPrompt` or a `RankPrompt`, of the inputs after those that were told before: float32, little-endian.
+    vectors: tuple[bytes, ...] = ()

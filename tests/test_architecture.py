@@ -39,6 +39,8 @@ PURE = [
     "slotwise.usage.entry",
     *(f"slotwise.workers.{name}" for name in ("batch", "cells", "cost", "frames", "hostcache", "lookup", "model")),
     *(f"slotwise.workers.{name}" for name in ("prefixes", "protocol", "sequences", "speculation", "split", "text")),
+    "slotwise.workers.inputs",
+    "slotwise.workers.packing",
     "slotwise.workers.unified",
     "slotwise.workers.layout",
     "slotwise.workers.visible",
@@ -53,7 +55,8 @@ PURE = [
     *(
         f"slotwise.api.{name}"
         for name in (
-            *("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "schemas", "sse"),
+            *("asked", "embeddingschema", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "schemas"),
+            *("sse", "suitable", "vectors"),
             "telling",
         )
     ),
@@ -61,10 +64,26 @@ PURE = [
     *(f"slotwise.api.anthropic.{name}" for name in ("blocks", "errors", "schema", "telling")),
     *(f"slotwise.api.responses.{name}" for name in ("items", "output", "schema", "settings", "store", "telling")),
     *(
+        f"slotwise.api.ollama.{name}"
+        for name in ("document", "embedding", "messages", "models", "names", "options", "schema", "store", "telling")
+    ),
+    *(
         f"slotwise.api.formats.{name}"
         for name in (
-            *("arrange", "block", "blocks", "detect", "families", "forced", "harmony", "history", "lark", "parser"),
-            *("thoughts", "toolbox"),
+            *(
+                "arrange",
+                "bare",
+                "block",
+                "blocks",
+                "detect",
+                "families",
+                "forced",
+                "harmony",
+                "history",
+                "lark",
+                "parser",
+            ),
+            *("parser", "thoughts", "toolbox"),
         )
     ),
     "slotwise.workers.marks",
@@ -83,8 +102,9 @@ OWNERS = {
     "matplotlib": {"slotwise.benchmarks.report.drawing"},
     "llama_cpp": {
         f"slotwise.workers.llama.{name}"
-        for name in ("batch", "breakdown", "dryrun", "library", "model", "params", "samplers", "vocabulary")
-    },
+        for name in ("batch", "breakdown", "dryrun", "embedder", "library", "model", "params", "samplers", "vocabulary")
+    }
+    | {"slotwise.benchmarks.constrained"},
     "llguidance": {"slotwise.workers.grammar"},
     "psutil": {"slotwise.memory.probe"},
     "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.load_store", "slotwise.usage.store"},

@@ -27,6 +27,7 @@ from slotwise.workers.constraint import Constraints
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.loop import StepLoop
 from slotwise.workers.prepare import PromptPreparer
+from slotwise.workers.prepared import Preparing, for_answers
 from slotwise.workers.protocol import (
     Command,
     LoadModel,
@@ -75,15 +76,15 @@ WORLDS = {
 class Preparer(child.Preparer):
     """What the child's does, without its thread."""
 
-    def __init__(self, prompts: PromptPreparer, constraints: Constraints) -> None:
-        self.prompts, self.constraints = prompts, constraints
+    def __init__(self, prepare: Preparing) -> None:
+        self._prepare = prepare
         self._cancelled = set()
         self.owed = set()
 
-    def prepared(self, command: Prepare) -> tuple[Prepared, list[int]]:
+    def prepared(self, command: Prepare) -> tuple[Prepared, list[list[int]]]:
         if command.request_id in self._cancelled:
             return Prepared(command.request_id, 0), []
-        return child._prepared(self.prompts, self.constraints, command)
+        return self._prepare(command)
 
 
 class Worker:
@@ -95,7 +96,7 @@ class Worker:
         constraints = Constraints(self.model.vocabulary)
         self.loop = StepLoop(self.model, timer=lambda: world.now, constraints=constraints)
         prompts = PromptPreparer(self.model.vocabulary, self.model.info.vocab_size)
-        self.preparer = Preparer(prompts, constraints)
+        self.preparer = Preparer(for_answers(prompts, constraints))
         self.inbox: deque[Command | child._PreparedTokens] = deque()
         self.to_prepare: deque[Prepare] = deque()
         self.prepares = self.steps = self.dead = False
@@ -115,11 +116,11 @@ class Worker:
             return
         self.prepares = True
         command = self.to_prepare.popleft()
-        report, tokens = self.preparer.prepared(command)
+        report, inputs = self.preparer.prepared(command)
 
         def done() -> None:
             self.prepares = False
-            self.inbox.append(child._PreparedTokens(command.request_id, tokens))
+            self.inbox.append(child._PreparedTokens(command.request_id, inputs))
             self.tell(report)
             self.wake()
             self.prepare()

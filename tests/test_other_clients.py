@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 
 from slotwise.loads import demo_model_path
 from tests.server_process import ServerProcess, run_server
@@ -101,8 +101,9 @@ def test_litellm_has_a_tool_called(openai_url: str) -> None:
 
 def test_litellm_maps_our_errors(openai_url: str) -> None:
     import litellm
+    from litellm.exceptions import ContextWindowExceededError
 
-    with pytest.raises(litellm.ContextWindowExceededError):
+    with pytest.raises(ContextWindowExceededError):
         litellm.completion(
             model=f"openai/{CHAT}",
             messages=[{"role": "user", "content": "word " * 3000}],
@@ -131,7 +132,9 @@ def test_litellm_embeds(openai_url: str) -> None:
 def _chat_openai(url: str, **options: Any) -> Any:
     from langchain_openai import ChatOpenAI
 
-    return ChatOpenAI(model=CHAT, base_url=url, api_key=KEY, temperature=0, max_tokens=60, **options)
+    return ChatOpenAI(
+        model=CHAT, base_url=url, api_key=SecretStr(KEY), temperature=0, max_completion_tokens=60, **options
+    )
 
 
 def test_langchain_asks_and_streams_as_of_openai(openai_url: str) -> None:
@@ -161,7 +164,9 @@ def test_langchain_embeds_as_of_openai(openai_url: str) -> None:
     from langchain_openai import OpenAIEmbeddings
 
     # It would count tokens by OpenAI's vocabulary, which it fetches.
-    embeddings = OpenAIEmbeddings(model=EMBED, base_url=openai_url, api_key=KEY, check_embedding_ctx_length=False)
+    embeddings = OpenAIEmbeddings(
+        model=EMBED, base_url=openai_url, api_key=SecretStr(KEY), check_embedding_ctx_length=False
+    )
 
     assert [len(vector) for vector in embeddings.embed_documents(["a", "b"])] == [576, 576]
 

@@ -20,11 +20,13 @@ from slotwise import __version__
 from slotwise.api import queueing
 from slotwise.api.anthropic.routes import routes as anthropic_routes
 from slotwise.api.edge import Edge
+from slotwise.api.embeddings import embeddings, rerank
 from slotwise.api.entrance import Entrance
 from slotwise.api.examine import Examination
 from slotwise.api.metrics import Metrics
+from slotwise.api.ollama import routes as ollama
 from slotwise.api.openai import tell_chat, tell_completion
-from slotwise.api.openapi import document
+from slotwise.api.openapi import RERANK_PATHS, document
 from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
 from slotwise.api.responses.routes import routes as responses_routes
 from slotwise.api.schema import parse_chat, parse_completion
@@ -81,6 +83,8 @@ def create_app(
             Route("/tokenize", examination.tokenize, methods=["POST"]),
             Route("/detokenize", examination.detokenize, methods=["POST"]),
             Route("/apply-template", examination.apply_template, methods=["POST"]),
+            Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
+            *(Route(path, routes.rerank, methods=["POST"]) for path in RERANK_PATHS),
             Route("/v1/models", routes.models, methods=["GET"]),
             Route("/v1/models/{model_id:path}", routes.model, methods=["GET"]),
             *anthropic_routes(entrance),
@@ -91,6 +95,7 @@ def create_app(
             Route("/ready", routes.ready, methods=["GET"]),
             Route("/metrics", routes.metrics_text, methods=["GET"]),
             Route("/openapi.json", routes.openapi, methods=["GET"]),
+            *ollama.routes(entrance),
         ],
         exception_handlers={HTTPException: _http_exception, SlotwiseError: _refusal, Exception: _fault},
     )
@@ -115,6 +120,12 @@ class Routes:
 
     async def completion(self, request: Request) -> ASGIApp:
         return await self._entrance.generate(request, parse_completion, tell_completion)
+
+    async def embeddings(self, request: Request) -> ASGIApp:
+        return await embeddings(self._entrance, request)
+
+    async def rerank(self, request: Request) -> ASGIApp:
+        return await rerank(self._entrance, request)
 
     async def models(self, request: Request) -> Response:
         return _json({"object": "list", "data": [self._model_object(served) for served in self._service.status()]})

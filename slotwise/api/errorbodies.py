@@ -9,6 +9,8 @@ from slotwise.errors import SlotwiseError
 
 def error_body(error: SlotwiseError, path: str, request_id: str = "") -> object:
     """The body of a reply to a request for `path`."""
+    if path.startswith("/api/") and not path.startswith("/api/v0/"):
+        return {"error": error.message}  # Ollama's
     if anthropic.is_path(path):
         return anthropic.body(error, request_id)
     body = error_object(error)

@@ -6,12 +6,16 @@ from typing import Any
 
 from slotwise import __version__
 from slotwise.api import openapi_agents, waits
+from slotwise.api.embeddingschema import MAX_INPUTS
 from slotwise.api.messages import MAX_CALLS, MAX_MESSAGES, ROLES
+from slotwise.api.ollama import document as ollama
 from slotwise.api.schema import MAX_CHOICES, MAX_STOP_LENGTH, MAX_STOPS, MAX_TOP_LOGPROBS, MAX_USER_LENGTH
 from slotwise.api.shape import EFFORTS
 from slotwise.api.toolfields import MAX_TOOLS
 from slotwise.request import ServiceTier
 
+#: By Jina's name, and by those that llama-server has beside it.
+RERANK_PATHS = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
 _STRING, _BOOLEAN = {"type": "string"}, {"type": "boolean"}
 
 
@@ -139,6 +143,46 @@ _COMPLETION = {
         "echo": _nullable(_BOOLEAN),
         "best_of": _range("integer", 1),
         "response_format": _nullable(_FORMAT),
+    },
+}
+_EMBEDDED: dict[str, Any] = {
+    "model": _STRING,
+    "user": _GENERATION["user"],
+    "safety_identifier": _GENERATION["safety_identifier"],
+    "service_tier": _GENERATION["service_tier"],
+    "keep_alive": _GENERATION["keep_alive"],
+}
+_INPUT = {"type": "string", "minLength": 1}
+_EMBEDDING = {
+    "type": "object",
+    "required": ["model", "input"],
+    "properties": _EMBEDDED
+    | {
+        "input": {
+            "anyOf": [
+                _INPUT,
+                _TOKENS,
+                {"type": "array", "items": {"anyOf": [_INPUT, _TOKENS]}, "minItems": 1, "maxItems": MAX_INPUTS},
+            ]
+        },
+        "encoding_format": _nullable({"enum": ["float", "base64"]}),
+        "dimensions": _range("integer", 1),
+    },
+}
+_RERANK = {
+    "type": "object",
+    "required": ["model", "query", "documents"],
+    "properties": _EMBEDDED
+    | {
+        "query": _INPUT,
+        "documents": {
+            "type": "array",
+            "items": {"anyOf": [_INPUT, {"type": "object", "required": ["text"], "properties": {"text": _INPUT}}]},
+            "minItems": 1,
+            "maxItems": MAX_INPUTS,
+        },
+        "top_n": _range("integer", 1),
+        "return_documents": _nullable(_BOOLEAN),
     },
 }
 _ERROR = {
@@ -279,6 +323,13 @@ def _examine(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"post": {"summary": summary, "parameters": _HEADERS, "requestBody": body, "responses": responses}}
 
 
+def _compute(summary: str, schema: str) -> dict[str, Any]:
+    """As `_generate`, without a stream."""
+    operation = _generate(summary, schema)
+    del operation["post"]["responses"]["200"]["content"]["text/event-stream"]
+    return operation
+
+
 def _read(summary: str, kind: str = "application/json", **others: str) -> dict[str, Any]:
     responses = {"200": _response("OK", kind=kind)} | {
         status.removeprefix("s"): _response(text) for status, text in others.items()
@@ -302,6 +353,8 @@ def document() -> dict[str, Any]:
             "/tokenize": _examine("The tokens of a text", _TOKENIZE),
             "/detokenize": _examine("The text of tokens", _DETOKENIZE),
             "/apply-template": _examine("A conversation as the model reads it", _CHAT_REF),
+            "/v1/embeddings": _compute("Vectors of texts", "EmbeddingRequest"),
+            **{path: _compute("How well documents answer a query", "RerankRequest") for path in RERANK_PATHS},
             **openapi_agents.paths(_HEADERS),
             "/v1/models": _read("The models there are"),
             "/v1/models/{model_id}": model,
@@ -313,14 +366,18 @@ def document() -> dict[str, Any]:
             "/ready": _read("The server takes requests", s503="Draining, or no model can be loaded"),
             "/metrics": _read("Prometheus metrics", kind="text/plain"),
             "/openapi.json": _read("This document"),
+            **ollama.paths(),
         },
         "components": {
             "schemas": {
                 "ChatRequest": _CHAT,
                 "CompletionRequest": _COMPLETION,
+                "EmbeddingRequest": _EMBEDDING,
+                "RerankRequest": _RERANK,
                 "Error": _ERROR,
                 "Queue": _QUEUE,
                 "ToolCall": _TOOL_CALL,
+                **ollama.SCHEMAS,
                 **openapi_agents.SCHEMAS,
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},

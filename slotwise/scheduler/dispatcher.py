@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
-from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, prompt_characters
+from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, input_name, prompt_characters
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.affinity import Marks, marks_of
 from slotwise.scheduler.core import Scheduler
@@ -40,6 +40,8 @@ class ServedModel:
 
     status: ModelStatus
     counters: ModelCounters
+    #: Seconds until it is unloaded if nobody comes any more; None: it is kept, or it is not loaded.
+    expires_in_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -104,7 +106,11 @@ class Dispatcher:
         return Lease(request, submit=self._submit, leave=self._leave, clock=self._clock)
 
     def status(self) -> list[ServedModel]:
-        return [ServedModel(self._core.model_status(model), self._counters[model]) for model in self.models]
+        now = self._clock()
+        return [
+            ServedModel(self._core.model_status(model), self._counters[model], self._core.expires_in(model, now))
+            for model in self.models
+        ]
 
     def memory_status(self) -> MemoryStatus:
         return self._core.memory_status()
@@ -166,6 +172,7 @@ class Dispatcher:
         if request.request_id in self._leases:
             raise ValueError(f"request id {request.request_id!r} is in use")
         self._leases[request.request_id] = lease
+        lease.waits_for_load = self._waits_for_load(request.model)
         self._post(
             ev.RequestSubmitted(
                 request.request_id,
@@ -187,6 +194,10 @@ class Dispatcher:
         if not self._may_have_several(request.model):
             return ()
         return marks_of(request.prompt, self._scope(request))
+
+    def _waits_for_load(self, model: str) -> bool:
+        counters = self._counters.get(model)
+        return counters is not None and counters.info is None
 
     def _may_have_several(self, model: str) -> bool:
         """Workers of a model, which may not exist."""
@@ -240,8 +251,9 @@ class Dispatcher:
                 assert_never(report)
 
     def _prepared(self, request_id: str, report: protocol.Prepared) -> None:
+        longest = None
         if (lease := self._leases.get(request_id)) is not None:
-            lease.prompt = report.tokens
+            lease.prompt, lease.lengths = report.tokens, report.lengths
             if lease.request.special_text and not lease.generated:
                 lease.opening = report.opening
             if report.examined is not None:
@@ -251,7 +263,9 @@ class Dispatcher:
                 )
                 self._push(lease, told)
                 self._leases.pop(request_id, None)
-        self._post(ev.RequestPriced(request_id, report.prompt_tokens))
+            elif report.lengths:
+                longest = _longest(lease, report.lengths)
+        self._post(ev.RequestPriced(request_id, report.prompt_tokens, longest))
 
     def _resized(self, worker_id: int, model: str, report: protocol.Resized) -> None:
         counters, info = self._counters[model], report.info
@@ -316,6 +330,7 @@ class Dispatcher:
         if delta.finish_reason is None:
             if lease is not None:
                 lease.generated += delta.tokens
+                lease.inputs_done += len(delta.vectors)
                 self._push(lease, _chunk(lease, delta))
             return
         usage = delta.usage
@@ -370,6 +385,8 @@ class Dispatcher:
             case ev.PreparePrompt(request_id, worker_id):
                 lease = self._leases[request_id]
                 lease.worker_id = worker_id
+                if lease.waits_for_load and lease.loaded_at is None:
+                    lease.loaded_at = self._clock()
                 request = lease.request
                 several = self._may_have_several(request.model) and request.examine is None
                 name = self._names.new(worker_id, request_id)
@@ -417,7 +434,7 @@ class Dispatcher:
         if lease.worker_id is not None and lease.worker_id != grant.worker_id:
             self._names.left(lease.worker_id, grant.request_id)
         name = self._names.of(grant.worker_id, grant.request_id)
-        prompt = lease.prompt if name is None else ()
+        prompt, lengths = (lease.prompt, lease.lengths) if name is None else ((), ())
         name = name or self._names.new(grant.worker_id, grant.request_id)
         lease.worker_id = lease.started_on = grant.worker_id
         request = lease.request
@@ -431,6 +448,8 @@ class Dispatcher:
             generated=tuple(lease.generated),
             cells=grant.cells,
             prompt=prompt,
+            lengths=lengths,
+            inputs_done=lease.inputs_done,
             asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
             top_logprobs=request.top_logprobs,
             special_text=request.special_text,
@@ -453,4 +472,12 @@ def _chunk(lease: Lease, delta: Delta) -> TokenChunk:
         usage=delta.usage,
         logprobs=lease.told(delta.logprobs, delta.logprobs_told),
         stopped_by=delta.stopped_by,
+        vectors=delta.vectors,
     )
+
+
+def _longest(lease: Lease, lengths: Sequence[int]) -> ev.Longest:
+    """Of a prompt's inputs."""
+    tokens = max(lengths)
+    index = lengths.index(tokens)
+    return ev.Longest(tokens, index, input_name(lease.request.prompt, index))

@@ -41,11 +41,23 @@ class RequestSubmitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Longest:
+    """Of several inputs that are computed each on its own: how many tokens the longest has, which it is, and how the
+    request calls it."""
+
+    tokens: int
+    index: int = 0
+    name: str = "input"
+
+
+@dataclass(frozen=True, slots=True)
 class RequestPriced:
     """The worker has rendered and tokenised the prompt."""
 
     request_id: str
     prompt_tokens: int
+    #: The prompt is such inputs: they are computed batch by batch, and no cells are kept for them.
+    longest: Longest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,12 +59,19 @@ class Lease:
         #: The worker that has it, and the one on which it was begun last.
         self.worker_id: int | None = None
         self.started_on: int | None = None
-        #: The tokens of its prompt, where several workers may have it.
+        #: The tokens of its prompt, where several workers may have it; and how many each of its inputs has.
         self.prompt: tuple[int, ...] = ()
+        self.lengths: tuple[int, ...] = ()
+        #: Inputs of which the vectors are there: it goes on with the next one.
+        self.inputs_done = 0
         self._unread_bytes = 0
         self._error: SlotwiseError | None = None
         self._wake = anyio.Event()
         self._finished = False
+        #: Its model was not loaded when it came.
+        self.waits_for_load = False
+        #: When the model that it had to wait for was there; None: it had been loaded before.
+        self.loaded_at: float | None = None
         self.granted_at: float | None = None
         self.first_chunk_at: float | None = None
         self.last_chunk_at: float | None = None
@@ -155,4 +162,5 @@ def _merged(chunks: list[TokenChunk]) -> TokenChunk:
         text="".join(chunk.text for chunk in chunks),
         tokens=sum(chunk.tokens for chunk in chunks),
         logprobs=tuple(one for chunk in chunks for one in chunk.logprobs),
+        vectors=tuple(vector for chunk in chunks for vector in chunk.vectors),
     )

@@ -321,6 +321,8 @@ class Placement:
 
     def price(self, request: RequestRecord) -> Price | None:
         limit = self._gate.limit(request.submitted, self._models[request.model])
+        if request.longest is not None:
+            return Price(0, 0) if request.longest.tokens <= limit else None
         return price(request.prompt_tokens, request.submitted.max_output_tokens, limit, request.output_tokens)
 
 

@@ -12,7 +12,7 @@ from slotwise.scheduler.active import ActiveLimit
 from slotwise.scheduler.affinity import Seen
 from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.demand import Claim, Demand
-from slotwise.scheduler.events import RequestSubmitted
+from slotwise.scheduler.events import Longest, RequestSubmitted
 from slotwise.scheduler.fairline import FairLine, Priority
 from slotwise.scheduler.lifecycle import RequestState, WorkerState, next_request_state, next_worker_state
 from slotwise.scheduler.peak import Gap
@@ -33,6 +33,8 @@ class RequestRecord:
     worker_id: int | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    #: Of inputs that are computed each on its own, and for which no cells are kept.
+    longest: Longest | None = None
     #: When it was given its slot, the last time; and the class that it then counted as.
     granted_at: float = 0.0
     level: Priority = Priority.NORMAL

@@ -155,3 +155,52 @@ class Model(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+# ---- models that embed
+
+
+class EmbeddingFailed(Exception):
+    """Raised when a batch was not computed; `code` is what `llama_decode` returned."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"llama_decode failed with code {code}")
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class RankFormat:
+    """How a query and a document are put together for a model that ranks: by the file's own template, with {query} and
+    {document}, or else between these tokens."""
+
+    begin: tuple[int, ...] = ()
+    middle: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
+    template: str = ""
+
+
+class Embedder(Protocol):
+    """A loaded model that makes vectors of texts. Nothing is kept from one batch to the next."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def n_batch(self) -> int:
+        """Most tokens of one batch, and of one input."""
+
+    @property
+    def n_inputs(self) -> int:
+        """Most inputs of one batch."""
+
+    @property
+    def rank_format(self) -> RankFormat: ...
+
+    def embed(self, inputs: Sequence[Sequence[int]]) -> list[bytes | None]:
+        """The vector of each input, at length 1 (of a pair that is ranked, the score as it is): float32, little-endian.
+        None where the model gives no finite numbers. Raises EmbeddingFailed."""
+
+    def close(self) -> None: ...

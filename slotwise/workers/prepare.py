@@ -61,8 +61,11 @@ class PromptPreparer:
             pieces = self._render(prompt)
             opening = opening_of(pieces[-1][0]) if pieces and pieces[-1][1] else ""
             prepared = PreparedPrompt(self._chat(pieces), opening)
-        else:
+        elif isinstance(prompt, TextPrompt | TokenPrompt):
             prepared = PreparedPrompt(self._plain(prompt))
+        else:
+            said = "this model writes text, and neither embeds nor ranks it"
+            raise PromptRefused(said, param="model", code="model_not_suitable")
         if not prepared.tokens:
             raise PromptRefused("the prompt has no tokens", param="prompt")
         return prepared
@@ -76,8 +79,10 @@ class PromptPreparer:
         if isinstance(prompt, ChatPrompt):
             pieces = self._render(prompt)
             tokens, text = self._chat(pieces), "".join(text for text, _ in pieces)
-        else:
+        elif isinstance(prompt, TextPrompt | TokenPrompt):
             tokens, text = self._plain(prompt), prompt.text if isinstance(prompt, TextPrompt) else ""
+        else:
+            raise PromptRefused("inputs are not examined", param="input")
         bytes_of = self._vocabulary.special_piece
         if wanted.text and isinstance(prompt, TokenPrompt):
             text = b"".join(map(bytes_of, tokens)).decode("utf-8", "replace")

@@ -66,6 +66,8 @@ class LoadModel(Message, frozen=True, tag="load"):
     prefix_cache: str = ""
     #: Main memory for what ended requests left and others pushed out of the context.
     host_bytes: int = 0
+    #: What is made of the tokens' vectors: "mean", "cls", "last" or "rank". "": the model writes text.
+    pooling: str = ""
 
     @property
     def repacks_weights(self) -> bool:
@@ -116,8 +118,11 @@ class StartSequence(Message, frozen=True, tag="start"):
     generated: tuple[int, ...] = ()
     #: 0 = the whole answer's.
     cells: int = 0
-    #: Of a prompt that another worker prepared.
+    #: Of a prompt that another worker prepared; and of its inputs, if it is several, how many tokens each has.
     prompt: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()
+    #: Inputs that a worker before this one has reported: their vectors are not computed again.
+    inputs_done: int = 0
     #: Who shares the time for prompts with whom: see `workers/promptshares`.
     asker: Asker = Asker()
     #: Log probabilities are wanted, with those of so many likeliest tokens in each one's place.
@@ -202,6 +207,9 @@ class ModelInfo(msgspec.Struct, frozen=True):
     draft_rows: int = 0
     #: Layers are on a GPU: a pass over the weights is what a step costs.
     offloaded: bool = False
+    #: As of the load; and how many numbers a vector has.
+    pooling: str = ""
+    vector_length: int = 0
 
 
 class Loading(Message, frozen=True, tag="loading"):
@@ -240,6 +248,8 @@ class Prepared(Message, frozen=True, tag="prepared"):
     #: What the template has written of the answer: a thought that is opened (`<think>`).
     opening: str = ""
     examined: Examined | None = None
+    #: Of each input, where a prompt is several: no cells are kept for these.
+    lengths: tuple[int, ...] = ()
 
 
 class PrepareFailed(Message, frozen=True, tag="prepare_failed"):
@@ -268,6 +278,8 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     #: earlier steps first, the text is told by now. The rest is told with its text, by whichever worker says it.
     logprobs: tuple[TokenLogprob, ...] = ()
     logprobs_told: int = 0
+    #: Of the next of its inputs: float32, little-endian.
+    vectors: tuple[bytes, ...] = ()
 
 
 class StepReport(Message, frozen=True, tag="step"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,6 +30,7 @@ class FakeLease:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
+        self.loaded_at: float | None = None
         self.granted_at: float | None = None
         self.first_chunk_at: float | None = None
         self.last_chunk_at: float | None = None
@@ -60,6 +63,12 @@ class FakeLease:
 
     def end(self, text: str = "", reason: FinishReason = FinishReason.STOP, usage: Usage | None = None) -> Self:
         return self._add(TokenChunk(text=text, tokens=1, finish_reason=reason, usage=usage or Usage(5, 2, 3)))
+
+    def embed(self, *vectors: Sequence[float], tokens: int = 5) -> Self:
+        """All of what was asked to be embedded, or the scores of what was to be ranked."""
+        told = tuple(struct.pack(f"<{len(vector)}f", *vector) for vector in vectors)
+        usage = Usage(tokens, 0)
+        return self._add(TokenChunk(text="", tokens=0, finish_reason=FinishReason.STOP, usage=usage, vectors=told))
 
     def fail(self, error: BaseException) -> Self:
         return self._add(error)

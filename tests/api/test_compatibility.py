@@ -30,10 +30,10 @@ class Endpoint:
     """How one route's body is parsed, the least body, and for each field a value that asks for something."""
 
     parse: Callable[[bytes], Any]
-    base: Mapping[str, Any]
+    base: dict[str, Any]
     examples: Mapping[str, Any]
     #: What else must be there for a field to mean something.
-    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    beside: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     #: Of the clients' types.
     fields: frozenset[str] = frozenset()
 

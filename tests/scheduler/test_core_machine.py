@@ -35,6 +35,8 @@ class CoreMachine(RuleBasedStateMachine):
 
     models: ClassVar = MODELS
     config: ClassVar = CONFIG
+    #: Prompts are inputs that are computed each on its own, and write nothing.
+    embeds: ClassVar = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,8 +112,8 @@ class CoreMachine(RuleBasedStateMachine):
             case ev.Grant(request_id, worker_id, max_output_tokens, cells):
                 assert request_id not in self.counts
                 assert not self.drained or request_id in self.most, "a first grant after the drain"
-                assert max_output_tokens >= 1
-                self.most[request_id] = self.prompt[request_id] + max_output_tokens
+                assert (max_output_tokens == 0) if self.embeds else (max_output_tokens >= 1)
+                self.most[request_id] = 0 if self.embeds else self.prompt[request_id] + max_output_tokens
                 if (before := self.paused.pop(request_id, worker_id)) != worker_id:
                     told = self.history[-1][2][: self.history[-1][2].index(action)]
                     assert ev.CancelSequence(request_id, before) in told, "two workers have it"
@@ -159,9 +161,13 @@ class CoreMachine(RuleBasedStateMachine):
         spec = self.models[self.model_of[worker_id]]
         beside = [r for r, w in self.running.items() if w == worker_id]
         assert len(beside) < spec.slots
-        assert self.most[request_id] <= min(spec.context_cap, policy.context_cap or 99)
         has = self.prompt[request_id] + self.made.get(request_id, 0)
-        assert has < cells <= self.most[request_id], "not even the next token has a cell"
+        if self.embeds:
+            assert cells == 0
+            assert (has + 1) // 2 <= min(spec.context_cap, policy.context_cap or 99)
+        else:
+            assert self.most[request_id] <= min(spec.context_cap, policy.context_cap or 99)
+            assert has < cells <= self.most[request_id], "not even the next token has a cell"
         self.assert_suspects_are_alone(request_id, worker_id)
         self.running[request_id], self.cells[request_id] = worker_id, cells
         self.assert_cells_are_there(worker_id)
@@ -243,7 +249,12 @@ class CoreMachine(RuleBasedStateMachine):
             self.end(request_id)
             tokens *= 10
         self.prompt[request_id] = tokens
-        self.do(ev.RequestPriced(request_id, tokens))
+        self.do(self.price(request_id, tokens))
+
+    def price(self, request_id: str, tokens: int) -> ev.RequestPriced:
+        """Inputs are two of about the same length."""
+        longest = ev.Longest((tokens + 1) // 2, 0) if self.embeds else None
+        return ev.RequestPriced(request_id, tokens, longest)
 
     @precondition(lambda self: self.abandoned)
     @rule(data=st.data(), refused=st.booleans())
@@ -523,6 +534,24 @@ class PoolsMachine(CoreMachine):
             self.do(ev.Tick())
 
 
+class InputsMachine(CoreMachine):
+    """Models that embed: slots are all that is scarce."""
+
+    embeds: ClassVar = True
+    models: ClassVar = {
+        "m": ModelSpec(on_host(10), slots=3, kv_cells=20, context_cap=15, replicas=2),
+        "n": ModelSpec(on_host(8), slots=1, kv_cells=15, context_cap=15),
+        "huge": ModelSpec(on_host(99), slots=1, kv_cells=15, context_cap=15),
+    }
+    config: ClassVar = SchedulerConfig(max_queue=5, memory_budgets={HOST: 25})
+
+    @rule(tokens=st.sampled_from([25, 29, 31]), flow=st.sampled_from(FLOWS))
+    def many_inputs_come(self, tokens: int, flow: Flow) -> None:
+        """More tokens than there are cells, and with 31 one input that is too long."""
+        self.submit("m", 0, flow, None, 4 * tokens, None)
+        self.everybody_gets_a_slot_who_can(tokens)
+
+
 TestCore = CoreMachine.TestCase
 TestCore.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
 TestOneModel = OneModelMachine.TestCase
@@ -531,3 +560,5 @@ TestPools = PoolsMachine.TestCase
 TestPools.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
 TestReplicas = ReplicasMachine.TestCase
 TestReplicas.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestInputs = InputsMachine.TestCase
+TestInputs.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)

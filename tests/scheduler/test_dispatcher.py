@@ -67,6 +67,17 @@ async def test_a_request_is_prepared_started_and_streamed() -> None:
         await dispatcher.wait_idle()
 
 
+async def test_a_request_knows_when_the_model_that_it_waited_for_was_there() -> None:
+    async with _dispatcher(ready=False) as (dispatcher, pool):
+        async with dispatcher.lease(_request("a")) as first:
+            assert first.loaded_at is None
+            pool.ready()
+            assert first.loaded_at is not None
+        async with dispatcher.lease(_request("b")) as second:
+            assert pool.commands(Prepare) == ["a", "b"]
+            assert second.loaded_at is None, "it was there"
+
+
 @pytest.mark.parametrize(("isolate_keys", "scopes"), [(False, ["", ""]), (True, ["alice", "bob"])])
 async def test_keys_share_what_they_computed_unless_they_are_isolated(isolate_keys: bool, scopes: list[str]) -> None:
     async with (

@@ -378,6 +378,23 @@ def test_a_penalty_makes_an_answer_repeat_itself_less(model: LlamaModel, penalty
     assert distinct[1] > distinct[0]
 
 
+def test_penalties_look_back_as_far_as_they_are_told(model: LlamaModel) -> None:
+    prompt = _repeating(model)[0]
+
+    def answer(window: int, *, penalised: bool = True) -> list[int]:
+        loop = RecordingLoop(model)
+        loop.prepared("r", prompt)
+        amount = 1.9 if penalised else 0.0
+        sampling = SamplingParams(temperature=0, frequency_penalty=amount, penalty_window=window)
+        loop.start(StartSequence("r", 40, sampling, ignore_eos=True))
+        while not loop.idle:
+            loop.step()
+        return loop.finished["r"][len(prompt) :]
+
+    assert answer(0) == answer(0, penalised=False)
+    assert len(set(answer(2))) < len(set(answer(1024)))
+
+
 def test_a_bias_of_minus_100_never_appears(model: LlamaModel, prompts: list[list[int]]) -> None:
     loop = RecordingLoop(model)
     _start(loop, "free", prompts[0])

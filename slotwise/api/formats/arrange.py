@@ -57,7 +57,7 @@ def arrange(
     """`parallel`: an answer may have several calls. `constraint`: what an answer without forced calls must be.
 
     Raises:
-        InvalidRequest: a call is forced, and there is no such tool.
+        InvalidRequest: a call is forced, and there is no such tool, or its schema is too large.
     """
     template = facts.template if facts is not None else None
     form = format_of(template)
@@ -67,8 +67,8 @@ def arrange(
     wanted = _wanted(tools, choice)
     thinks = None if told_not_to(prompt.template_args) else marks
     return Arrangement(
-        _told(prompt, form, template, tools, choice, parallel=parallel),
-        _constraint(form, thinks, wanted, constraint, parallel=parallel),
+        _told(prompt, form, template, tools, choice, parallel=parallel, marked=constraint is not None),
+        _constraint(form, thinks, tools, wanted, constraint, parallel=parallel),
         _parser(form, marks, tools, new_id),
         special_text=marks is not None or form is families.HARMONY or (bool(tools) and form.special_text),
     )
@@ -89,24 +89,40 @@ def _wanted(tools: tuple[Tool, ...], choice: ToolChoice) -> tuple[Tool, ...]:
 
 
 def _told(
-    prompt: ChatPrompt, form: Format, template: str | None, tools: Sequence[Tool], choice: ToolChoice, *, parallel: bool
+    prompt: ChatPrompt,
+    form: Format,
+    template: str | None,
+    tools: Sequence[Tool],
+    choice: ToolChoice,
+    *,
+    parallel: bool,
+    marked: bool,
 ) -> ChatPrompt:
     messages = prompt.messages
     for rewrite in form.history:
         messages = rewrite(messages)
     if tools and not form.tells_tools:
-        text = _instructions(tools, choice, parallel=parallel)
+        text = _instructions(tools, choice, parallel=parallel, marked=marked and not choice.forced)
         messages = history.with_instructions(messages, text, system=takes_system(template))
+    if not takes_system(template):
+        messages = history.system_as_user(messages)
     native = tuple(map(told, tools)) if form.tells_tools else ()
     return msgspec.structs.replace(prompt, messages=messages, tools=native)
 
 
-def _instructions(tools: Sequence[Tool], choice: ToolChoice, *, parallel: bool) -> str:
-    """What a model is told that has no place for tools. Short: small models lose the thread."""
+def _instructions(tools: Sequence[Tool], choice: ToolChoice, *, parallel: bool, marked: bool) -> str:
+    """What a model is told that has no place for tools. Short: small models lose the thread.
+
+    `marked`: other answers are JSON too, so calls have marks around them.
+    """
     lines = ["You can call these functions:"]
     lines += [json.dumps(told(tool)["function"], ensure_ascii=False) for tool in tools]
-    lines.append('To call one, answer only with JSON: {"name": "FUNCTION", "arguments": {"NAME": VALUE}}')
-    if parallel:
+    call = '{"name": "FUNCTION", "arguments": {"NAME": VALUE}}'
+    if marked:
+        lines.append(f"To call one, answer only with:\n<tool_call>\n{call}\n</tool_call>")
+    else:
+        lines.append(f"To call one, answer only with JSON: {call}")
+    if parallel and not marked:
         lines.append('To call several: {"tool_calls": [{"name": …, "arguments": {…}}, {"name": …, "arguments": {…}}]}')
     if choice.name is not None:
         lines.append(f"Call {choice.name} now.")
@@ -132,19 +148,23 @@ def _parser(
 def _constraint(
     form: Format,
     marks: ThoughtMarks | None,
+    tools: Sequence[Tool],
     wanted: Sequence[Tool],
     constraint: Constraint | None,
     *,
     parallel: bool,
 ) -> Constraint | None:
-    lark = Lark()
-    if wanted:
-        start = lark.thoughts(marks) + form.forced(lark, wanted, parallel)
-        return lark.constraint(start, "tools")
-    if constraint is None or (marks is None and form is not families.HARMONY):
+    """`wanted`: one of these must be called; otherwise any of `tools` may be, and other answers are as asked for."""
+    harmony = form is families.HARMONY
+    if not wanted and (constraint is None or not (tools or marks or harmony)):
         return constraint
-    if form is families.HARMONY:
-        start = forced.harmony_final(lark, constraint)
-    else:
-        start = lark.thoughts(marks) + lark.asked(constraint)
-    return lark.constraint(start, constraint.param)
+    lark = Lark()
+    thoughts = forced.harmony_thought(lark) if harmony else lark.thoughts(marks)
+    if wanted:
+        return lark.constraint(thoughts + form.forced(lark, wanted, parallel))
+    assert constraint is not None
+    asked = lark.asked(constraint)
+    answers = [forced.harmony_final(lark, asked) if harmony else asked]
+    if tools:
+        answers.append((form.beside or form.forced)(lark, tools, parallel))
+    return lark.constraint(f"{thoughts}({' | '.join(answers)})", constraint.param)

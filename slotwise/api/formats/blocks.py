@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from slotwise.api.formats.bare import bare_value, typed
 from slotwise.api.formats.block import Block, Reading, ReadingText
 from slotwise.api.formats.toolbox import Calls, NotACall, Tool
 
@@ -106,7 +106,7 @@ class TaggedBlock(Block):
             yield from self.literal("parameter=")
             key = yield from self.until(">")
             self.calls.arguments(f"{between}{json.dumps(key, ensure_ascii=False)}: ")
-            yield from bare_value(self, tool.properties.get(key), "</parameter>")
+            yield from bare_value(self, tool.properties.get(key), "</parameter>", line="\n")
             between = ", "
 
 
@@ -136,45 +136,6 @@ class KeyedBlock(Block):
         self.calls.arguments("{}" if between == "{" else "}")
         self.calls.end()
         yield from self.literal("tool_call>")
-
-
-def bare_value(block: Block, schema: Any, mark: str) -> Reading:
-    """A value that is written without quotation marks, up to a mark: as JSON of the type that the schema has. One line
-    break at either end is not part of it. Strings are told as they come."""
-    if not _is_string(schema):
-        text = ""
-        while not text.endswith(mark):
-            text += yield from block.char()
-        block.calls.arguments(_guessed(text[: -len(mark)].strip()))
-        return
-    block.calls.arguments('"')
-    held, begun = "", False
-    while not held.endswith(mark):
-        held += yield from block.char()
-        if not begun:
-            held, begun = held.removeprefix("\n"), True
-        # Nothing is told that may be the line break before the mark, or a part of it.
-        while held and not ("\n" + mark).startswith(held) and not mark.startswith(held):
-            block.calls.arguments(_escaped(held[0]))
-            held = held[1:]
-    block.calls.arguments('"')
-
-
-def _is_string(schema: Any) -> bool:
-    return isinstance(schema, dict) and schema.get("type") == "string"
-
-
-def _guessed(text: str) -> str:
-    """What is JSON is taken as JSON, everything else is a string."""
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return json.dumps(text, ensure_ascii=False)
-    return text
-
-
-def _escaped(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 class GemmaBlock(Block):
@@ -233,7 +194,7 @@ class GemmaBlock(Block):
             while (char := (yield from self.char())) not in ",]}":
                 text += char
             self.unread = char
-            self.calls.arguments(_guessed(text.strip()))
+            self.calls.arguments(typed(text.strip(), None))
 
     def _quoted(self, first: str) -> ReadingText:
         if first == '"':

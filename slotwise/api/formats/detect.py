@@ -8,9 +8,10 @@ from functools import lru_cache
 from slotwise.api.formats import families
 from slotwise.api.formats.families import Format
 
-_CODE = re.compile(r"\{[%{](.*?)[%}]\}", re.DOTALL)
+_BEGIN, _END = re.compile(r"\{[%{]"), re.compile(r"[%}]\}")
 _TEXT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _TOOLS = re.compile(r"(?<![\w.])tools\b")
+_NO_SYSTEM = ("system role not supported", "only user and assistant roles are supported!")
 #: Templates that have all of the texts, the first that is found counts.
 _KNOWN: tuple[tuple[tuple[str, ...], Format], ...] = (
     (("<|channel|>", "<|message|>", "to=functions"), families.HARMONY),
@@ -48,9 +49,11 @@ def format_of(template: str | None) -> Format:
 
 def takes_tools(template: str) -> bool:
     """It reads the variable `tools`, which prose and other names do not mean."""
-    return any(_TOOLS.search(_TEXT.sub("", code)) for code in _CODE.findall(template))
+    # Split instead of matched: a template comes with a model, and might be made to keep a pattern busy.
+    code = (_END.split(part, maxsplit=1)[0] for part in _BEGIN.split(template)[1:])
+    return any(_TOOLS.search(_TEXT.sub("", part)) for part in code)
 
 
 def takes_system(template: str | None) -> bool:
-    """It has a place for a system message. Some refuse one in so many words."""
-    return template is None or ("system" in template and "System role not supported" not in template)
+    """Some templates refuse a system message, in these words."""
+    return template is None or not any(words in template.lower() for words in _NO_SYSTEM)

@@ -32,6 +32,8 @@ class Format:
     tells_tools: bool = True
     #: Its marks may be control tokens, which have no text unless it is asked for.
     special_text: bool = True
+    #: Calls where an answer may be JSON of another kind too, if they are to have marks then.
+    beside: Forced | None = None
 
 
 def _marked(marks: Marks) -> Callable[[Sequence[Tool], NewId], AnswerParser]:
@@ -52,6 +54,7 @@ GENERIC = Format(
     (history.as_plain_messages,),
     tells_tools=False,
     special_text=False,
+    beside=partial(forced.enclosed, begin="<tool_call>", end="</tool_call>"),
 )
 HERMES = Format(
     "hermes",
@@ -78,16 +81,14 @@ LLAMA = Format(
     _marked(Marks({"<|python_tag|>": Block, "<function=": partial(TaggedBlock, opened=True)}, bare=True)),
     forced.llama,
     (history.one_call_each,),
+    beside=partial(forced.llama, begin="<|python_tag|>"),
 )
 MISTRAL = Format(
     "mistral",
     _marked(Marks({"[TOOL_CALLS]": MistralBlock})),
     partial(forced.listed, begin="[TOOL_CALLS]"),
-    (history.short_ids,),
 )
-MISTRAL_NAMED = Format(
-    "mistral-named", _marked(Marks({"[TOOL_CALLS]": MistralBlock})), forced.mistral_named, (history.short_ids,)
-)
+MISTRAL_NAMED = Format("mistral-named", _marked(Marks({"[TOOL_CALLS]": MistralBlock})), forced.mistral_named)
 _DEEPSEEK = _marked(Marks({DeepSeekBlock.BEGIN: DeepSeekBlock}))
 DEEPSEEK = Format("deepseek", _DEEPSEEK, partial(forced.deepseek, fenced=False))
 DEEPSEEK_FENCED = Format("deepseek-fenced", _DEEPSEEK, partial(forced.deepseek, fenced=True))

@@ -13,7 +13,6 @@ from slotwise.api.formats.blocks import DeepSeekBlock
 from slotwise.api.formats.harmony import CHANNEL, CONSTRAIN, END, MESSAGE, START
 from slotwise.api.formats.lark import Lark
 from slotwise.api.formats.toolbox import Tool
-from slotwise.request import Constraint
 
 
 def json_call(lark: Lark, tools: Sequence[Tool], *, name: str = "name", arguments: str = "arguments") -> str:
@@ -52,9 +51,10 @@ def bare(lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
     return f"({call} | several)"
 
 
-def llama(lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
+def llama(lark: Lark, tools: Sequence[Tool], parallel: bool, *, begin: str = "") -> str:
     # The family makes one call at a time.
-    return json_call(lark, tools, arguments="parameters")
+    call = json_call(lark, tools, arguments="parameters")
+    return f"{lark.mark(begin)} {call}" if begin else call
 
 
 def mistral_named(lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
@@ -94,16 +94,15 @@ def harmony(lark: Lark, tools: Sequence[Tool], parallel: bool) -> str:
         head = f"{lark.mark(CHANNEL)} {name} {lark.mark(CONSTRAIN)} {lark.text('json')}"
         return f"{head} {lark.mark(MESSAGE)} {lark.arguments(tool)}"
 
-    return _harmony_thought(lark) + lark.any_of(tools, one)
+    return lark.any_of(tools, one)
 
 
-def harmony_final(lark: Lark, constraint: Constraint) -> str:
+def harmony_final(lark: Lark, asked: str) -> str:
     """An answer without a call: what is asked for, in the channel for it."""
-    head = f"{lark.mark(CHANNEL)} {lark.text('final')} {lark.mark(MESSAGE)}"
-    return f"{_harmony_thought(lark)}{head} {lark.asked(constraint)}"
+    return f"{lark.mark(CHANNEL)} {lark.text('final')} {lark.mark(MESSAGE)} {asked}"
 
 
-def _harmony_thought(lark: Lark) -> str:
+def harmony_thought(lark: Lark) -> str:
     """A message of thought, and the beginning of the next one's header; or nothing."""
     channel, message = lark.mark(CHANNEL), lark.mark(MESSAGE)
     ended = f"{lark.until(END)} {lark.mark(START)} {lark.text('assistant')}"

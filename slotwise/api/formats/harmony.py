@@ -32,9 +32,9 @@ class Harmony:
     def __init__(self, tools: Sequence[Tool], new_id: NewId) -> None:
         self._calls = Calls(tools, new_id)
         self._buffer = ""
-        #: None: a header is read, or none has come.
+        #: What the message is told as that is read, or was last; None: there was none.
         self._kind: type[Text] | type[Reasoning] | None = None
-        self._first = True
+        #: A message's text is read.
         self._body = False
         #: Messages of one kind are told with an empty line between them.
         self._said: set[type] = set()
@@ -53,7 +53,7 @@ class Harmony:
         if self._body:
             return self._message_part(rest) + self._message_end()
         # A header that breaks off says nothing but that it was one.
-        return [] if not rest.strip() or rest.lstrip().startswith((START, CHANNEL, MESSAGE)) else [Text(rest)]
+        return [] if not rest.strip() or first_mark(rest, (START, CHANNEL)) else [Text(rest)]
 
     def _in_header(self) -> list[Piece] | None:
         """None: not all of it is here."""
@@ -62,7 +62,6 @@ class Harmony:
             return None
         if not body.startswith(_HEADERS):
             # An answer without any form is an answer.
-            self._buffer = body if not self._first else self._buffer
             return self._begin(Text)
         end = self._buffer.find(MESSAGE)
         if end < 0:
@@ -79,7 +78,7 @@ class Harmony:
         return self._begin(Reasoning if channel is not None and channel[1] == "analysis" else Text)
 
     def _begin(self, kind: type[Text] | type[Reasoning]) -> list[Piece]:
-        self._kind, self._body, self._first = kind, True, False
+        self._kind, self._body = kind, True
         self._pause = kind in self._said
         return []
 

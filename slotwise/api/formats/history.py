@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import string
 from collections.abc import Sequence
 
 import msgspec
 
-from slotwise.request import ChatMessage
+from slotwise.request import ChatMessage, ToolCall
 
-_ALPHANUMERIC = string.digits + string.ascii_letters
-_SHORT_ID = 9
+_SYSTEM = ("system", "developer")
 
 
 def with_instructions(messages: Sequence[ChatMessage], text: str, *, system: bool) -> tuple[ChatMessage, ...]:
     """`text` in the system message, or, where the template takes none (`system`), before the user's first words."""
     role = "system" if system else "user"
     for index, message in enumerate(messages):
-        if message.role == role or (system and message.role == "developer"):
+        if message.role == role or (system and message.role in _SYSTEM):
             parts = (message.content, text) if system else (text, message.content)
             content = "\n\n".join(part for part in parts if part)
             return (*messages[:index], _with(message, content=content), *messages[index + 1 :])
         if system:
             break
     return (ChatMessage(role, text), *messages)
+
+
+def system_as_user(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+    """For templates that refuse a system message: it comes before the user's first words."""
+    first = next((message for message in messages if message.role in _SYSTEM), None)
+    if first is None:
+        return tuple(messages)
+    others = tuple(message for message in messages if message is not first)
+    return with_instructions(others, first.content, system=False)
 
 
 def as_plain_messages(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
@@ -61,33 +67,39 @@ def calls_as_text(messages: Sequence[ChatMessage], *, mark: str) -> tuple[ChatMe
 
 def one_call_each(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
     """For templates that render one call in a message: each call followed by its result."""
-    results = {message.tool_call_id: message for message in messages if message.role == "tool"}
-    told: set[str | None] = set()
     split: list[ChatMessage] = []
-    for message in messages:
+    #: Results of calls that have been split, which come at their calls.
+    taken: set[int] = set()
+    for place, message in enumerate(messages):
         if len(message.tool_calls) < 2:
-            if message.role != "tool" or message.tool_call_id not in told:
+            if place not in taken:
                 split.append(message)
             continue
+        results = _results(messages, place + 1)
         for index, call in enumerate(message.tool_calls):
             first = message if index == 0 else ChatMessage(message.role, "")
             split.append(_with(first, tool_calls=(call,)))
-            if call.id in results:
-                split.append(results[call.id])
-                told.add(call.id)
+            result = _result_of(call, messages, results)
+            if result is not None:
+                results.remove(result)
+                taken.add(result)
+                split.append(messages[result])
     return tuple(split)
 
 
-def short_ids(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-    """For templates that insist on ids of nine letters and digits: the same id always becomes the same."""
-    return tuple(
-        _with(
-            message,
-            tool_calls=tuple(msgspec.structs.replace(call, id=_short(call.id)) for call in message.tool_calls),
-            tool_call_id=None if message.tool_call_id is None else _short(message.tool_call_id),
-        )
-        for message in messages
-    )
+def _results(messages: Sequence[ChatMessage], start: int) -> list[int]:
+    """Places of the results that follow."""
+    end = start
+    while end < len(messages) and messages[end].role == "tool":
+        end += 1
+    return list(range(start, end))
+
+
+def _result_of(call: ToolCall, messages: Sequence[ChatMessage], results: Sequence[int]) -> int | None:
+    """By its id, or, where results have none, the first that is left."""
+    named = (place for place in results if messages[place].tool_call_id == call.id)
+    nameless = (place for place in results if messages[place].tool_call_id is None)
+    return next(named, None) or next(nameless, None)
 
 
 def thoughts_and_words_as_one(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
@@ -108,13 +120,6 @@ def _calls_text(message: ChatMessage) -> str:
 def _listed(message: ChatMessage) -> str:
     calls = [f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}' for call in message.tool_calls]
     return ", ".join(calls)
-
-
-def _short(call_id: str) -> str:
-    if len(call_id) == _SHORT_ID and call_id.isascii() and call_id.isalnum():
-        return call_id
-    digest = int.from_bytes(hashlib.blake2b(call_id.encode(), digest_size=8).digest(), "big")
-    return "".join(_ALPHANUMERIC[digest // 62**place % 62] for place in range(_SHORT_ID))
 
 
 def _with(message: ChatMessage, **changes: object) -> ChatMessage:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from slotwise.api.formats.thoughts import ThoughtMarks
 from slotwise.api.formats.toolbox import Tool
+from slotwise.api.schemas import json_rule
 from slotwise.request import Constraint
 
+#: The field that tools come in, in all APIs.
+PARAM = "tools"
 #: Of one answer. A grammar without end would have small models call for ever.
 MOST_CALLS = 16
 _SPACE = "SPACE: /[ \\n]{1,4}/"
@@ -52,7 +54,8 @@ class Lark:
         return "thoughts "
 
     def arguments(self, tool: Tool) -> str:
-        return f"%json {json.dumps(_enforced(tool), ensure_ascii=False)}"
+        """Raises InvalidRequest: the schema is larger than any honest one."""
+        return json_rule({"type": "object"} | tool.parameters, PARAM, strict=tool.strict)
 
     def any_of(self, tools: Sequence[Tool], one: Callable[[Tool], str]) -> str:
         """The name of a rule: one call, of any of the tools."""
@@ -72,21 +75,6 @@ class Lark:
         self._rules += [f"asked:{line[6:]}" if line.startswith("start:") else line for line in lines]
         return "asked"
 
-    def constraint(self, start: str, param: str) -> Constraint:
+    def constraint(self, start: str, param: str = PARAM) -> Constraint:
         grammar = "\n".join((f"start: {start}", *self._rules, ""))
         return Constraint(grammar, param, tuple(self._marks), self._thinks)
-
-
-def _enforced(tool: Tool) -> dict[str, Any]:
-    """The schema of a tool's arguments: an object, of named properties alone where the schema names some and says
-    nothing of others, with little white space in it, since small models would write it for ever."""
-    schema = {"type": "object"} | tool.parameters
-    if "properties" in schema and not any(key in schema for key in ("patternProperties", "anyOf", "allOf", "oneOf")):
-        schema.setdefault("additionalProperties", False)
-    schema["x-guidance"] = {
-        "whitespace_flexible": False,
-        "item_separator": ", ?",
-        "key_separator": ": ?",
-        "lenient": not tool.strict,
-    }
-    return schema

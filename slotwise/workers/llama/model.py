@@ -161,8 +161,8 @@ class LlamaModel:
         if matcher is not None:
             if greedy:
                 return ConstrainedGreedySampler(self.logits, matcher)
-            size = self.info.vocab_size
-            return ConstrainedChainSampler(self.logits, size, self.tiny, params, prompt, matcher, generated)
+            size, context = self.info.vocab_size, lambda: self.context
+            return ConstrainedChainSampler(self.logits, context, size, self.tiny, params, prompt, matcher, generated)
         banned = self.vocabulary.end_tokens if ignore_eos else frozenset()
         if greedy:
             return GreedySampler(self.logits, banned)

@@ -17,8 +17,6 @@ from slotwise.request import SamplingParams
 from slotwise.workers.llama.library import TinyCalls
 from slotwise.workers.model import Matcher, NoTokenAllowed
 
-#: How far back the penalties look, in tokens.
-PENALTY_WINDOW = 1024
 #: llama_token_data.
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
@@ -129,17 +127,20 @@ class ChainSampler:
             self._add(llama_cpp.llama_sampler_init_logit_bias(vocab_size, len(bias), entries))
 
     def _add_penalties(self, params: SamplingParams, vocab_size: int, prompt: Sequence[int], tiny: TinyCalls) -> None:
+        window = params.penalty_window
+        if not window:
+            return
         if params.repeat_penalty != 1:
             # Counts the prompt too; the other two are defined over the answer only.
             repeat = self._add(
-                llama_cpp.llama_sampler_init_penalties(vocab_size, PENALTY_WINDOW, params.repeat_penalty, 0.0, 0.0)
+                llama_cpp.llama_sampler_init_penalties(vocab_size, window, params.repeat_penalty, 0.0, 0.0)
             )
-            for token in prompt[-PENALTY_WINDOW:]:
+            for token in prompt[-window:]:
                 tiny.accept(repeat, token)
         if params.frequency_penalty or params.presence_penalty:
             self._add(
                 llama_cpp.llama_sampler_init_penalties(
-                    vocab_size, PENALTY_WINDOW, 1.0, params.frequency_penalty, params.presence_penalty
+                    vocab_size, window, 1.0, params.frequency_penalty, params.presence_penalty
                 )
             )
 
@@ -150,6 +151,7 @@ class ConstrainedChainSampler(ChainSampler):
     def __init__(
         self,
         logits: Callable[[int], npt.NDArray[np.float32]],
+        context: Callable[[], Any],
         vocab_size: int,
         tiny: TinyCalls,
         params: SamplingParams,
@@ -167,11 +169,30 @@ class ConstrainedChainSampler(ChainSampler):
         self._bias = np.zeros(vocab_size if bias else 0, np.float32)
         self._bias[list(bias)] = list(bias.values())
         chain = msgspec.structs.replace(params, logit_bias={})
-        super().__init__(lambda: None, vocab_size, tiny, chain, prompt, frozenset(), generated)
+        super().__init__(context, vocab_size, tiny, chain, prompt, frozenset(), generated)
 
     def sample(self, row: int) -> int:
-        allowed = self._matcher.mask().nonzero()[0]
-        logits = self._logits(row)[allowed]
+        mask, logits = self._matcher.mask(), self._logits(row)
+        if not len(self._bias) and 2 * np.count_nonzero(mask) > len(mask):
+            token = self._of_most(mask, logits, row)
+        else:
+            token = self._of_few(mask, logits)
+        self._matcher.accept(token)
+        return token
+
+    def _of_most(self, mask: npt.NDArray[np.bool_], logits: npt.NDArray[np.float32], row: int) -> int:
+        """From the whole vocabulary, in which what is forbidden is impossible for a moment."""
+        forbidden = (~mask).nonzero()[0]
+        kept = logits[forbidden]
+        logits[forbidden] = -np.inf
+        token = super().sample(row)
+        logits[forbidden] = kept
+        return token
+
+    def _of_few(self, mask: npt.NDArray[np.bool_], logits: npt.NDArray[np.float32]) -> int:
+        """From a list of what is allowed."""
+        allowed = mask.nonzero()[0]
+        logits = logits[allowed]
         if len(self._bias):
             logits += self._bias[allowed]
             if logits.max() == -np.inf:
@@ -182,7 +203,6 @@ class ConstrainedChainSampler(ChainSampler):
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(choice))
         token = int(choice.data[choice.selected].id)
         self._tiny.accept(self._chain, token)
-        self._matcher.accept(token)
         return token
 
 

@@ -105,6 +105,18 @@ def test_a_template_that_takes_no_system_message_has_them_before_the_question() 
     assert messages[0].content.endswith("\n\nHi")
 
 
+def test_a_system_message_of_the_client_comes_before_the_question_there_too() -> None:
+    template = "{{ raise_exception('System role not supported') }}"
+    system = ChatMessage("system", "Be brief.")
+
+    assert arrange(ChatPrompt((system, HI)), model(template)).prompt.messages == (
+        ChatMessage("user", "Be brief.\n\nHi"),
+    )
+    (message,) = arrange(ChatPrompt((system, HI), TOLD), model(template)).prompt.messages
+    assert message.content.startswith("Be brief.\n\nYou can call")
+    assert message.content.endswith("\n\nHi")
+
+
 def test_earlier_calls_become_words_where_a_template_knows_none() -> None:
     messages = arrange(ChatPrompt(CALLED), model(PLAIN)).prompt.messages
 
@@ -124,14 +136,17 @@ def test_one_call_in_a_message_where_a_template_renders_no_more() -> None:
     assert [len(message.tool_calls) for message in messages] == [0, 1, 0, 1, 0, 0]
 
 
-def test_ids_of_nine_characters_for_mistral() -> None:
-    messages = arrange(ChatPrompt(CALLED, TOLD), model(MISTRAL)).prompt.messages
+def test_results_find_their_calls_by_id_or_by_order() -> None:
+    hi, asked, first, second, so = CALLED
 
-    ids = [call.id for call in messages[1].tool_calls]
-    assert all(re.fullmatch("[0-9a-zA-Z]{9}", one) for one in ids)
-    assert [messages[2].tool_call_id, messages[3].tool_call_id] == ids
-    again = arrange(arrange(ChatPrompt(CALLED), model(MISTRAL)).prompt, model(MISTRAL)).prompt.messages
-    assert again == messages
+    def told(*results: ChatMessage) -> list[str]:
+        messages = arrange(ChatPrompt((hi, asked, *results, so), TOLD), model(LLAMA)).prompt.messages
+        return [message.tool_calls[0].id if message.tool_calls else message.content for message in messages]
+
+    assert told(second, first) == ["Hi", "a", "12:00", "b", "13:00", "So?"]
+    assert told(second) == ["Hi", "a", "b", "13:00", "So?"]
+    assert told(ChatMessage("tool", "1"), ChatMessage("tool", "2")) == ["Hi", "a", "1", "b", "2", "So?"]
+    assert told(first, ChatMessage("tool", "?", tool_call_id="x")) == ["Hi", "a", "12:00", "b", "?", "So?"]
 
 
 def test_gpt_oss_has_thoughts_and_words_before_a_call_as_one() -> None:
@@ -196,7 +211,6 @@ def test_what_an_answer_must_be_is_passed_on() -> None:
     asked = Constraint('start: "yes"', "response_format")
 
     assert arrange(ChatPrompt((HI,)), model(PLAIN), constraint=asked).constraint == asked
-    assert arrange(ChatPrompt((HI,), TOLD), model(HERMES), constraint=asked).constraint == asked
     silent = ChatPrompt((HI,), (), {"enable_thinking": False})
     assert arrange(silent, model(THINKING), constraint=asked).constraint == asked
     thoughtful = arrange(ChatPrompt((HI,)), model(THINKING), constraint=asked).constraint
@@ -240,6 +254,14 @@ def test_a_model_is_told_what_is_demanded() -> None:
     assert told(ToolChoice("required", "get_time")).endswith("Call get_time now.")
     assert "tool_calls" in told(ToolChoice())
     assert "tool_calls" not in told(ToolChoice(), parallel=False)
+
+
+def test_a_model_is_told_of_marks_where_other_answers_are_json_too() -> None:
+    asked = Constraint('start: "yes"', "response_format")
+    told = arrange(ChatPrompt((HI,), TOLD), model(PLAIN), constraint=asked).prompt.messages[0].content
+
+    assert "<tool_call>" in told
+    assert "To call several" not in told
 
 
 def test_the_formats_know_nothing_of_transport() -> None:

@@ -263,6 +263,33 @@ def test_thoughts_come_before_what_an_answer_must_be(special: bool) -> None:
             assert (answer.reasoning, answer.content) == (reasoning, '{"start:": null}')
 
 
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_tools_may_be_called_where_other_answers_are_as_asked_for(name: str, special: bool) -> None:
+    asked = Constraint('start: %json {"type": "object", "properties": {"name": {"type": "string"}}}\n', "format")
+    arranged = _arranged(name, ToolChoice(), {"enable_thinking": False}, constraint=asked)
+    lead = {"harmony": "<|channel|>final<|message|>"}.get(name, "")
+    walk = Walk(_constraint(arranged), special=special)
+    text = f'{lead}{{"name": "Bob"}}'
+    assert walk.says(text)
+    assert walk.ended()
+    assert answer_of(arranged.parser(), text).content == '{"name": "Bob"}'
+    assert not Walk(_constraint(arranged), special=special).says("Sure")
+
+    forced = _constraint(_arranged(name, ToolChoice("required"), {"enable_thinking": False}, constraint=asked))
+    call = Walk(forced, special=special)
+    assert name != "harmony" or call.says("<|channel|>commentary")
+    text = call.goes_on()
+    if name in ("generic", "llama"):
+        # Without marks a call would be no different from an answer.
+        one = '{"name": "now", "arguments": {}}' if name == "generic" else '{"name": "now", "parameters": {}}'
+        text = f"<tool_call>\n{one}\n</tool_call>" if name == "generic" else f"<|python_tag|>{one}"
+    walk = Walk(_constraint(arranged), special=special)
+    assert walk.says(text)
+    assert walk.ended()
+    _check(answer_of(arranged.parser(), text), list(SCHEMAS))
+
+
 def test_names_and_schemas_are_data() -> None:
     """Whatever is in them, it is not grammar."""
     name = 'x" | /.*/ \n start: "'

@@ -275,7 +275,8 @@ def test_a_header_that_never_ends_is_text() -> None:
     text = "<|channel|>" + "x" * 400
 
     assert answer_of(reader(families.HARMONY), [text[:200], text[200:]]).content == text
-    assert answer_of(reader(families.HARMONY), ["<|channel|>ana"]).content == ""
+    for broken_off in ("<|channel|>ana", " to=functions.get_time<|channel|>comm"):
+        assert answer_of(reader(families.HARMONY), [broken_off]).content == ""
 
 
 def test_pieces_of_calls_are_in_order() -> None:
