@@ -475,6 +475,7 @@ def _chunk(lease: Lease, delta: Delta) -> TokenChunk:
         finish_reason=delta.finish_reason,
         usage=delta.usage,
         logprobs=lease.told(delta.logprobs, delta.logprobs_told),
+        stopped_by=delta.stopped_by,
         vectors=delta.vectors,
     )
 
