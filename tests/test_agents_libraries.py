@@ -1,25 +1,16 @@
 """Libraries that ask by Anthropic's messages and by OpenAI's responses, unchanged, against a real server process."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from slotwise.loads import demo_model_path
+from tests import libraries
+from tests.libraries import what_they_left_open as what_they_left_open
 from tests.server_process import ServerProcess, run_server
 
-# Else it asks the network for prices at import.
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-
-pytestmark = [
-    pytest.mark.model,
-    # Theirs: old ways of pydantic, and sockets that they leave to the garbage collector.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = libraries.MARKS
 
 KEY = "sw-test-key"
 ASKED = [{"role": "user", "content": "Say hello."}]
