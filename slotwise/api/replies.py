@@ -21,9 +21,11 @@ def json_reply(body: object, status: int = 200, headers: list[tuple[bytes, bytes
 
 
 def raw_reply(
-    data: bytes, content_type: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
+    data: bytes, content_type: bytes | None, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
 ) -> Reply:
-    lines = [(b"content-type", content_type), (b"content-length", b"%d" % len(data)), *(headers or [])]
+    """`content_type` None: there is no body, as with 204."""
+    described = [(b"content-type", content_type), (b"content-length", b"%d" % len(data))] if content_type else []
+    lines = [*described, *(headers or [])]
 
     async def reply(send: Send) -> None:
         await send({"type": "http.response.start", "status": status, "headers": lines})
