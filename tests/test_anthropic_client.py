@@ -106,6 +106,13 @@ def test_several_turns_of_blocks(client: anthropic.Anthropic) -> None:
     assert client.messages.create(**_asked(messages=turns)).content
 
 
+def test_the_beta_is_asked_alike(client: anthropic.Anthropic) -> None:
+    with client.beta.messages.stream(**_asked(), betas=["interleaved-thinking-2025-05-14"]) as stream:
+        message: Any = stream.get_final_message()
+
+    assert message.content[0].text
+
+
 def test_errors_are_the_clients_own(client: anthropic.Anthropic, server: ServerProcess) -> None:
     with pytest.raises(anthropic.BadRequestError, match="'image' blocks can not be read here") as bad:
         client.messages.create(**_asked([{"type": "image", "source": {"type": "url", "url": "https://x/y.png"}}]))
