@@ -312,9 +312,7 @@ def _writing(model: Model, load: LoadModel, writer: FrameWriter) -> tuple[Model,
 
 
 def _embedding(model: Embedder, load: LoadModel) -> tuple[Embedder, EmbedLoop, _Inputs]:
-    inputs = InputPreparer(
-        model.vocabulary, model.info.vocab_size, model.rank_format, ranks=model.info.pooling == "rank"
-    )
+    inputs = InputPreparer(model.vocabulary, model.info, model.rank_format)
     return model, EmbedLoop(model, budget=load.n_batch), inputs.prepare
 
 
