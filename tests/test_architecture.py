@@ -44,6 +44,7 @@ PURE = [
     "slotwise.workers.unified",
     "slotwise.workers.layout",
     "slotwise.workers.visible",
+    *(f"slotwise.workers.{name}" for name in ("chatform", "logprobs", "quoting")),
     *(
         f"slotwise.memory.{name}"
         for name in (
@@ -54,20 +55,35 @@ PURE = [
     *(
         f"slotwise.api.{name}"
         for name in (
-            "embeddingschema",
-            "suitable",
-            "vectors",
-            "asked",
-            "errorbodies",
-            "fields",
-            "openai",
-            "openapi",
-            "pieces",
-            "schema",
-            "sse",
+            *("asked", "embeddingschema", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "schemas"),
+            *("sse", "suitable", "vectors"),
             "telling",
         )
     ),
+    *(
+        f"slotwise.api.ollama.{name}"
+        for name in ("document", "embedding", "messages", "models", "names", "options", "schema", "store", "telling")
+    ),
+    *(
+        f"slotwise.api.formats.{name}"
+        for name in (
+            *(
+                "arrange",
+                "bare",
+                "block",
+                "blocks",
+                "detect",
+                "families",
+                "forced",
+                "harmony",
+                "history",
+                "lark",
+                "parser",
+            ),
+            *("parser", "thoughts", "toolbox"),
+        )
+    ),
+    "slotwise.workers.marks",
     *(
         f"slotwise.benchmarks.{name}"
         for name in (
@@ -84,7 +100,9 @@ OWNERS = {
     "llama_cpp": {
         f"slotwise.workers.llama.{name}"
         for name in ("batch", "breakdown", "dryrun", "embedder", "library", "model", "params", "samplers", "vocabulary")
-    },
+    }
+    | {"slotwise.benchmarks.constrained"},
+    "llguidance": {"slotwise.workers.grammar"},
     "psutil": {"slotwise.memory.probe"},
     "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.load_store", "slotwise.usage.store"},
     "pynvml": {"slotwise.memory.probe"},

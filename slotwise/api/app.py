@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,7 +21,9 @@ from slotwise.api import queueing
 from slotwise.api.edge import Edge
 from slotwise.api.embeddings import embeddings, rerank
 from slotwise.api.entrance import Entrance
+from slotwise.api.examine import Examination
 from slotwise.api.metrics import Metrics
+from slotwise.api.ollama import routes as ollama
 from slotwise.api.openai import tell_chat, tell_completion
 from slotwise.api.openapi import RERANK_PATHS, document
 from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
@@ -69,11 +72,15 @@ def create_app(
     entrance = Entrance(
         service, metrics or Metrics(service.status), catalogue or {}, max_body_bytes, user_header, clock
     )
-    routes = Routes(entrance)
+    routes, examination = Routes(entrance), Examination(entrance, parse_chat)
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.completion, methods=["POST"]),
+            Route("/v1/chat/completions/input_tokens", examination.input_tokens, methods=["POST"]),
+            Route("/tokenize", examination.tokenize, methods=["POST"]),
+            Route("/detokenize", examination.detokenize, methods=["POST"]),
+            Route("/apply-template", examination.apply_template, methods=["POST"]),
             Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
             *(Route(path, routes.rerank, methods=["POST"]) for path in RERANK_PATHS),
             Route("/v1/models", routes.models, methods=["GET"]),
@@ -84,6 +91,7 @@ def create_app(
             Route("/ready", routes.ready, methods=["GET"]),
             Route("/metrics", routes.metrics_text, methods=["GET"]),
             Route("/openapi.json", routes.openapi, methods=["GET"]),
+            *ollama.routes(entrance),
         ],
         exception_handlers={HTTPException: _http_exception, SlotwiseError: _refusal, Exception: _fault},
     )
@@ -103,7 +111,8 @@ class Routes:
         self._created = int(time.time())
 
     async def chat(self, request: Request) -> ASGIApp:
-        return await self._entrance.generate(request, parse_chat, tell_chat)
+        parse = partial(parse_chat, catalogue=self._entrance.catalogue)
+        return await self._entrance.generate(request, parse, tell_chat)
 
     async def completion(self, request: Request) -> ASGIApp:
         return await self._entrance.generate(request, parse_completion, tell_completion)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from slotwise.api.fields import invalid
 from slotwise.api.pieces import AnswerParser, PlainText
 from slotwise.request import Constraint, GenerationRequest, Prompt, SamplingParams, ServiceTier
 
@@ -68,7 +69,13 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 def choices_of(
     response_id: str, model: str, prompts: Sequence[Prompt], wanted: Wanted, asker: Asker, *, copies: int = 1
 ) -> tuple[GenerationRequest, ...]:
-    """`copies` answers to each prompt. The copies of one prompt have seeds one after the other."""
+    """`copies` answers to each prompt. The copies of one prompt have seeds one after the other.
+
+    Raises:
+        InvalidRequest: an answer that is held to a form is over where the form is.
+    """
+    if wanted.constraint is not None and wanted.ignore_eos:
+        raise invalid("ignore_eos", True, f"false where '{wanted.constraint.param}' says what an answer looks like")
     told = {name: getattr(wanted, name) for name in Wanted.__struct_fields__} | {"user": asker.user or wanted.user}
     seed = wanted.sampling.seed
     choices = []

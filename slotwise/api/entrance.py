@@ -24,6 +24,7 @@ from slotwise.memory.facts import Kind, ModelFacts
 
 #: From a body, and who sent it, to what is to be generated.
 Parse = Callable[[bytes, Asker], ParsedRequest]
+P = TypeVar("P", bound=ParsedRequest)
 
 
 class _OfAModel(Protocol):
@@ -49,22 +50,35 @@ class Entrance:
 
     async def generate(self, request: Request, parse: Parse, telling: Telling) -> ASGIApp:
         """The answer to a request. Raises SlotwiseError: it is refused as it is."""
+        parsed = await self.parsed(request, parse)
+        return silence if parsed is None else self.answer(request, parsed, telling)
+
+    async def parsed(
+        self, request: Request, parse: Callable[[bytes, Asker], P], kind: Kind | None = "text"
+    ) -> P | None:
+        """What a request wants of a model of this kind (None: of any); None: its client has left. Raises SlotwiseError,
+        and has counted it."""
         try:
             with self.counted():
-                parsed = await self.read(request, parse, "text")
-                interval = waits.told_every(request.headers) or PING_INTERVAL_S
+                waits.told_every(request.headers)
+                return await self.read(request, parse, kind)
         except ClientLeft:
-            return silence
+            return None
+
+    def answer(self, request: Request, parsed: ParsedRequest, telling: Telling) -> ASGIApp:
+        """The answer to what `parsed` gave."""
+        interval = waits.told_every(request.headers) or PING_INTERVAL_S
         return GenerationResponse(
             parsed, telling, self.service, self.metrics, clock=self.clock, ping_interval_s=interval
         )
 
-    async def read(self, request: Request, parse: Callable[[bytes, Asker], Asked], kind: Kind) -> Asked:
-        """What a body asks of a model of this kind. Raises SlotwiseError, or ClientLeft."""
+    async def read(self, request: Request, parse: Callable[[bytes, Asker], Asked], kind: Kind | None) -> Asked:
+        """What a body asks of a model of this kind; None: of any. Raises SlotwiseError, or ClientLeft."""
         if int_header(request, "x-stainless-retry-count"):
             self.metrics.retried.inc()
         asked = parse(await self.body(request), self.asker(request))
-        if facts := self.catalogue.get(asked.model):
+        facts = self.catalogue.get(asked.model)
+        if facts is not None and kind is not None:
             check_suitable(facts, kind)
         return asked
 

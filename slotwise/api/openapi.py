@@ -7,7 +7,11 @@ from typing import Any
 from slotwise import __version__
 from slotwise.api import waits
 from slotwise.api.embeddingschema import MAX_INPUTS
-from slotwise.api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH, ROLES
+from slotwise.api.messages import MAX_CALLS, MAX_MESSAGES, ROLES
+from slotwise.api.ollama import document as ollama
+from slotwise.api.schema import MAX_CHOICES, MAX_STOP_LENGTH, MAX_STOPS, MAX_TOP_LOGPROBS, MAX_USER_LENGTH
+from slotwise.api.shape import EFFORTS
+from slotwise.api.toolfields import MAX_TOOLS
 from slotwise.request import ServiceTier
 
 #: By Jina's name, and by those that llama-server has beside it.
@@ -61,6 +65,53 @@ _MESSAGE = {
         "role": {"enum": list(ROLES)},
         "content": _nullable({"anyOf": [_STRING, {"type": "array", "items": _PART}]}),
         "name": _nullable(_STRING),
+        "reasoning_content": _nullable(_STRING),
+        "tool_call_id": _nullable(_STRING),
+        "tool_calls": _nullable(
+            {"type": "array", "items": {"$ref": "#/components/schemas/ToolCall"}, "maxItems": MAX_CALLS}
+        ),
+    },
+}
+_TOOL_CALL = {
+    "type": "object",
+    "required": ["id", "type", "function"],
+    "properties": {
+        "id": _STRING,
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name", "arguments"],
+            "properties": {"name": {"type": "string", "minLength": 1}, "arguments": _STRING},
+        },
+    },
+}
+_TOOL = {
+    "type": "object",
+    "required": ["type", "function"],
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {
+                "name": {"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"},
+                "description": _nullable(_STRING),
+                "parameters": _nullable({"type": "object"}),
+                "strict": _nullable(_BOOLEAN),
+            },
+        },
+    },
+}
+_FORMAT = {
+    "type": "object",
+    "required": ["type"],
+    "properties": {
+        "type": {"enum": ["text", "json_object", "json_schema"]},
+        "json_schema": {
+            "type": "object",
+            "required": ["name", "schema"],
+            "properties": {"name": _STRING, "schema": {"type": "object"}, "strict": _nullable(_BOOLEAN)},
+        },
     },
 }
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
@@ -68,7 +119,17 @@ _CHAT = {
     "type": "object",
     "required": ["model", "messages"],
     "properties": _GENERATION
-    | {"messages": {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": MAX_MESSAGES}},
+    | {
+        "messages": {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": MAX_MESSAGES},
+        "tools": _nullable({"type": "array", "items": _TOOL, "maxItems": MAX_TOOLS}),
+        "tool_choice": _nullable({"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]}),
+        "parallel_tool_calls": _nullable(_BOOLEAN),
+        "response_format": _nullable(_FORMAT),
+        "reasoning_effort": _nullable({"enum": list(EFFORTS)}),
+        "chat_template_kwargs": _nullable({"type": "object"}),
+        "logprobs": _nullable(_BOOLEAN),
+        "top_logprobs": _range("integer", 0, MAX_TOP_LOGPROBS),
+    },
 }
 _COMPLETION = {
     "type": "object",
@@ -77,7 +138,11 @@ _COMPLETION = {
     | {
         "prompt": {
             "anyOf": [_STRING, _TOKENS, {"type": "array", "items": {"anyOf": [_STRING, _TOKENS]}, "minItems": 1}]
-        }
+        },
+        "logprobs": _range("integer", 0, MAX_TOP_LOGPROBS),
+        "echo": _nullable(_BOOLEAN),
+        "best_of": _range("integer", 1),
+        "response_format": _nullable(_FORMAT),
     },
 }
 _EMBEDDED: dict[str, Any] = {
@@ -228,6 +293,36 @@ def _generate(summary: str, schema: str) -> dict[str, Any]:
     return {"post": {"summary": summary, "parameters": _HEADERS, "requestBody": body, "responses": responses}}
 
 
+_CHAT_REF = {"$ref": "#/components/schemas/ChatRequest"}
+_MODEL = {"type": "string", "maxLength": 512, "description": "May be left away where there is only one"}
+_TOKENIZE = {
+    "type": "object",
+    "required": ["content"],
+    "properties": {
+        "model": _MODEL,
+        "content": _STRING,
+        "add_special": {"type": "boolean", "default": False, "description": "With the token that prompts begin with"},
+        "parse_special": {
+            "type": "boolean",
+            "default": True,
+            "description": "Their texts are special tokens",
+        },
+        "with_pieces": {"type": "boolean", "default": False, "description": "Each token with its text"},
+    },
+}
+_DETOKENIZE = {
+    "type": "object",
+    "required": ["tokens"],
+    "properties": {"model": _MODEL, "tokens": {"type": "array", "items": {"type": "integer", "minimum": 0}}},
+}
+
+
+def _examine(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    responses = {"200": _response("What the prompt becomes"), **_ERRORS}
+    return {"post": {"summary": summary, "parameters": _HEADERS, "requestBody": body, "responses": responses}}
+
+
 def _compute(summary: str, schema: str) -> dict[str, Any]:
     """As `_generate`, without a stream."""
     operation = _generate(summary, schema)
@@ -254,6 +349,10 @@ def document() -> dict[str, Any]:
         "paths": {
             "/v1/chat/completions": _generate("Answer a conversation", "ChatRequest"),
             "/v1/completions": _generate("Continue a text", "CompletionRequest"),
+            "/v1/chat/completions/input_tokens": _examine("How many tokens a conversation has", _CHAT_REF),
+            "/tokenize": _examine("The tokens of a text", _TOKENIZE),
+            "/detokenize": _examine("The text of tokens", _DETOKENIZE),
+            "/apply-template": _examine("A conversation as the model reads it", _CHAT_REF),
             "/v1/embeddings": _compute("Vectors of texts", "EmbeddingRequest"),
             **{path: _compute("How well documents answer a query", "RerankRequest") for path in RERANK_PATHS},
             "/v1/models": _read("The models there are"),
@@ -266,6 +365,7 @@ def document() -> dict[str, Any]:
             "/ready": _read("The server takes requests", s503="Draining, or no model can be loaded"),
             "/metrics": _read("Prometheus metrics", kind="text/plain"),
             "/openapi.json": _read("This document"),
+            **ollama.paths(),
         },
         "components": {
             "schemas": {
@@ -275,6 +375,8 @@ def document() -> dict[str, Any]:
                 "RerankRequest": _RERANK,
                 "Error": _ERROR,
                 "Queue": _QUEUE,
+                "ToolCall": _TOOL_CALL,
+                **ollama.SCHEMAS,
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },

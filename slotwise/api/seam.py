@@ -14,6 +14,7 @@ from slotwise.scheduler.outlook import ModelQueue, Standing
 
 
 class Lease(Protocol):
+    loaded_at: float | None
     granted_at: float | None
     first_chunk_at: float | None
     last_chunk_at: float | None

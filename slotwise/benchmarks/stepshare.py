@@ -25,7 +25,7 @@ from slotwise.workers.fake import FakeModel
 from slotwise.workers.frames import encode
 from slotwise.workers.llama import BatchBuffers, LlamaModel
 from slotwise.workers.loop import StepLoop
-from slotwise.workers.model import Chunk
+from slotwise.workers.model import Chunk, Matcher
 from slotwise.workers.protocol import LoadModel, StartSequence
 
 SEQUENCES = (1, 8, 16, 32, 64)
@@ -67,7 +67,13 @@ class _NoCompute(FakeModel):
         return 0
 
     def new_sampler(  # type: ignore[override]
-        self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool, generated: Sequence[int] = ()
+        self,
+        params: SamplingParams,
+        *,
+        prompt: Sequence[int],
+        ignore_eos: bool,
+        generated: Sequence[int] = (),
+        matcher: Matcher | None = None,
     ) -> _Sampler:
         return _Sampler()
 

@@ -115,6 +115,10 @@ class Scheduler:
     def model_status(self, name: str) -> ModelStatus:
         return self._models[name].status()
 
+    def expires_in(self, name: str, now: float) -> float | None:
+        """Seconds until a model is unloaded if nobody comes any more; None: it is kept, or it is not loaded."""
+        return self._residency.expires_in(self._models[name], now)
+
     def memory_status(self) -> MemoryStatus:
         memory = self._residency.memory
         workers = self._residency.reservations()
@@ -166,7 +170,10 @@ class Scheduler:
         model = self._models[request.model]
         request.prompt_tokens, request.longest = event.prompt_tokens, event.longest
         model.demand.tokenized(request.submitted.prompt_characters, event.prompt_tokens)
-        if self._placement.price(request) is None:
+        if request.counts:
+            request.complete, model.last_used = True, now
+            self._end(request, None, now)
+        elif self._placement.price(request) is None:
             self._actions.append(ev.CancelSequence(request.request_id, worker.worker_id))
             self._end(request, _too_long(event, self._gate.limit(request.submitted, model)), now)
         else:

@@ -40,6 +40,8 @@ class ServedModel:
 
     status: ModelStatus
     counters: ModelCounters
+    #: Seconds until it is unloaded if nobody comes any more; None: it is kept, or it is not loaded.
+    expires_in_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -104,7 +106,11 @@ class Dispatcher:
         return Lease(request, submit=self._submit, leave=self._leave, clock=self._clock)
 
     def status(self) -> list[ServedModel]:
-        return [ServedModel(self._core.model_status(model), self._counters[model]) for model in self.models]
+        now = self._clock()
+        return [
+            ServedModel(self._core.model_status(model), self._counters[model], self._core.expires_in(model, now))
+            for model in self.models
+        ]
 
     def memory_status(self) -> MemoryStatus:
         return self._core.memory_status()
@@ -166,6 +172,7 @@ class Dispatcher:
         if request.request_id in self._leases:
             raise ValueError(f"request id {request.request_id!r} is in use")
         self._leases[request.request_id] = lease
+        lease.waits_for_load = self._waits_for_load(request.model)
         self._post(
             ev.RequestSubmitted(
                 request.request_id,
@@ -178,6 +185,7 @@ class Dispatcher:
                 request.patience_s,
                 self._marks(request),
                 request.keep_alive_s,
+                counts=request.examine is not None,
             )
         )
 
@@ -186,6 +194,10 @@ class Dispatcher:
         if not self._may_have_several(request.model):
             return ()
         return marks_of(request.prompt, self._scope(request))
+
+    def _waits_for_load(self, model: str) -> bool:
+        counters = self._counters.get(model)
+        return counters is not None and counters.info is None
 
     def _may_have_several(self, model: str) -> bool:
         """Workers of a model, which may not exist."""
@@ -217,12 +229,7 @@ class Dispatcher:
                 self._step(worker_id, report, counters)
             case protocol.Prepared():
                 # Also of one that was cancelled: the tokenizer is free again.
-                request_id = self._names.request_of(report.request_id)
-                lease = self._leases.get(request_id)
-                if report.tokens and lease:
-                    lease.prompt, lease.lengths = report.tokens, report.lengths
-                longest = _longest(lease, report.lengths) if lease and report.lengths else None
-                self._post(ev.RequestPriced(request_id, report.prompt_tokens, longest))
+                self._prepared(self._names.request_of(report.request_id), report)
             case protocol.PrepareFailed():
                 error = InvalidRequest(report.message, param=report.param, code=report.code)
                 self._post(ev.PrepareRefused(self._names.request_of(report.request_id), error))
@@ -242,6 +249,23 @@ class Dispatcher:
                 self._post(ev.WorkerStartFailed(worker_id, report.reason))
             case _:
                 assert_never(report)
+
+    def _prepared(self, request_id: str, report: protocol.Prepared) -> None:
+        longest = None
+        if (lease := self._leases.get(request_id)) is not None:
+            lease.prompt, lease.lengths = report.tokens, report.lengths
+            if lease.request.special_text and not lease.generated:
+                lease.opening = report.opening
+            if report.examined is not None:
+                usage = Usage(report.prompt_tokens, 0)
+                told = TokenChunk(
+                    text="", tokens=0, finish_reason=FinishReason.STOP, usage=usage, examined=report.examined
+                )
+                self._push(lease, told)
+                self._leases.pop(request_id, None)
+            elif report.lengths:
+                longest = _longest(lease, report.lengths)
+        self._post(ev.RequestPriced(request_id, report.prompt_tokens, longest))
 
     def _resized(self, worker_id: int, model: str, report: protocol.Resized) -> None:
         counters, info = self._counters[model], report.info
@@ -307,7 +331,7 @@ class Dispatcher:
             if lease is not None:
                 lease.generated += delta.tokens
                 lease.inputs_done += len(delta.vectors)
-                self._push(lease, TokenChunk(text=delta.text, tokens=len(delta.tokens), vectors=delta.vectors))
+                self._push(lease, _chunk(lease, delta))
             return
         usage = delta.usage
         if usage is not None:
@@ -315,14 +339,7 @@ class Dispatcher:
             counters.cached_tokens_total += usage.cached_tokens
         if delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
             if lease is not None:
-                chunk = TokenChunk(
-                    text=delta.text,
-                    tokens=len(delta.tokens),
-                    finish_reason=delta.finish_reason,
-                    usage=usage,
-                    vectors=delta.vectors,
-                )
-                self._push(lease, chunk)
+                self._push(lease, _chunk(lease, delta))
         else:
             self._fail(request_id, WorkerFailed(f"The model failed during the answer: {delta.error}."))
         self._leases.pop(request_id, None)
@@ -368,9 +385,13 @@ class Dispatcher:
             case ev.PreparePrompt(request_id, worker_id):
                 lease = self._leases[request_id]
                 lease.worker_id = worker_id
-                several = self._may_have_several(lease.request.model)
+                if lease.waits_for_load and lease.loaded_at is None:
+                    lease.loaded_at = self._clock()
+                request = lease.request
+                several = self._may_have_several(request.model) and request.examine is None
                 name = self._names.new(worker_id, request_id)
-                self._pool.send(worker_id, protocol.Prepare(name, lease.request.prompt, tell_tokens=several))
+                command = protocol.Prepare(name, request.prompt, several, request.examine, request.constraint)
+                self._pool.send(worker_id, command)
             case ev.Grant():
                 self._start_sequence(action)
             case ev.ExtendSequence(request_id, worker_id, cells):
@@ -430,12 +451,28 @@ class Dispatcher:
             lengths=lengths,
             inputs_done=lease.inputs_done,
             asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
+            top_logprobs=request.top_logprobs,
+            special_text=request.special_text,
+            constraint=request.constraint,
         )
         self._pool.send(grant.worker_id, command)
 
     def _name(self, worker_id: int, request_id: str) -> str:
         """How the worker calls it; where it is gone, nobody reads it."""
         return self._names.of(worker_id, request_id) or request_id
+
+
+def _chunk(lease: Lease, delta: Delta) -> TokenChunk:
+    """What a step added to an answer, and before its first word what the template has written of it."""
+    opening, lease.opening = lease.opening, ""
+    return TokenChunk(
+        text=opening + delta.text,
+        tokens=len(delta.tokens),
+        finish_reason=delta.finish_reason,
+        usage=delta.usage,
+        logprobs=lease.told(delta.logprobs, delta.logprobs_told),
+        vectors=delta.vectors,
+    )
 
 
 def _longest(lease: Lease, lengths: Sequence[int]) -> ev.Longest:

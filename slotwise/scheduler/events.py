@@ -36,6 +36,8 @@ class RequestSubmitted:
     marks: Marks = ()
     #: Seconds without a request after which its model is unloaded, `math.inf` for never; None = as before.
     keep_alive_s: float | None = None
+    #: It wants to know what its prompt becomes, and no answer: it is over when the tokenizer is through with it.
+    counts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

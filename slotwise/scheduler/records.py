@@ -74,6 +74,11 @@ class RequestRecord:
         return self.submitted.model
 
     @property
+    def counts(self) -> bool:
+        """It is not to be answered, only counted."""
+        return self.submitted.counts
+
+    @property
     def output_tokens(self) -> int:
         """As far as it was told."""
         return self.claim.generated
@@ -125,7 +130,9 @@ class WorkerRecord:
     #: Requests it holds in any state, in order of their arrival there.
     requests: dict[str, RequestRecord] = field(default_factory=dict)
     preparing: int = 0
-    #: Of them, those that hold a slot.
+    #: Of those that are being prepared, the ones that are only counted.
+    counting: int = 0
+    #: Requests that hold a slot.
     holding: dict[str, RequestRecord] = field(default_factory=dict)
     #: How many of each flow's requests hold a slot.
     running_of: Counter[Flow] = field(default_factory=Counter)
@@ -191,6 +198,8 @@ class ModelRecord:
     priced: FairLine = field(init=False)
     #: How many of each flow's requests are tokenised, or are being.
     prepared: Counter[Flow] = field(default_factory=Counter)
+    #: To be tokenised and no more: they wait for no slot.
+    counts: Ranking[int] = field(default_factory=Ranking)
     #: Present at a death: each is run alone before anybody else.
     suspects: Ranking[int] = field(default_factory=Ranking)
     #: Flows that may have a request to be tokenised and none that is; looked at when there is a worker.
@@ -233,9 +242,17 @@ class ModelRecord:
 
     @property
     def waiting(self) -> int:
-        count = len(self.unpriced) + len(self.priced) + len(self.suspects)
+        count = len(self.unpriced) + len(self.priced) + len(self.suspects) + len(self.counts)
         for worker in self.workers.values():
             count += worker.preparing
+        return count
+
+    @property
+    def counting(self) -> int:
+        """Requests that wait for the tokenizer alone."""
+        count = len(self.counts)
+        for worker in self.workers.values():
+            count += worker.counting
         return count
 
     @property
@@ -278,7 +295,7 @@ class ModelRecord:
     @property
     def queued(self) -> int:
         """Requests that wait and find no free slot. The others are only on their way to theirs."""
-        waiting = self.waiting
+        waiting = self.waiting - self.counting
         return max(0, min(waiting, self.running + waiting - self.at_most)) if waiting else 0
 
     @property

@@ -177,6 +177,8 @@ class Residency:
             if (due := self._expires(model)) is not None and due <= now:
                 model.preload = False
                 actions += [action for worker in model.ready for action in self.stop(worker)]
+                # What a request said of it was said of this load: else one that had it unloaded would do so for ever.
+                model.keep_alive_s = model.spec.keep_alive_s
         return actions
 
     def relieve(self, now: float) -> list[Action]:
@@ -222,6 +224,13 @@ class Residency:
         if any(worker.begun for worker in model.ready) or model.waiting:
             return None
         return model.last_used + model.keep_alive_s
+
+    def expires_in(self, model: ModelRecord, now: float) -> float | None:
+        """Seconds until a model is unloaded if nobody comes any more; None: it is kept, or it is not loaded."""
+        if model.keep_alive_s is None or model.spec.pinned or not model.ready:
+            return None
+        due = self._expires(model)
+        return model.keep_alive_s if due is None else max(due - now, 0.0)
 
     def stop(self, worker: WorkerRecord) -> list[Action]:
         """Ask it to end; its bytes come back with `lost`."""

@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
 from typing import NoReturn
 
 from slotwise.request import Prompt
+from slotwise.workers.constraint import ConstraintRefused, Constraints
 from slotwise.workers.embedding import EmbedLoop
 from slotwise.workers.fake import SCHEME, FakeModel
 from slotwise.workers.fake_embedder import FakeEmbedder
@@ -34,6 +34,7 @@ from slotwise.workers.inputs import InputPreparer
 from slotwise.workers.loop import ModelBroken, StepLoop
 from slotwise.workers.model import ContextLost, Embedder, Model
 from slotwise.workers.prepare import PromptPreparer, PromptRefused
+from slotwise.workers.prepared import Preparing, for_answers, for_vectors
 from slotwise.workers.protocol import (
     EXIT_CONTEXT_LOST,
     CancelSequence,
@@ -111,17 +112,11 @@ class _PreparedTokens:
         self.inputs = inputs
 
 
-#: From a prompt to its tokens; a model that writes takes it as one input. Raises PromptRefused.
-_Inputs = Callable[[Prompt], list[list[int]]]
-
-
 class Preparer:
     """The prepare thread and the set of prompts it still owes."""
 
-    def __init__(self, prepare: _Inputs, inbox: Inbox, writer: FrameWriter, *, several: bool = False) -> None:
-        """`several`: a prompt may be many inputs, and how long each is is told."""
+    def __init__(self, prepare: Preparing, inbox: Inbox, writer: FrameWriter) -> None:
         self._prepare = prepare
-        self._several = several
         self._inbox = inbox
         self._writer = writer
         self._queue: queue.SimpleQueue[Prepare] = queue.SimpleQueue()
@@ -151,27 +146,20 @@ class Preparer:
         while True:
             command = self._queue.get()
             inputs: list[list[int]] = []
-            report: Message
+            report: Message = Prepared(command.request_id, prompt_tokens=0)
             try:
                 if command.request_id not in self._cancelled:
-                    inputs = self._prepare(command.prompt)
-                report = self._prepared(command, inputs)
+                    report, inputs = self._prepare(command)
             except PromptRefused as refusal:
                 report = PrepareFailed(command.request_id, refusal.message, refusal.param, refusal.code)
+            except ConstraintRefused as refusal:
+                report = PrepareFailed(command.request_id, str(refusal), refusal.param, "invalid_schema")
             except Exception:
                 logger.exception("prompt of %s could not be prepared", command.request_id)
                 report = PrepareFailed(command.request_id, "the prompt could not be tokenised", "messages")
             # First the tokens, then the news: a StartSequence that answers the news must find the tokens.
             self._inbox.put(_PreparedTokens(command.request_id, inputs))
             self._writer.send(report)
-
-    def _prepared(self, command: Prepare, inputs: list[list[int]]) -> Prepared:
-        return Prepared(
-            command.request_id,
-            prompt_tokens=sum(map(len, inputs)),
-            tokens=tuple(chain.from_iterable(inputs)) if command.tell_tokens else (),
-            lengths=tuple(map(len, inputs)) if self._several else (),
-        )
 
 
 class Reader:
@@ -211,7 +199,7 @@ def run_worker(frames_in: int, frames_out: int) -> int:
         writer.send(StartFailed(str(error) or type(error).__name__))
         return 0
     model, loop, prepare = open_loop()
-    reader.preparer = preparer = Preparer(prepare, inbox, writer, several=bool(load.pooling))
+    reader.preparer = preparer = Preparer(prepare, inbox, writer)
     # What is there by now stays: a full collection would hold up a step by walking through it.
     gc.collect()
     gc.freeze()
@@ -275,7 +263,7 @@ def _first_command(inbox: Inbox) -> LoadModel | None:
     return first
 
 
-def _load(load: LoadModel, writer: FrameWriter) -> Callable[[], tuple[Model | Embedder, _Loop, _Inputs]]:
+def _load(load: LoadModel, writer: FrameWriter) -> Callable[[], tuple[Model | Embedder, _Loop, Preparing]]:
     """Load the model. What comes back makes the rest of the worker."""
     reported = -1
 
@@ -303,17 +291,21 @@ def _load(load: LoadModel, writer: FrameWriter) -> Callable[[], tuple[Model | Em
     return partial(_writing, model, load, writer)
 
 
-def _writing(model: Model, load: LoadModel, writer: FrameWriter) -> tuple[Model, StepLoop, _Inputs]:
+def _writing(model: Model, load: LoadModel, writer: FrameWriter) -> tuple[Model, StepLoop, Preparing]:
+    # Its process ends with this one, whose end of the pipe it reads.
+    constraints = Constraints(model.vocabulary)
+    constraints.prepare()
     prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
     prepare = _with_large_stack(prompts.prepare)
     warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
-    loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target)
-    return model, loop, lambda prompt: [prompts.prepare(prompt)]
+    loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target, constraints=constraints)
+    return model, loop, for_answers(prompts, constraints)
 
 
-def _embedding(model: Embedder, load: LoadModel) -> tuple[Embedder, EmbedLoop, _Inputs]:
+def _embedding(model: Embedder, load: LoadModel) -> tuple[Embedder, EmbedLoop, Preparing]:
     inputs = InputPreparer(model.vocabulary, model.info, model.rank_format)
-    return model, EmbedLoop(model, budget=load.n_batch), inputs.prepare
+    prepare = for_vectors(inputs, PromptPreparer(model.vocabulary, model.info.vocab_size))
+    return model, EmbedLoop(model, budget=load.n_batch), prepare
 
 
 def _start_thread(target: Callable[[], object], name: str, *, stack_bytes: int = 0) -> None:

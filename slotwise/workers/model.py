@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from slotwise.request import SamplingParams
 from slotwise.workers.protocol import ModelInfo
@@ -24,11 +27,32 @@ class Chunk:
     outputs: int = 0
 
 
+class NoTokenAllowed(Exception):
+    """Raised when an answer can not go on: its constraint allows no token, or can not be computed."""
+
+
+class Matcher(Protocol):
+    """Where an answer is in what it is constrained to. A sampler accepts each token that it chooses."""
+
+    #: The answer is whole, and nothing can be added to it.
+    finished: bool
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Which tokens may be next, shape (vocab_size,); it stays until one is accepted. Raises NoTokenAllowed."""
+
+    def accept(self, token: int) -> None:
+        """The answer goes on with a token that the mask allows."""
+
+
 class Sampler(Protocol):
     """Chooses the tokens of one sequence; holds its penalties' history and its random state."""
 
     def sample(self, row: int) -> int:
-        """The next token from the logits of batch row `row` of the last decode, which must have asked for output."""
+        """The next token from the logits of batch row `row` of the last decode, which must have asked for output.
+
+        Raises:
+            NoTokenAllowed: the answer can not go on.
+        """
 
     def close(self) -> None: ...
 
@@ -39,9 +63,14 @@ class Vocabulary(Protocol):
     #: Tokens that end a generation.
     end_tokens: frozenset[int]
     chat_template: str | None
+    size: int
     #: Texts of the begin/end tokens, for chat templates.
     bos_text: str
     eos_text: str
+
+    @property
+    def special_tokens(self) -> Mapping[int, str]:
+        """Control tokens and those that models are trained to use as marks, with their texts."""
 
     @property
     def special_texts(self) -> Sequence[str]:
@@ -49,7 +78,11 @@ class Vocabulary(Protocol):
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
-    def piece(self, token: int) -> bytes: ...
+    def piece(self, token: int) -> bytes:
+        """What a token is in an answer: nothing, where it is a control token."""
+
+    def special_piece(self, token: int) -> bytes:
+        """The same, and of a control token its name."""
 
 
 class ContextLost(Exception):
@@ -76,10 +109,21 @@ class Model(Protocol):
         < -1 a part of the rows may be stored: ask `positions`.
         """
 
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Of a batch row of the last decode that asked for output, as the model gave them: (vocab_size,). Valid until
+        the next decode, and not to be written to."""
+
     def new_sampler(
-        self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool, generated: Sequence[int] = ()
+        self,
+        params: SamplingParams,
+        *,
+        prompt: Sequence[int],
+        ignore_eos: bool,
+        generated: Sequence[int] = (),
+        matcher: Matcher | None = None,
     ) -> Sampler:
-        """`generated`: output tokens that there are already; it is as if it had sampled them."""
+        """`generated`: output tokens that there are already; it is as if it had sampled them. `matcher`: holds the
+        answer to a constraint, and has accepted them; not together with `ignore_eos`."""
 
     def copy(self, source: int, target: int, length: int) -> None:
         """The first `length` tokens of `source` become all that `target` has stored."""

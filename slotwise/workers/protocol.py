@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from slotwise.request import FinishReason, Prompt, SamplingParams, Usage
+from slotwise.request import Constraint, Examine, Examined, FinishReason, Prompt, SamplingParams, TokenLogprob, Usage
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
@@ -82,6 +82,10 @@ class Prepare(Message, frozen=True, tag="prepare"):
     prompt: Prompt
     #: The tokens are wanted in front as well: the prompt may be started on another worker of the model.
     tell_tokens: bool = False
+    #: It is not to be started: only this is wanted, and nothing is kept.
+    examine: Examine | None = None
+    #: What the answer will be held to: it is compiled beside the steps, or refused.
+    constraint: Constraint | None = None
 
 
 class Asker(msgspec.Struct, frozen=True, array_like=True):
@@ -121,6 +125,11 @@ class StartSequence(Message, frozen=True, tag="start"):
     inputs_done: int = 0
     #: Who shares the time for prompts with whom: see `workers/promptshares`.
     asker: Asker = Asker()
+    #: Log probabilities are wanted, with those of so many likeliest tokens in each one's place.
+    top_logprobs: int | None = None
+    #: Special tokens of the answer are text, but for those that end it.
+    special_text: bool = False
+    constraint: Constraint | None = None
 
 
 class ExtendSequence(Message, frozen=True, tag="extend"):
@@ -236,6 +245,9 @@ class Prepared(Message, frozen=True, tag="prepared"):
     prompt_tokens: int
     #: Where they were asked for.
     tokens: tuple[int, ...] = ()
+    #: What the template has written of the answer: a thought that is opened (`<think>`).
+    opening: str = ""
+    examined: Examined | None = None
     #: Of each input, where a prompt is several: no cells are kept for these.
     lengths: tuple[int, ...] = ()
 
@@ -260,6 +272,10 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None  # with FinishReason.ERROR
+    #: Of each of the tokens that does not end the answer, where they are wanted; and of how many tokens, those of
+    #: earlier steps first, the text is told by now. The rest is told with its text, by whichever worker says it.
+    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs_told: int = 0
     #: Of the next of its inputs: float32, little-endian.
     vectors: tuple[bytes, ...] = ()
 

@@ -30,6 +30,7 @@ class FakeLease:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
+        self.loaded_at: float | None = None
         self.granted_at: float | None = None
         self.first_chunk_at: float | None = None
         self.last_chunk_at: float | None = None

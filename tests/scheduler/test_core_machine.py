@@ -1,5 +1,6 @@
 """Any order of events: each request ends exactly once, nothing leaks, nobody is granted what is not there."""
 
+from collections import Counter
 from typing import ClassVar
 
 from hypothesis import settings
@@ -51,6 +52,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.running: dict[str, int] = {}
         self.paused: dict[str, int] = {}
         self.flow: dict[str, Flow] = {}
+        self.counts: set[str] = set()  # requests that want no answer
         self.cells: dict[str, int] = {}
         self.prompt: dict[str, int] = {}
         self.most: dict[str, int] = {}
@@ -108,6 +110,7 @@ class CoreMachine(RuleBasedStateMachine):
                 self.assert_suspects_are_alone(request_id, worker_id)
                 self.preparing[request_id] = worker_id
             case ev.Grant(request_id, worker_id, max_output_tokens, cells):
+                assert request_id not in self.counts
                 assert not self.drained or request_id in self.most, "a first grant after the drain"
                 assert (max_output_tokens == 0) if self.embeds else (max_output_tokens >= 1)
                 self.most[request_id] = 0 if self.embeds else self.prompt[request_id] + max_output_tokens
@@ -131,6 +134,7 @@ class CoreMachine(RuleBasedStateMachine):
                 self.end(request_id)
             case ev.BookUsage(request_id):
                 assert request_id not in self.booked, "booked twice"
+                assert request_id not in self.counts or (action.prompt_tokens, action.output_tokens) == (0, 0)
                 self.booked.add(request_id)
             case ev.CancelSequence(request_id, worker_id):
                 assert worker_id in self.workers
@@ -192,6 +196,7 @@ class CoreMachine(RuleBasedStateMachine):
         priority=st.none() | st.sampled_from(Priority),
         characters=st.integers(0, 100),
         max_wait=st.sampled_from([None, None, None, None, 0.0, 3.0, 60.0]),
+        counts=st.sampled_from([False, False, False, True]),
     )
     def submit(
         self,
@@ -201,11 +206,14 @@ class CoreMachine(RuleBasedStateMachine):
         priority: Priority | None,
         characters: int,
         max_wait: float | None,
+        counts: bool = False,
     ) -> None:
         self.counter += 1
         request_id = f"r{self.counter}"
         self.open[request_id], self.flow[request_id] = model, flow
-        self.do(ev.RequestSubmitted(request_id, model, limit, flow, priority, characters, max_wait))
+        if counts:
+            self.counts.add(request_id)
+        self.do(ev.RequestSubmitted(request_id, model, limit, flow, priority, characters, max_wait, counts=counts))
 
     @rule(flow=st.sampled_from(FLOWS), count=st.integers(2, 4), output=st.integers(1, 10))
     def submit_many(self, flow: Flow, count: int, output: int) -> None:
@@ -232,8 +240,14 @@ class CoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.preparing)
     @rule(data=st.data(), tokens=st.integers(1, 35))
     def priced(self, data: st.DataObject, tokens: int) -> None:
-        request_id = data.draw(st.sampled_from(sorted(self.preparing)))
+        self.is_tokenised(data.draw(st.sampled_from(sorted(self.preparing))), tokens)
+
+    def is_tokenised(self, request_id: str, tokens: int) -> None:
+        """One that is only counted is over by it, however long it is."""
         del self.preparing[request_id]
+        if request_id in self.counts:
+            self.end(request_id)
+            tokens *= 10
         self.prompt[request_id] = tokens
         self.do(self.price(request_id, tokens))
 
@@ -359,11 +373,22 @@ class CoreMachine(RuleBasedStateMachine):
             short = [r for r in held if self.prompt[r] + self.made.get(r, 0) >= self.cells[r] < self.most[r]]
             leaving = {e.request_id for e, _, _ in self.history if isinstance(e, ev.RequestCancelled)}
             assert not short or leaving & set(held), "somebody stands still though others could make room"
-        of_model = {model: [r for r, m in self.open.items() if m == model] for model in self.models}
+        answers = {r: m for r, m in self.open.items() if r not in self.counts}
+        of_model = {model: [r for r, m in answers.items() if m == model] for model in self.models}
         # More may wait than may, once a worker is gone.
         most = {model: spec.slots * spec.replicas for model, spec in self.models.items()}
         queued = sum(max(0, len(requests) - most[model]) for model, requests in of_model.items())
         assert queued <= self.config.max_queue
+
+    @invariant()
+    def who_is_only_counted_waits_for_no_slot(self) -> None:
+        """Wherever a worker takes what is new, its tokenizer has two of them, or others that were cancelled."""
+        for name, model in self.core._models.items():
+            waiting = [r for r, m in self.open.items() if m == name and r in self.counts and r not in self.preparing]
+            counted = [w for r, w in self.preparing.items() if r in self.counts]
+            busy = Counter([*counted, *self.abandoned.values()])
+            takes = [worker for worker in model.open if worker.alone is None]
+            assert not waiting or model.suspects or all(busy[worker.worker_id] >= 2 for worker in takes)
 
     @invariant()
     def who_is_on_its_way_is_told_where_it_stands(self) -> None:
@@ -445,9 +470,8 @@ class CoreMachine(RuleBasedStateMachine):
             if self.abandoned.pop(request_id, None) is not None:
                 self.do(ev.RequestPriced(request_id, 0))
         for request_id in list(self.preparing):
-            if self.preparing.pop(request_id, None) is not None:
-                self.prompt[request_id] = tokens
-                self.do(self.price(request_id, tokens))
+            if request_id in self.preparing:
+                self.is_tokenised(request_id, tokens)
 
 
 def _plain(action: ev.Action) -> object:

@@ -241,6 +241,36 @@ def test_a_request_may_say_how_long_its_model_is_kept() -> None:
     assert world.core.model_status("m").state == "unloaded"
 
 
+def test_what_a_request_said_of_its_model_holds_until_it_is_unloaded() -> None:
+    world = World(15, m=_spec(10, keep_alive_s=30.0))
+    world.do(ev.RequestSubmitted("a", "m", 5, keep_alive_s=0.0))
+    world.finish("a")
+    assert world.core.model_status("m").state == "unloaded"
+
+    world.serve("b", "m")
+
+    assert world.core.model_status("m").state == "ready", "as it is configured"
+    assert world.core.expires_in("m", world.now) == 30.0
+    world.pass_time(31)
+    assert world.core.model_status("m").state == "unloaded"
+
+
+def test_it_is_known_when_a_model_will_be_unloaded() -> None:
+    world = World(30, m=_spec(10, keep_alive_s=30.0), n=_spec(10, keep_alive_s=None), p=_spec(5, pinned=True))
+    assert world.core.expires_in("m", world.now) is None, "it is not loaded"
+
+    world.submit("a", "m")
+    world.pass_time(100)
+    assert world.core.expires_in("m", world.now) == 30.0, "in use: as if it ended now"
+    world.finish("a")
+    world.pass_time(20)
+    assert world.core.expires_in("m", world.now) == 10.0
+
+    for model in ("n", "p"):
+        world.serve(model, model)
+        assert world.core.expires_in(model, world.now) is None, "it is kept"
+
+
 def test_no_more_are_loaded_than_may_be() -> None:
     world = World(1000, config=replace(CONFIG, max_loaded=2), a=1, b=1, c=1)
     world.serve("1", "a")

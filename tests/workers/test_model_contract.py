@@ -1,12 +1,15 @@
 """One contract for every `Model`: the scripted one and llama.cpp with the demo model."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import pytest
 
+from slotwise.api.schemas import json_constraint
 from slotwise.loads import demo_model_path
 from slotwise.request import SamplingParams
+from slotwise.workers.constraint import Constraints
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.model import Chunk, Model, Sampler
 from slotwise.workers.protocol import LoadModel
@@ -262,6 +265,38 @@ def test_greedy_sampling_is_a_function_of_the_sequence_alone(model: Model) -> No
     sampler.close()
 
 
+def test_logits_are_those_of_each_row_and_the_largest_is_the_greedy_choice(model: Model) -> None:
+    prompt = _tokens(model, "The capital of France is the city of")
+    model.decode([Chunk(0, 0, prompt, outputs=3)])
+    rows = [len(prompt) - 3 + index for index in range(3)]
+    # As it was, whatever a sampler does.
+    bias = SamplingParams(temperature=0, logit_bias={model.info.vocab_size - 1: 100.0})
+    sampler = model.new_sampler(bias, prompt=prompt, ignore_eos=False)
+    before = [model.logits(row).copy() for row in rows]
+    for row in rows:
+        sampler.sample(row)
+    sampler.close()
+
+    greedy = model.new_sampler(GREEDY, prompt=prompt, ignore_eos=False)
+    for row, logits in zip(rows, before, strict=True):
+        assert logits.shape == (model.info.vocab_size,)
+        assert (model.logits(row) == logits).all()
+        assert greedy.sample(row) == logits.argmax()
+    greedy.close()
+    with pytest.raises(ValueError, match="no logits"):
+        model.logits(0)
+
+
+def test_special_tokens_have_a_name_beside_what_they_are_in_an_answer(model: Model) -> None:
+    (text,) = [text for text in model.vocabulary.special_texts if text in ("<|im_start|>", "<mark>")]
+    names = [model.vocabulary.special_piece(token) for token in range(model.info.vocab_size)]
+    token = names.index(text.encode())
+
+    assert model.vocabulary.piece(token) == b""
+    ordinary = _tokens(model, "Hello")[0]
+    assert model.vocabulary.special_piece(ordinary) == model.vocabulary.piece(ordinary) != b""
+
+
 def test_ignoring_the_end_never_samples_it(model: Model) -> None:
     prompt = _tokens(model, "Bye.")
     sampler = model.new_sampler(GREEDY, prompt=prompt, ignore_eos=True)
@@ -274,6 +309,43 @@ def test_ignoring_the_end_never_samples_it(model: Model) -> None:
         model.decode([_chunk([token], start=len(tokens) - 1)])
         row = 0
     sampler.close()
+
+
+@pytest.fixture(scope="module")
+def constraints(model: Model) -> Iterator[Constraints]:
+    made = Constraints(model.vocabulary)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        GREEDY,
+        SamplingParams(temperature=1.0, seed=3),
+        SamplingParams(temperature=0, repeat_penalty=1.3, logit_bias={1: 5.0}),
+        SamplingParams(temperature=1.0, seed=3, top_k=0, top_p=1.0, min_p=0.0, frequency_penalty=1.0),
+    ],
+    ids=["greedy", "drawn", "greedy with penalty and bias", "drawn from all with penalty"],
+)
+def test_a_matcher_is_given_only_tokens_that_it_allows(
+    model: Model, constraints: Constraints, sampling: SamplingParams
+) -> None:
+    schema = {"type": "array", "items": {"enum": ["red", "grün", 7]}, "minItems": 2, "maxItems": 2}
+    matcher = constraints.matcher(json_constraint(schema, "p"))
+    prompt = _tokens(model, "Two colours: ")
+    sampler = model.new_sampler(sampling, prompt=prompt, ignore_eos=False, matcher=matcher)
+    row, tokens = len(prompt) - 1, list(prompt)
+    model.decode([_chunk(prompt)])
+    while not matcher.finished:
+        tokens.append(sampler.sample(row))
+        model.decode([_chunk(tokens[-1:], start=len(tokens) - 1)])
+        row = 0
+    sampler.close()
+
+    answer = json.loads(b"".join(map(model.vocabulary.piece, tokens[len(prompt) :])))
+    assert len(answer) == 2
+    assert {str(item) for item in answer} <= {"red", "grün", "7"}
 
 
 def test_too_many_rows_are_an_error_not_an_abort(model: Model) -> None:

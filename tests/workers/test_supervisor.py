@@ -1,5 +1,6 @@
 """Real processes over the fake model: every life a worker can have, and nothing left behind after it."""
 
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ import anyio
 import psutil
 import pytest
 
+from slotwise.api.schemas import json_constraint
 from slotwise.request import ChatMessage, ChatPrompt, FinishReason, SamplingParams, TextPrompt
 from slotwise.workers.handle import Deadlines
 from slotwise.workers.protocol import (
@@ -137,6 +139,34 @@ async def test_a_prompt_that_can_not_be_used_is_refused_with_its_field() -> None
         pool.send(1, Prepare("r", TextPrompt("")))
         refused = await listener.wait_for(PrepareFailed)
         assert refused == PrepareFailed("r", "the prompt has no tokens", "prompt")
+
+
+async def test_a_constraint_is_compiled_before_anything_runs_and_a_bad_one_refused() -> None:
+    good = json_constraint({"type": "array", "items": {"enum": [1, 2]}, "minItems": 3, "maxItems": 3}, "format")
+    bad = json_constraint({"type": "string", "pattern": "(?=x)"}, "format")
+    async with _pool() as (pool, listener):
+        pool.start(1, _load())
+        await listener.wait_for(Ready)
+        pool.send(1, Prepare("bad", TextPrompt("hi"), constraint=bad))
+        refused = await listener.wait_for(PrepareFailed)
+        assert isinstance(refused, PrepareFailed)
+        assert (refused.request_id, refused.param, refused.code) == ("bad", "format", "invalid_schema")
+        assert "look-ahead" in refused.message
+
+        pool.send(1, Prepare("good", TextPrompt("hi"), constraint=good))
+        await listener.wait_for(Prepared)
+        children = psutil.Process(pool.pids[1]).children()
+        pool.send(1, StartSequence("good", 50, GREEDY, constraint=good))
+        deltas = await listener.wait_end("good")
+        assert deltas[-1].finish_reason is FinishReason.STOP
+        answer = json.loads("".join(delta.text for delta in deltas))
+        assert len(answer) == 3
+        assert set(answer) <= {1, 2}
+        pool.stop(1)
+        await listener.wait_lost()
+    # The process that tries grammars does not outlive its worker.
+    assert len(children) == 1
+    assert not psutil.wait_procs(children, timeout=5)[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])

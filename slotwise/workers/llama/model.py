@@ -18,10 +18,15 @@ from slotwise.workers.layout import ContextLayout, context_layout
 from slotwise.workers.llama.batch import BatchBuffers
 from slotwise.workers.llama.library import LoadError, NativeLog, TinyCalls, give_back_freed
 from slotwise.workers.llama.params import context_params, model_params
-from slotwise.workers.llama.samplers import ChainSampler, GreedySampler
+from slotwise.workers.llama.samplers import (
+    ChainSampler,
+    ConstrainedChainSampler,
+    ConstrainedGreedySampler,
+    GreedySampler,
+)
 from slotwise.workers.llama.states import set_streams
 from slotwise.workers.llama.vocabulary import LlamaVocabulary
-from slotwise.workers.model import Chunk, ContextLost
+from slotwise.workers.model import Chunk, ContextLost, Matcher, Sampler
 from slotwise.workers.protocol import LoadModel, ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -141,13 +146,25 @@ class LlamaModel:
         return view
 
     def new_sampler(
-        self, params: SamplingParams, *, prompt: Sequence[int], ignore_eos: bool, generated: Sequence[int] = ()
-    ) -> GreedySampler | ChainSampler:
+        self,
+        params: SamplingParams,
+        *,
+        prompt: Sequence[int],
+        ignore_eos: bool,
+        generated: Sequence[int] = (),
+        matcher: Matcher | None = None,
+    ) -> Sampler:
         changes_logits = (
             params.logit_bias or params.repeat_penalty != 1 or params.frequency_penalty or params.presence_penalty
         )
+        greedy = params.temperature <= 0 and not changes_logits
+        if matcher is not None:
+            if greedy:
+                return ConstrainedGreedySampler(self.logits, matcher)
+            size, context = self.info.vocab_size, lambda: self.context
+            return ConstrainedChainSampler(self.logits, context, size, self.tiny, params, prompt, matcher, generated)
         banned = self.vocabulary.end_tokens if ignore_eos else frozenset()
-        if params.temperature <= 0 and not changes_logits:
+        if greedy:
             return GreedySampler(self.logits, banned)
         return ChainSampler(lambda: self.context, self.info.vocab_size, self.tiny, params, prompt, banned, generated)
 

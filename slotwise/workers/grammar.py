@@ -1,0 +1,129 @@
+"""llguidance, and what is allowed of it: from a grammar's text to a matcher, within limits, or words for the client.
+
+Grammars hold schemas of requests, so they are hostile until proved otherwise. What the limits of the library do not
+bound is bounded from outside: see `grammarcheck`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+#: Bytes of a grammar's text. Schemas are held to less in front.
+MAX_GRAMMAR_BYTES = 512 * 1024
+#: Token marks that a grammar may name and a vocabulary not have.
+_MOST_SPELLED = 32
+_MOST_WORDS = 300
+_UNKNOWN_MARK = re.compile(r'^at (\d+)\((\d+)\): unknown special token: "(<[^"]*>)"')
+#: What comes before the library's own reason, and the excerpt of the grammar after it.
+_PLACE = re.compile(r"^(?:at )?\d+\(\d+\): (?:failed to compile JSON schema: )?")
+_EXCERPT = re.compile(r"\n\s*\d+ \| .*|\n?<non-verbose/>.*", re.DOTALL)
+
+TokenTrie = LLTokenizer
+GrammarMatcher = LLMatcher
+Tokenize = Callable[[bytes], list[int]]
+
+
+class GrammarRefused(Exception):
+    """Raised when a grammar can not be used; the message says why, for the client."""
+
+
+class _Wrapper:
+    """A tokenizer as the library wants to see it."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokens: Sequence[bytes], special: Sequence[int], end: int, tokenize: Tokenize) -> None:
+        self.tokens = tokens
+        self.special_token_ids = special
+        self.eos_token_id = end
+        self._tokenize = tokenize
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return self._tokenize(text if isinstance(text, bytes) else text.encode())
+
+
+def token_trie(
+    tokens: Sequence[bytes], special: Mapping[int, bytes], ends: Sequence[int], tokenize: Tokenize
+) -> TokenTrie:
+    """Of a vocabulary. A quarter of a second for 150,000 tokens, in which the GIL is held.
+
+    `tokens`: bytes of each in an answer; `special`: those that no text stands for, with the names that grammars call
+    them by; `ends`: those that end an answer.
+    """
+    named = [special.get(token, piece) for token, piece in enumerate(tokens)]
+    end = ends[0] if ends else 0
+    wrapper = _Wrapper(named, sorted({*special, *ends}), end, tokenize)
+    # The wrapper's type is wider in the library's stubs than what it reads.
+    return LLTokenizer(wrapper, len(named), list(ends) or [end], LLTokenizer.json_slices())  # type: ignore[arg-type]
+
+
+def compile_grammar(trie: TokenTrie, text: str) -> GrammarMatcher:
+    """A matcher at its beginning, whose first mask has been computed.
+
+    A mark that this vocabulary has no token for (`<tool_call>`) is spelled.
+
+    Raises:
+        GrammarRefused: it can not be used, for whatever reason.
+    """
+    if len(text.encode()) > MAX_GRAMMAR_BYTES:
+        raise GrammarRefused(f"it is larger than {MAX_GRAMMAR_BYTES} bytes")
+    for _ in range(_MOST_SPELLED):
+        matcher = _compiled(trie, text)
+        if not (fault := matcher.get_error()):
+            return matcher
+        spelled = _spell_unknown(text, fault)
+        if spelled is None:
+            raise GrammarRefused(in_words(fault))
+        text = spelled
+    raise GrammarRefused("it names too many token marks that the model does not have")
+
+
+def _compiled(trie: TokenTrie, text: str) -> GrammarMatcher:
+    try:
+        matcher = LLMatcher(trie, text, log_level=0, limits=_limits())
+        if not matcher.get_error():
+            matcher.compute_bitmask()
+    except BaseException as error:  # a panic of the library is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise GrammarRefused("it can not be compiled") from error
+    return matcher
+
+
+def _limits() -> LLParserLimits:
+    """Below the library's own. A mask takes a few milliseconds at most, and a matcher some 50 MB."""
+    return LLParserLimits(
+        max_items_in_row=2_000,
+        initial_lexer_fuel=500_000,
+        step_lexer_fuel=50_000,
+        step_max_items=20_000,
+        max_lexer_states=30_000,
+        max_grammar_size=200_000,
+        verbose_errors=False,
+    )
+
+
+def _spell_unknown(text: str, fault: str) -> str | None:
+    """The grammar with the mark that `fault` complains of written as a string; None: it complains of something else."""
+    found = _UNKNOWN_MARK.match(fault)
+    if found is None:
+        return None
+    line, column, mark = int(found[1]) - 1, int(found[2]) - 1, found[3]
+    lines = text.split("\n")
+    if line >= len(lines) or not lines[line].startswith(mark, column):
+        return None
+    before, after = lines[line][:column], lines[line][column + len(mark) :]
+    quoted = mark.replace("\\", "\\\\").replace('"', '\\"')
+    lines[line] = f'{before}"{quoted}"{after}'
+    return "\n".join(lines)
+
+
+def in_words(fault: str) -> str:
+    """The library's reason, short, and without the grammar's text around it."""
+    words = _EXCERPT.sub("", _PLACE.sub("", fault)).strip()
+    words = " ".join(words.split())
+    return words if len(words) <= _MOST_WORDS else f"{words[:_MOST_WORDS]}…"
