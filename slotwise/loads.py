@@ -15,6 +15,7 @@ from slotwise.config import ConfigError, ModelTable, PrefixTable, Settings
 from slotwise.memory.architectures import EMBEDDERS, HYBRID, RECURRENT
 from slotwise.memory.facts import ModelFacts, Pooling, read_facts
 from slotwise.memory.probe import read_memory
+from slotwise.model_folder import models_in
 from slotwise.places import places_of
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.fake import TEMPLATE as FAKE_TEMPLATE
@@ -38,6 +39,8 @@ def model_loads(settings: Settings) -> dict[str, tuple[LoadModel, ...]]:
         if name in tables:
             raise ConfigError(f"the model name '{name}' is given twice; name them with NAME=PATH")
         tables[name] = ModelTable(path=path)
+    if not tables and settings.model_folder is not None:
+        tables = {name: ModelTable(path=path) for name, path in models_in(Path(settings.model_folder)).items()}
     if not tables:
         tables[DEMO_MODEL] = ModelTable(path=demo_model_path())
     gpus = visible_count(len(read_memory().gpus), os.environ)

@@ -241,6 +241,8 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    #: The stop string that ended it, where one did.
+    stopped_by: str | None = None
     #: Of a request that is not to be answered: all there is to tell.
     examined: Examined | None = None
     #: Of an `EmbedPrompt` or a `RankPrompt`, of the inputs after those that were told before: float32, little-endian.

@@ -14,6 +14,8 @@ MODULES = {
 PURE = [
     "slotwise.durations",
     "slotwise.errors",
+    "slotwise.ollama_env",
+    "slotwise.origins",
     "slotwise.request",
     *(
         f"slotwise.scheduler.{name}"
@@ -55,11 +57,24 @@ PURE = [
     *(
         f"slotwise.api.{name}"
         for name in (
-            *("asked", "embeddingschema", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "schemas"),
-            *("sse", "suitable", "vectors"),
-            "telling",
+            *(
+                "access",
+                "asked",
+                "cors",
+                "embeddingschema",
+                "errorbodies",
+                "fields",
+                "messages",
+                "modelcards",
+                "openai",
+            ),
+            *("openapi", "pieces", "schema", "schemas", "shape", "sse", "suitable", "telling", "toolfields"),
+            "vectors",
         )
     ),
+    *(f"slotwise.api.{name}" for name in ("openapi_agents", "thinking")),
+    *(f"slotwise.api.anthropic.{name}" for name in ("blocks", "errors", "schema", "telling")),
+    *(f"slotwise.api.responses.{name}" for name in ("items", "output", "schema", "settings", "store", "telling")),
     *(
         f"slotwise.api.ollama.{name}"
         for name in ("document", "embedding", "messages", "models", "names", "options", "schema", "store", "telling")
@@ -106,7 +121,7 @@ OWNERS = {
     "psutil": {"slotwise.memory.probe"},
     "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.load_store", "slotwise.usage.store"},
     "pynvml": {"slotwise.memory.probe"},
-    "uvicorn": {"slotwise.server"},
+    "uvicorn": {"slotwise.connection", "slotwise.server"},
 }
 
 
@@ -151,7 +166,8 @@ def test_starlette_lives_only_in_the_api() -> None:
 
 
 def test_only_the_service_imports_the_api_and_only_the_command_line_the_service() -> None:
-    assert _importers("slotwise.api") == {"slotwise.service"}
+    # The benchmark makes its constraints as requests do.
+    assert _importers("slotwise.api") == {"slotwise.service", "slotwise.benchmarks.constrained"}
     assert _importers("slotwise.service") == {"slotwise.cli"}
 
 
@@ -188,6 +204,23 @@ def test_nothing_deserialises_or_evaluates_what_it_is_given() -> None:
         for call in calls:
             assert not (isinstance(call.func, ast.Name) and call.func.id in ("eval", "exec")), name
             assert not any(keyword.arg == "shell" for keyword in call.keywords), name
+
+
+def test_the_server_asks_nobody_else() -> None:
+    """No URL of a request is ever fetched: nothing that serves one has what that takes."""
+    clients = {"aiohttp", "ftplib", "http", "httpx", "huggingface_hub", "requests", "urllib", "urllib3"}
+    having = {name for name, imports in IMPORTS.items() if {i.partition(".")[0] for i in imports} & clients}
+    connecting = {
+        name for name, path in MODULES.items() if {"open_connection", "create_connection", "connect_tcp"} & _calls(path)
+    }
+
+    commands = {"slotwise.ps"}  # a client of a running server
+    assert {name for name in having | connecting if not name.startswith("slotwise.benchmarks")} <= commands
+
+
+def _calls(path: Path) -> set[str]:
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return {call.attr for call in calls if isinstance(call, ast.Attribute)}
 
 
 def test_the_command_line_starts_without_the_server() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from slotwise import __version__
-from slotwise.api import waits
+from slotwise.api import openapi_agents, waits
 from slotwise.api.embeddingschema import MAX_INPUTS
+from slotwise.api.fields import MAX_NAME_LENGTH
 from slotwise.api.messages import MAX_CALLS, MAX_MESSAGES, ROLES
 from slotwise.api.ollama import document as ollama
 from slotwise.api.schema import MAX_CHOICES, MAX_STOP_LENGTH, MAX_STOPS, MAX_TOP_LOGPROBS, MAX_USER_LENGTH
@@ -52,6 +53,11 @@ _GENERATION: dict[str, Any] = {
     "user": _nullable({"type": "string", "maxLength": MAX_USER_LENGTH}),
     "safety_identifier": _nullable({"type": "string", "maxLength": MAX_USER_LENGTH}),
     "service_tier": _nullable({"enum": ["auto", *ServiceTier]}),
+}
+_NAMED = {
+    "type": "object",
+    "required": ["model"],
+    "properties": {"model": {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}},
 }
 _PART = {
     "type": "object",
@@ -274,7 +280,8 @@ _ERRORS = {
     for status, text in {
         "400": "The request can not work as written",
         "401": "No key, or an unknown one",
-        "403": "Asked under a name that is not this server's",
+        "403": "Asked under a name that is not this server's, from a page or through a proxy that may not, or by a key "
+        "that may not",
         "404": "No such model",
         "413": "The body is too large",
         "415": "The body's type can not be read",
@@ -337,12 +344,23 @@ def _read(summary: str, kind: str = "application/json", **others: str) -> dict[s
     return {"get": {"summary": summary, "responses": responses}}
 
 
+def _one_model(summary: str) -> dict[str, Any]:
+    model = _read(summary, s404="No such model")
+    model["get"]["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": _STRING}]
+    return model
+
+
+def _order(summary: str) -> dict[str, Any]:
+    """Something that is done with a model, by those who may."""
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NamedModel"}}}}
+    responses = {"200": _response("It is being done"), **_ERRORS, "409": _response("The model is pinned", _ERROR_REF)}
+    return {"post": {"summary": summary, "requestBody": body, "responses": responses}}
+
+
 def document() -> dict[str, Any]:
     """The whole document."""
-    model = _read("One model", s404="No such model")
     queue = _read("The caller's requests that wait or run, and the lines of its models")
     queue["get"]["responses"]["200"] = _response("OK", {"$ref": "#/components/schemas/Queue"})
-    model["get"]["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": _STRING}]
     return {
         "openapi": "3.1.0",
         "info": {"title": "slotwise", "version": __version__, "license": {"name": "Apache-2.0"}},
@@ -355,8 +373,17 @@ def document() -> dict[str, Any]:
             "/apply-template": _examine("A conversation as the model reads it", _CHAT_REF),
             "/v1/embeddings": _compute("Vectors of texts", "EmbeddingRequest"),
             **{path: _compute("How well documents answer a query", "RerankRequest") for path in RERANK_PATHS},
+            **openapi_agents.paths(_HEADERS),
             "/v1/models": _read("The models there are"),
-            "/v1/models/{model_id}": model,
+            "/v1/models/{model_id}": _one_model("One model"),
+            "/models": _read("The models there are, as llama.cpp's router lists them"),
+            "/models/load": _order("Load a model before anybody asks for it"),
+            "/models/unload": _order("Give a model's memory back as soon as nobody uses it"),
+            "/api/v0/chat/completions": _generate("Answer a conversation, by LM Studio's name", "ChatRequest"),
+            "/api/v0/completions": _generate("Continue a text, by LM Studio's name", "CompletionRequest"),
+            "/api/v0/embeddings": _compute("Vectors of texts, by LM Studio's name", "EmbeddingRequest"),
+            "/api/v0/models": _read("The models there are, as LM Studio lists them"),
+            "/api/v0/models/{model_id}": _one_model("One model, as LM Studio tells of it"),
             "/v1/slotwise/status": _read(
                 "Slots, queue, cells and counters of every model, and what workers take of the memory"
             ),
@@ -374,9 +401,11 @@ def document() -> dict[str, Any]:
                 "EmbeddingRequest": _EMBEDDING,
                 "RerankRequest": _RERANK,
                 "Error": _ERROR,
+                "NamedModel": _NAMED,
                 "Queue": _QUEUE,
                 "ToolCall": _TOOL_CALL,
                 **ollama.SCHEMAS,
+                **openapi_agents.SCHEMAS,
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },

@@ -6,9 +6,10 @@ import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from starlette.types import Send
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from slotwise.api.errorbodies import error_body
+from slotwise.api.errorbodies import error_body, error_status
 from slotwise.errors import InvalidApiKey, SlotwiseError
 
 Reply = Callable[[Send], Awaitable[None]]
@@ -20,9 +21,11 @@ def json_reply(body: object, status: int = 200, headers: list[tuple[bytes, bytes
 
 
 def raw_reply(
-    data: bytes, content_type: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
+    data: bytes, content_type: bytes | None, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
 ) -> Reply:
-    lines = [(b"content-type", content_type), (b"content-length", b"%d" % len(data)), *(headers or [])]
+    """`content_type` None: there is no body, as with 204."""
+    described = [(b"content-type", content_type), (b"content-length", b"%d" % len(data))] if content_type else []
+    lines = [*described, *(headers or [])]
 
     async def reply(send: Send) -> None:
         await send({"type": "http.response.start", "status": status, "headers": lines})
@@ -36,7 +39,9 @@ def internal_error(request_id: str) -> SlotwiseError:
     return SlotwiseError(f"Something went wrong inside the server; its log has the details under {request_id}.")
 
 
-def error_reply(error: SlotwiseError, path: str, headers: list[tuple[bytes, bytes]] | None = None) -> Reply:
+def error_reply(
+    error: SlotwiseError, path: str, headers: list[tuple[bytes, bytes]] | None = None, *, request_id: str = ""
+) -> Reply:
     """In the words of the API that `path` belongs to. Retry-After is whole seconds within 1..60: the official
     clients ignore or refuse longer ones."""
     lines = list(headers or [])
@@ -47,4 +52,19 @@ def error_reply(error: SlotwiseError, path: str, headers: list[tuple[bytes, byte
         lines.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
     if isinstance(error, InvalidApiKey):
         lines.append((b"www-authenticate", b"Bearer"))
-    return json_reply(error_body(error, path), error.status, lines)
+    return json_reply(error_body(error, path, request_id), error_status(error, path), lines)
+
+
+class _AsResponse(Response):
+    """A reply of ours where Starlette wants a Response."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._reply(send)
+
+
+def as_response(reply: Reply) -> Response:
+    return _AsResponse(reply)

@@ -81,6 +81,7 @@ class Scheduler:
             ev.PoolResized: self._pool_resized,
             ev.WorkerLost: self._worker_lost,
             ev.PreloadRequested: self._preload,
+            ev.UnloadRequested: self._unload,
             ev.MemorySeen: self._memory_seen,
             ev.DrainRequested: self._drain,
             ev.Tick: self._tick,
@@ -314,9 +315,13 @@ class Scheduler:
             if self._residency.too_large(model):
                 self._deaths.fail(model, self._residency.shortage(model), now)
             else:
-                model.preload = True
+                model.preload, model.unload = True, False
         for model in models:
             self._pump(model, now)
+
+    def _unload(self, event: ev.UnloadRequested, now: float) -> None:
+        self._residency.unload(self._models[event.model])
+        self._pump_all(now)  # others may wait for what it gives back
 
     def _memory_seen(self, event: ev.MemorySeen, now: float) -> None:
         self._residency.memory.set_budgets(event.budgets)

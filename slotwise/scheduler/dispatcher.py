@@ -136,6 +136,10 @@ class Dispatcher:
         first, *others = models
         self._post(ev.PreloadRequested(first, tuple(others)))
 
+    def unload(self, model: str) -> None:
+        """As soon as nobody uses it; no request is cut for it."""
+        self._post(ev.UnloadRequested(model))
+
     def drain(self) -> None:
         """Refuse what waits and what comes; running requests go on."""
         self._post(ev.DrainRequested())
@@ -471,6 +475,7 @@ def _chunk(lease: Lease, delta: Delta) -> TokenChunk:
         finish_reason=delta.finish_reason,
         usage=delta.usage,
         logprobs=lease.told(delta.logprobs, delta.logprobs_told),
+        stopped_by=delta.stopped_by,
         vectors=delta.vectors,
     )
 

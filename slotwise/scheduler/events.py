@@ -152,6 +152,14 @@ class PreloadRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class UnloadRequested:
+    """Give a model's memory back as soon as nobody uses it: what runs and what waits is served first. A pinned one
+    stays."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class MemorySeen:
     """What all models together may take of each device now: other programs take memory, and give it back."""
 
@@ -180,6 +188,7 @@ Event = (
     | PoolResized
     | WorkerLost
     | PreloadRequested
+    | UnloadRequested
     | MemorySeen
     | DrainRequested
     | Tick

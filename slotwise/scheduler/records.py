@@ -205,6 +205,8 @@ class ModelRecord:
     #: Flows that may have a request to be tokenised and none that is; looked at when there is a worker.
     unprepared: dict[Flow, None] = field(default_factory=dict)
     preload: bool = False
+    #: It goes at the next moment in which nobody uses it.
+    unload: bool = False
     failure: str | None = None
     deaths: deque[float] = field(default_factory=deque)
     start_deaths: int = 0
@@ -304,6 +306,11 @@ class ModelRecord:
         return self.failure is None and (self.waiting > 0 or self.preload)
 
     @property
+    def in_use(self) -> bool:
+        """Somebody waits for it, or something that was begun is there."""
+        return self.waiting > 0 or any(worker.begun for worker in self.workers.values())
+
+    @property
     def limit(self) -> int:
         """Most tokens of one sequence: as configured until a worker is ready, then what any of them can have."""
         least = 0
@@ -357,4 +364,5 @@ class ModelRecord:
             replicas=self.spec.replicas,
             restarts=self.restarts,
             admitted=self.admitted,
+            pinned=self.spec.pinned,
         )

@@ -141,6 +141,9 @@ class FakeGeneration:
         self._asked = anyio.Event()
         self.enquiries = FakeEnquiries(self.leases)
         self.memory_ = ServedMemory(MemoryStatus({}, {}, {}))
+        #: Models that were asked to be loaded, and to go.
+        self.loaded: list[str] = []
+        self.unloaded: list[str] = []
 
     def serves(self, model: str) -> bool:
         return any(served.status.model == model for served in self.models)
@@ -164,6 +167,12 @@ class FakeGeneration:
     def memory(self) -> ServedMemory:
         return self.memory_
 
+    def preload(self, *models: str) -> None:
+        self.loaded += models
+
+    def unload(self, model: str) -> None:
+        self.unloaded.append(model)
+
     async def asked(self, count: int = 1) -> FakeLease:
         """Until so many leases have been asked for; the last of them."""
         with anyio.fail_after(PATIENCE_S):
@@ -183,8 +192,11 @@ class Client:
         *,
         method: str = "POST",
         headers: dict[str, str] | None = None,
+        peer: str | None = "127.0.0.1",
     ) -> None:
+        """`peer`: whose address it comes from."""
         self._app = app
+        self._peer = peer
         self._path, self._method = path, method
         lines = {"content-type": "application/json"} | (headers or {})
         self._headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in lines.items()]
@@ -213,7 +225,7 @@ class Client:
             "query_string": b"",
             "root_path": "",
             "headers": self._headers,
-            "client": ("127.0.0.1", 50000),
+            "client": None if self._peer is None else (self._peer, 50000),
             "server": ("127.0.0.1", 11435),
         }
         try:

@@ -348,6 +348,13 @@ class CoreMachine(RuleBasedStateMachine):
     def preload(self, model: str) -> None:
         self.do(ev.PreloadRequested(model))
 
+    @rule(model=st.sampled_from(["m", "n", "n", "huge"]))
+    def unload(self, model: str) -> None:
+        """Nobody who runs or waits is cut for it: `apply` looks, and the end of the run."""
+        self.do(ev.UnloadRequested(model))
+        if self.core.model_status(model).state == "ready" and not self.models[model].pinned and not self.drained:
+            assert model in self.open.values(), "it is idle, and stays"
+
     @rule(budget=st.sampled_from([5, 9, 15, 15, 100]))
     def others_take_memory_and_give_it_back(self, budget: int) -> None:
         self.budget = min(budget, self.config.memory_budgets[HOST])

@@ -78,6 +78,18 @@ async def test_a_request_knows_when_the_model_that_it_waited_for_was_there() -> 
             assert second.loaded_at is None, "it was there"
 
 
+async def test_a_model_that_is_told_to_go_answers_first() -> None:
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a")) as lease:
+        pool.prepared("a")
+        dispatcher.unload("m")
+        assert pool.stopped == []
+        pool.end("a")
+        assert [chunk.finish_reason async for chunk in lease] == [FinishReason.STOP]
+        assert pool.stopped == [1]
+        dispatcher.worker_lost(1, "exited with code 0")
+        assert dispatcher.status()[0].status.state == "unloaded"
+
+
 @pytest.mark.parametrize(("isolate_keys", "scopes"), [(False, ["", ""]), (True, ["alice", "bob"])])
 async def test_keys_share_what_they_computed_unless_they_are_isolated(isolate_keys: bool, scopes: list[str]) -> None:
     async with (
