@@ -260,6 +260,16 @@ def test_a_model_is_for_what_its_file_says_or_its_table(tmp_path: Path) -> None:
     }
 
 
+def test_a_prefix_is_not_kept_for_a_model_that_embeds(tmp_path: Path) -> None:
+    text = '[model.e]\npath = "fake:"\nkind = "embedding"\n[model.w]\npath = "fake:"\n[prefix.p]\nsystem = "S"\n'
+    loads = model_loads(load_settings({}, config_file=_file(tmp_path, text), environment={}))
+    assert [len(loads[name][0].prefixes) for name in "ew"] == [0, 1]
+
+    named = load_settings({}, config_file=_file(tmp_path, text + 'models = ["e"]\n'), environment={})
+    with pytest.raises(ConfigError, match="embeds"):
+        model_loads(named)
+
+
 @pytest.mark.parametrize(
     ("kind", "says", "words"),
     [("bert", "text", "can only embed"), ("mamba", "embedding", "recurrent"), ("llama", "vision", "'auto', 'text'")],
