@@ -80,6 +80,8 @@ class EmbedPrompt(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
     inputs: tuple[TextPrompt | TokenPrompt, ...]
     #: The request's field that they come from, for errors.
     param: str = "input"
+    #: What does not fit into the model's context is cut off, since the client said so. Otherwise it is refused.
+    cut: bool = False
 
 
 class RankPrompt(msgspec.Struct, frozen=True, tag="rank", omit_defaults=True):
