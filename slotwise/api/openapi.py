@@ -11,7 +11,7 @@ from slotwise.api.fields import MAX_NAME_LENGTH
 from slotwise.api.messages import MAX_CALLS, MAX_MESSAGES, ROLES
 from slotwise.api.ollama import document as ollama
 from slotwise.api.schema import MAX_CHOICES, MAX_STOP_LENGTH, MAX_STOPS, MAX_TOP_LOGPROBS, MAX_USER_LENGTH
-from slotwise.api.shape import EFFORTS
+from slotwise.api.thinking import EFFORTS
 from slotwise.api.toolfields import MAX_TOOLS
 from slotwise.request import ServiceTier
 
