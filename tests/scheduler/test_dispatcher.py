@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 import anyio
 import msgspec
@@ -16,6 +17,7 @@ from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import MAX_UNREAD_BYTES, ClientTooSlow
 from slotwise.scheduler.measured import Measured, WorkerMemory
+from slotwise.scheduler.policy import KeyPolicy, Policies
 from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
 from slotwise.scheduler.status import Reservation
 from slotwise.workers.protocol import CancelSequence, Delta, LoadModel, Prepare, StartSequence, StepReport
@@ -32,12 +34,13 @@ async def _dispatcher(
     *,
     ready: bool = True,
     isolate_keys: bool = False,
+    policies: Policies = MappingProxyType({}),
     on_usage: Callable[[ev.BookUsage], None] = lambda usage: None,
 ) -> AsyncIterator[tuple[Dispatcher, FakePool]]:
     pool = FakePool()
     core = Scheduler(SchedulerConfig(), {"m": ModelSpec(on_host(10), 2, 100, 50)})
     loads = {"m": [LoadModel("m", "fake:", 2, 50)]}
-    dispatcher = Dispatcher(core, pool, loads, isolate_keys=isolate_keys, on_usage=on_usage)
+    dispatcher = Dispatcher(core, pool, loads, isolate_keys=isolate_keys, policies=policies, on_usage=on_usage)
     pool.listener = dispatcher
     if ready:
         dispatcher.preload("m")
@@ -90,20 +93,31 @@ async def test_a_model_that_is_told_to_go_answers_first() -> None:
         assert dispatcher.status()[0].status.state == "unloaded"
 
 
-@pytest.mark.parametrize(("isolate_keys", "scopes"), [(False, ["", ""]), (True, ["alice", "bob"])])
+@pytest.mark.parametrize(("isolate_keys", "scopes"), [(False, ["", ""]), (True, ["key alice", "key bob"])])
 async def test_keys_share_what_they_computed_unless_they_are_isolated(isolate_keys: bool, scopes: list[str]) -> None:
+    assert await _scopes({}, "alice", "bob", isolate_keys=isolate_keys) == scopes
+
+
+async def test_keys_of_a_group_share_with_each_other_only() -> None:
+    law = {"carol": KeyPolicy(group="law"), "dora": KeyPolicy(group="law")}
+
+    assert await _scopes(law, "carol", "dora") == ["group law", "group law"]
+    assert await _scopes(law, "alice", "dora") == ["", "group law"]
+
+
+async def _scopes(policies: Policies, *keys: str, isolate_keys: bool = False) -> list[str]:
+    """Of a request of each of two keys."""
     async with (
-        _dispatcher(isolate_keys=isolate_keys) as (dispatcher, pool),
-        dispatcher.lease(_request("a", key="alice")),
-        dispatcher.lease(_request("b", key="bob")),
+        _dispatcher(isolate_keys=isolate_keys, policies=policies) as (dispatcher, pool),
+        dispatcher.lease(_request("a", key=keys[0])),
+        dispatcher.lease(_request("b", key=keys[1])),
     ):
         for name in "ab":
             pool.prepared(name)
         started = [command for _, command in pool.sent if isinstance(command, StartSequence)]
         for name in "ab":
             pool.end(name)
-
-    assert [command.scope for command in started] == scopes
+    return [command.scope for command in started]
 
 
 async def test_a_refusal_is_raised_by_the_first_chunk() -> None:
