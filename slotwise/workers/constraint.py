@@ -16,9 +16,9 @@ from slotwise.workers.grammar import GrammarMatcher, GrammarRefused, TokenTrie, 
 from slotwise.workers.grammarcheck import GrammarCheck
 from slotwise.workers.model import NoTokenAllowed, Vocabulary
 
-#: Compiled grammars, and refusals, that are kept.
+#: Compiled grammars, and refusals, that are kept; bytes of their texts. One takes up to a hundred times its text.
 _KEPT = 64
-_KEPT_BYTES = 4 * 1024**2
+_KEPT_BYTES = 1024**2
 #: The library's compiler calls itself once for each reference to a definition in a row.
 _STACK_BYTES = 512 * 1024**2
 #: A mask that took so many seconds is computed beside the next decode: handing it over takes a tenth of that.
