@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,8 @@ from slotwise.fit import fit
 from slotwise.keys.cli import app as keys
 from slotwise.ps import ps
 from slotwise.usage.cli import usage
+
+logger = logging.getLogger(__name__)
 
 #: Settings in bytes, which help shows in MiB.
 _SIZES = ("cache_ram", "max_body")
@@ -51,6 +54,7 @@ def serve(
     api_key: list[str] | None = _flag("api_key", _LISTEN),  # noqa: B008 - typer reads the default, nothing keeps it
     data: str | None = _flag("data", _LISTEN),
     insecure_no_key: bool | None = _flag("insecure_no_key", _LISTEN),
+    cors_origin: list[str] | None = _flag("cors_origin", _LISTEN),  # noqa: B008 - as above
     max_body: str | None = _flag("max_body", _LISTEN),
     num_parallel: int | None = _flag("num_parallel", _CAPACITY),
     context: int | None = _flag("context", _CAPACITY),
@@ -71,6 +75,7 @@ def serve(
     memory_budget: str | None = _flag("memory_budget", _CAPACITY),
     max_loaded_models: int | None = _flag("max_loaded_models", _CAPACITY),
     keep_alive: str | None = _flag("keep_alive", _CAPACITY),
+    model_folder: str | None = _flag("model_folder", _MODEL),
     kv_type: str | None = _flag("kv_type", _MODEL),
     flash_attn: str | None = _flag("flash_attn", _MODEL),
     gpu_layers: int | None = _flag("gpu_layers", _MODEL),
@@ -106,6 +111,8 @@ def _run_server(settings: Settings) -> int:
     from slotwise.service import serve as serve_async
 
     set_up_logging(settings)
+    for sentence in settings.taken_over:
+        logger.info("%s", sentence)
     try:
         return anyio.run(serve_async, settings)
     except GGUFError as error:

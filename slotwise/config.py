@@ -1,7 +1,8 @@
 """Every setting of `slotwise serve`, in one frozen, validated object.
 
-Sources, strongest first: command line, `SLOTWISE_*` environment, the TOML file, the defaults below. The file's keys are
-the field names; models may also be tables, `[model.NAME]` with `path` and settings that differ for this model.
+Sources, strongest first: command line, `SLOTWISE_*` environment, the TOML file, Ollama's environment (`ollama_env`),
+the defaults below. The file's keys are the field names; models may also be tables, `[model.NAME]` with `path` and
+settings that differ for this model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from slotwise.durations import seconds_of
@@ -24,6 +34,8 @@ from slotwise.memory.footprint import HOST
 from slotwise.memory.plan import usable
 from slotwise.memory.pressure import TAKEN
 from slotwise.memory.probe import read_memory
+from slotwise.ollama_env import Alias, aliases_of
+from slotwise.origins import ANY, Origins
 from slotwise.paths import data_folder
 
 ENV_PREFIX = "SLOTWISE_"
@@ -58,11 +70,17 @@ def parse_duration(value: object) -> float | None:
     return None if seconds == math.inf else seconds
 
 
+def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    Origins(origins)
+    return origins
+
+
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 BytesOrNone = Annotated[int, BeforeValidator(parse_bytes), Field(ge=0)]
 #: Seconds; None = for ever.
 Duration = Annotated[Annotated[float, Field(ge=0, le=365 * 86_400)] | None, BeforeValidator(parse_duration)]
 Reserve = Literal["planned", "full"]
+ModelKind = Literal["auto", "text", "embedding"]
 KvLayout = Literal["auto", "unified", "split"]
 Slots = Annotated[int, Field(ge=1, le=255)]
 Threads = Annotated[int, Field(ge=0, le=1024)]
@@ -77,6 +95,8 @@ class ModelTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     path: str
+    #: auto: as the file says.
+    kind: ModelKind = "auto"
     num_parallel: Slots | None = None
     context: Cells | None = None
     kv_cells: Cells | None = None
@@ -114,6 +134,11 @@ class Settings(BaseSettings):
     models: tuple[str, ...] = Field((), description="GGUF files to serve, as PATH or NAME=PATH.")
     model: dict[str, ModelTable] = Field(
         {}, description="Models with settings of their own ([model.NAME] in the file)."
+    )
+    model_folder: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder whose models are served if none is named: GGUF files, or what Ollama has pulled.",
     )
     prefix: dict[str, PrefixTable] = Field(
         {}, description="System prompts that are kept computed ([prefix.NAME] in the file)."
@@ -189,6 +214,10 @@ class Settings(BaseSettings):
         None, min_length=1, description="Folder of keys and usage; default: ~/.local/share/slotwise. The server's own."
     )
     insecure_no_key: bool = Field(False, description="Allow other machines to use a server that asks for no key.")
+    cors_origin: Annotated[tuple[str, ...], AfterValidator(check_origins)] = Field(
+        (),
+        description="Web pages that may use it, beside those of its own machine: https://chat.example, or *.",
+    )
     max_body: Bytes = Field(10 * 2**20, description="Largest request body.")
     drain_timeout: float = Field(30.0, ge=0, le=86_400, description="Seconds for running requests at shutdown.")
     load_timeout: float = Field(300.0, gt=0, le=86_400, description="Seconds a load may stand still.")
@@ -196,6 +225,12 @@ class Settings(BaseSettings):
         300.0, gt=0, le=86_400, description="Seconds a worker may work without a report; then it is restarted."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+    #: What was set by variables of Ollama: for each, a sentence.
+    _taken_over: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def taken_over(self) -> tuple[str, ...]:
+        return self._taken_over
 
     @classmethod
     def settings_customise_sources(
@@ -225,7 +260,12 @@ def load_settings(
     config_file = config_file or environment.get(f"{ENV_PREFIX}CONFIG")
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
+    try:
+        aliases = aliases_of(environment)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     sources = [
+        *((alias.settings, f"in {alias.variable}") for alias in aliases),
         (_from_file(config_file), f"in {config_file}"),
         (_from_environment(environment), "in the environment"),
         ({name: value for name, value in (flags or {}).items() if value is not None}, "on the command line"),
@@ -239,7 +279,10 @@ def load_settings(
         settings = Settings(**values)
     except ValidationError as error:
         raise ConfigError(_explain(error, origin)) from None
-    _check(settings)
+    _check(settings, origin)
+    settings._taken_over = tuple(
+        _taken_over(alias, origin) for alias in aliases if f"in {alias.variable}" in origin.values()
+    )
     return settings
 
 
@@ -250,14 +293,33 @@ def memory_budgets(settings: Settings) -> dict[int, int]:
     return {HOST: settings.memory_budget or int(TAKEN * machine.available_bytes)} | gpus
 
 
-def _check(settings: Settings) -> None:
+def _taken_over(alias: Alias, origin: Mapping[str, str]) -> str:
+    """What a variable has set that nothing stronger has, and how it is called here."""
+    names = [name for name in alias.settings if origin[name] == f"in {alias.variable}"]
+    said = " and ".join(f"{name} = {alias.settings[name]!r}" for name in names)
+    ours = " and ".join(f"{ENV_PREFIX}{name.upper()}" for name in names)
+    return f"{alias.variable} is taken over: {said}. Here it is called {ours}."
+
+
+def _check(settings: Settings, origin: Mapping[str, str]) -> None:
     _check_reproducible(settings)
-    if settings.api_key or settings.insecure_no_key or _is_loopback(settings.host) or _has_keys(settings):
+    if ANY in settings.cors_origin and not _asks(settings):
+        raise ConfigError(
+            f"'cors_origin' is '*' {origin['cors_origin']}, and no key is asked for: any web page that somebody here "
+            "looks at could use the models. Make a key with `slotwise keys add NAME`, or name the pages that may."
+        )
+    if settings.insecure_no_key or _is_loopback(settings.host) or _asks(settings):
         return
     raise ConfigError(
-        f"host {settings.host!r} lets other machines in, and no key is asked for. "
+        f"host {settings.host!r}{_where(origin, 'host')} lets other machines in, and no key is asked for. "
         "Make one with `slotwise keys add NAME`, give --api-key (or SLOTWISE_API_KEY), or say --insecure-no-key."
     )
+
+
+def _where(origin: Mapping[str, str], name: str) -> str:
+    """Of a variable of Ollama's only: people may not think of it."""
+    where = origin.get(name, "")
+    return f" ({where})" if where.startswith("in OLLAMA_") else ""
 
 
 def data_of(settings: Settings) -> Path:
@@ -270,7 +332,10 @@ def key_store(settings: Settings) -> KeyStore:
     return KeyStore(data_of(settings))
 
 
-def _has_keys(settings: Settings) -> bool:
+def _asks(settings: Settings) -> bool:
+    """For keys."""
+    if settings.api_key:
+        return True
     try:
         keys, _ = key_store(settings).read()
     except KeyStoreError as error:
@@ -322,7 +387,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             name = variable.removeprefix(ENV_PREFIX).lower()
             if name == "places":  # a comma may stand within one
                 values[name] = value.split()
-            elif name in ("models", "api_key"):
+            elif name in ("models", "api_key", "cors_origin"):
                 values[name] = [part.strip() for part in value.split(",") if part.strip()]
             else:
                 values[name] = value

@@ -3,6 +3,8 @@
     SlotwiseError
     ├── InvalidRequest            400  the request can never work as written; `param` names the field
     │   ├── ContextLengthExceeded 400  prompt does not fit the context cap
+    │   ├── InputTooLong          400  an input of several does not fit it
+    │   ├── ModelNotSuitable      400  the model is made for something else
     │   └── RequestTooLarge       413  the body is over the byte limit
     ├── InvalidApiKey             401  no key, or one we do not know
     ├── ModelNotFound             404  no such model is configured
@@ -70,6 +72,26 @@ class ContextLengthExceeded(InvalidRequest):
             param=param,
             details={"n_prompt_tokens": prompt_tokens, "n_ctx": context_cap},
         )
+
+
+class InputTooLong(InvalidRequest):
+    """Raised when a text to be embedded or ranked does not fit the context cap; names both numbers, never cuts."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, tokens: int, context_cap: int, *, index: int, param: str) -> None:
+        super().__init__(
+            f"This model's maximum context length is {context_cap} tokens. '{param}' has {tokens} tokens, which "
+            f"exceeds the available context size ({context_cap} tokens). Shorten it, or split it into several inputs.",
+            param=param,
+            details={"n_prompt_tokens": tokens, "n_ctx": context_cap, "index": index},
+        )
+
+
+class ModelNotSuitable(InvalidRequest):
+    """Raised when a model that writes text is to embed, or the other way round."""
+
+    code = "model_not_suitable"
 
 
 class RequestTooLarge(InvalidRequest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Collection
@@ -11,8 +12,10 @@ from typing import Any
 import msgspec
 
 from slotwise.config import ConfigError, ModelTable, PrefixTable, Settings
-from slotwise.memory.facts import ModelFacts, read_facts
+from slotwise.memory.architectures import EMBEDDERS, HYBRID, RECURRENT
+from slotwise.memory.facts import ModelFacts, Pooling, read_facts
 from slotwise.memory.probe import read_memory
+from slotwise.model_folder import models_in
 from slotwise.places import places_of
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.fake import TEMPLATE as FAKE_TEMPLATE
@@ -36,6 +39,8 @@ def model_loads(settings: Settings) -> dict[str, tuple[LoadModel, ...]]:
         if name in tables:
             raise ConfigError(f"the model name '{name}' is given twice; name them with NAME=PATH")
         tables[name] = ModelTable(path=path)
+    if not tables and settings.model_folder is not None:
+        tables = {name: ModelTable(path=path) for name, path in models_in(Path(settings.model_folder)).items()}
     if not tables:
         tables[DEMO_MODEL] = ModelTable(path=demo_model_path())
     gpus = visible_count(len(read_memory().gpus), os.environ)
@@ -92,6 +97,7 @@ def _loads(
         layers = 0
     if layers == 0:
         gpus = 0
+    pooling = _pooling(name, table)
     places = places_of(name, own("replicas"), table.places or settings.places, gpus)
     load = LoadModel(
         model_id=name,
@@ -107,9 +113,11 @@ def _loads(
         kv_layout="split" if settings.reproducible else own("kv_layout"),
         itl_target=settings.itl_target,
         speculation=settings.speculation,
-        prefixes=prefixes,
-        host_bytes=settings.cache_ram,
+        # Nothing is kept of a text that was embedded.
+        prefixes=() if pooling else prefixes,
+        host_bytes=0 if pooling else settings.cache_ram,
         prefix_cache=str(Path(settings.prefix_cache).expanduser().absolute()) if settings.prefix_cache else "",
+        pooling=pooling,
     )
     threads = own("threads")
     return tuple(
@@ -126,10 +134,28 @@ def _loads(
 
 
 def facts_of_load(load: LoadModel) -> ModelFacts:
-    """What its file says."""
+    """What its file says; but what it is for, as it is loaded."""
     if load.path.startswith(FAKE_SCHEME):
-        return ModelFacts(load.model_id, "fake", template=FAKE_TEMPLATE)
-    return read_facts(load.model_id, load.path)
+        facts = ModelFacts(load.model_id, "fake", template=FAKE_TEMPLATE)
+    else:
+        facts = read_facts(load.model_id, load.path)
+    return dataclasses.replace(facts, pooling=Pooling[load.pooling.upper()] if load.pooling else None)
+
+
+def _pooling(name: str, table: ModelTable) -> str:
+    """What the model makes of its tokens' vectors; "": it is to write text. Raises ConfigError: it can not."""
+    facts = ModelFacts(name) if table.path.startswith(FAKE_SCHEME) else read_facts(name, table.path)
+    if table.kind == "text":
+        if facts.architecture in EMBEDDERS:
+            raise ConfigError(f"'model.{name}.kind' is 'text': a {facts.architecture} model can only embed")
+        return ""
+    pooling = facts.pooling or (Pooling.MEAN if table.kind == "embedding" else None)
+    if pooling and facts.architecture in RECURRENT | HYBRID:
+        if table.kind == "embedding":
+            said = f"a {facts.architecture} model has recurrent states, which llama.cpp does not pool"
+            raise ConfigError(f"'model.{name}.kind' is 'embedding': {said}")
+        return ""
+    return pooling.name.lower() if pooling else ""
 
 
 def _unreadable(path: Path) -> str | None:

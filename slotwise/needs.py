@@ -195,6 +195,8 @@ class ModelFile:
 
     def _at_work(self, load: LoadModel) -> int:
         kernels = self.footprint.work(self.layout(load).context)
+        if load.pooling:
+            return _AT_WORK + kernels
         return _AT_WORK + kernels + load.slots * self.shape.vocab * _CANDIDATE_BYTES
 
     def _caches(self, load: LoadModel) -> int:

@@ -59,10 +59,13 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag="chat", omit_defaults=True):
     template_args: dict[str, Any] = {}
 
 
-class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
-    """Plain text, tokenised as it is; special tokens in it are ordinary text."""
+class TextPrompt(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
+    """Plain text, tokenised as it is; special tokens in it are ordinary text, unless they are to be read as tokens."""
 
     text: str
+    #: With the token that the model's prompts begin with, where it has one.
+    add_special: bool = True
+    parse_special: bool = False
 
 
 class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
@@ -71,18 +74,55 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
     tokens: tuple[int, ...]
 
 
-Prompt = ChatPrompt | TextPrompt | TokenPrompt
+class EmbedPrompt(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
+    """Texts that are turned into vectors, each on its own."""
+
+    inputs: tuple[TextPrompt | TokenPrompt, ...]
+    #: The request's field that they come from, for errors.
+    param: str = "input"
+
+
+class RankPrompt(msgspec.Struct, frozen=True, tag="rank", omit_defaults=True):
+    """Documents of which is told how well each answers a query."""
+
+    query: str
+    documents: tuple[str, ...]
+    #: The request's field that the documents come from, for errors.
+    param: str = "documents"
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt | EmbedPrompt | RankPrompt
+
+
+def input_name(prompt: Prompt, index: int) -> str:
+    """How one of a prompt's inputs is called in errors."""
+    match prompt:
+        case EmbedPrompt(inputs, param) if len(inputs) == 1:
+            return param
+        case EmbedPrompt(_, param) | RankPrompt(_, _, param):
+            return f"{param}[{index}]"
+        case _:
+            return "prompt"
 
 
 def prompt_characters(prompt: Prompt) -> int:
     """Characters of the text, about; 0 of tokens."""
     match prompt:
         case ChatPrompt(messages, tools):
-            return sum(len(message.content) for message in messages) + sum(len(str(tool)) for tool in tools)
+            return sum(map(_characters, messages)) + sum(len(str(tool)) for tool in tools)
         case TextPrompt(text):
             return len(text)
         case TokenPrompt():
             return 0
+        case EmbedPrompt(inputs):
+            return sum(map(prompt_characters, inputs))
+        case RankPrompt(query, documents):
+            return sum(len(query) + len(document) for document in documents)
+
+
+def _characters(message: ChatMessage) -> int:
+    calls = sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+    return len(message.content) + len(message.reasoning or "") + calls
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -97,6 +137,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     repeat_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    #: How far back penalties look, in tokens; 0 = not at all.
+    penalty_window: int = 1024
     logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
 
 
@@ -106,6 +148,11 @@ class Constraint(msgspec.Struct, frozen=True):
 
     grammar: str
     param: str
+    #: Texts that may be tokens of their own. The grammar names the first `mark_0` (and `until_0`: any text and the mark
+    #: after it), and so on; `workers.marks` defines these rules by the vocabulary.
+    marks: tuple[str, ...] = ()
+    #: The grammar names `thoughts` too: `thoughts_free`, or `thoughts_opened` where an answer begins inside one.
+    thinks: bool = False
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -119,12 +166,33 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[bytes, float], ...] = ()
 
 
+class Examine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is asked of a prompt that is not to be answered: how many tokens it has, and whatever is True here."""
+
+    tokens: bool = False
+    #: Of each token, its bytes.
+    pieces: bool = False
+    #: As the model reads it: a chat with its template, tokens as text.
+    text: bool = False
+
+
+class Examined(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a prompt becomes. Empty, but for the count: what was not asked for."""
+
+    prompt_tokens: int
+    tokens: tuple[int, ...] = ()
+    pieces: tuple[bytes, ...] = ()
+    text: str = ""
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One sequence to generate. A request with n > 1 is n of these."""
 
     request_id: str
     model: str
     prompt: Prompt
+    #: Nothing is generated: it is told what the prompt becomes, and takes no slot.
+    examine: Examine | None = None
     sampling: SamplingParams = SamplingParams()
     #: None = up to the context cap.
     max_output_tokens: int | None = None
@@ -171,3 +239,7 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    #: Of a request that is not to be answered: all there is to tell.
+    examined: Examined | None = None
+    #: Of an `EmbedPrompt` or a `RankPrompt`, of the inputs after those that were told before: float32, little-endian.
+    vectors: tuple[bytes, ...] = ()

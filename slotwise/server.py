@@ -1,112 +1,31 @@
-"""uvicorn, with what it lacks for us: deadlines on both directions, no signals of its own, a socket bound early."""
+"""uvicorn, with what it lacks for us: connections that have deadlines, no signals of its own, a socket bound early."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import functools
+import resource
 import socket
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from slotwise.connection import Crowd, DeadlineProtocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-#: A request must have arrived this long after its first byte; uvicorn itself would wait for ever (its issue #157).
-RECEIVE_TIMEOUT_S = 60.0
-#: A peer that takes nothing for this long, with its window and our buffer full, is cut: nobody else would end it. Long,
-#: because a kernel opens its window in large steps: a slow reader may take megabytes before we see any of it.
-SEND_STALL_S = 300.0
+#: Bytes of a request's head that are read.
+MAX_HEAD_BYTES = 16 * 1024
+#: Connections at the same time: so many, or as many as the system lets the process have beside its other files.
+MAX_CONNECTIONS = 4096
+_OTHER_FILES = 256
 _BACKLOG = 2048
-_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
 
 class AddressInUse(Exception):
     """Raised when the address can not be bound."""
-
-
-class DeadlineProtocol(H11Protocol):
-    """Closes a connection whose request does not arrive or whose answer is not taken, and notices a peer that lost its
-    power while it waits."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._deadline: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
-        self._unsent = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            # asyncio does this only for sockets whose protocol number is spelled out; without it each token may wait
-            # 40 ms for the client's delayed acknowledgement.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _KEEPALIVE.items():
-                if hasattr(socket, name):
-                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._arm()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._receiving():
-            self._arm()
-        else:
-            self._disarm()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._watch_sending()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._end_stall()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        self._end_stall()
-        super().connection_lost(exc)
-
-    def _receiving(self) -> bool:
-        return (
-            self.cycle is None
-            or (self.cycle.response_complete and not self.transport.is_closing())
-            or (self.cycle.more_body)
-        )
-
-    def _arm(self) -> None:
-        # Absolute from the first byte: one byte now and then must not hold a connection.
-        if self._deadline is None:
-            self._deadline = asyncio.get_running_loop().call_later(RECEIVE_TIMEOUT_S, self._expire)
-
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _watch_sending(self) -> None:
-        self._unsent = self.transport.get_write_buffer_size()
-        self._stall = asyncio.get_running_loop().call_later(SEND_STALL_S, self._look_at_sending)
-
-    def _look_at_sending(self) -> None:
-        # Nothing is added while writing is paused: what has not shrunk has not been taken.
-        if self.transport.get_write_buffer_size() < self._unsent:
-            self._watch_sending()
-        else:
-            self.transport.abort()
-
-    def _end_stall(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None
-
-    def _expire(self) -> None:
-        self._deadline = None
-        if self._receiving() and not self.transport.is_closing():
-            self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -135,11 +54,17 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def http_server(app: ASGIApp) -> Server:
+def http_server(app: ASGIApp, max_connections: int | None = None) -> Server:
+    """`max_connections`: other than as many as there can be."""
+    crowd = Crowd(max_connections or _connections_there_can_be())
     config = uvicorn.Config(
         app,
-        http=DeadlineProtocol,
+        http=cast(Any, functools.partial(DeadlineProtocol, crowd=crowd)),
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         lifespan="off",
+        # A connection stays one of ours, and whose it is is not for headers to say.
+        ws="none",
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -148,3 +73,14 @@ def http_server(app: ASGIApp) -> Server:
         timeout_graceful_shutdown=5,
     )
     return Server(config)
+
+
+def _connections_there_can_be() -> int:
+    """The process may have as many files as it can ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    most = wanted if soft == resource.RLIM_INFINITY else soft
+    return max(min(most - _OTHER_FILES, MAX_CONNECTIONS), 16)

@@ -26,6 +26,7 @@ from slotwise.loads import facts_of_load, model_loads
 from slotwise.memory.accounts import Amounts
 from slotwise.memory.correction import Prediction
 from slotwise.memory.footprint import HOST
+from slotwise.origins import Origins
 from slotwise.plans import Plan, plans_of
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
@@ -84,7 +85,8 @@ class Service:
                 self.dispatcher,
                 keyring=keyring,
                 max_body_bytes=settings.max_body,
-                allowed_hosts=_allowed_hosts(settings, keyring),
+                allowed_hosts=None if settings.insecure_no_key else LOOPBACK_NAMES | {settings.host},
+                origins=Origins(settings.cors_origin),
                 user_header=settings.user_header,
                 metrics=self._metrics,
                 catalogue={model: facts_of_load(plan.loads[0]) for model, plan in plans.items()},
@@ -216,14 +218,6 @@ def _usage_entry(booked: BookUsage) -> UsageEntry:
         queue_s=booked.queue_s,
         run_s=booked.run_s,
     )
-
-
-def _allowed_hosts(settings: Settings, keyring: Keyring) -> frozenset[str] | None:
-    """Without keys, only who asks for this machine by its own name: a web page can give a foreign name our address
-    (DNS rebinding), and its visitors' browsers would then let it use their models."""
-    if keyring.asks or settings.insecure_no_key:
-        return None
-    return LOOPBACK_NAMES | {settings.host}
 
 
 def _scheduler_config(settings: Settings) -> SchedulerConfig:

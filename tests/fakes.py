@@ -2,7 +2,7 @@
 
 import anyio
 
-from slotwise.request import FinishReason, Usage
+from slotwise.request import Examined, FinishReason, TokenLogprob, Usage
 from slotwise.workers.protocol import (
     CancelSequence,
     Command,
@@ -57,11 +57,28 @@ class FakePool:
         info = ModelInfo("fake", slots, kv_cells, context_cap, 8192, 257, 0, 0, True)
         self.hears().worker_report(worker_id, Ready(info))
 
-    def prepared(self, request_id: str, tokens: int = 5, worker_id: int = 1) -> None:
-        self.hears().worker_report(worker_id, Prepared(request_id, tokens))
+    def prepared(
+        self,
+        request_id: str,
+        tokens: int = 5,
+        worker_id: int = 1,
+        *,
+        opening: str = "",
+        examined: Examined | None = None,
+    ) -> None:
+        report = Prepared(request_id, tokens, opening=opening, examined=examined)
+        self.hears().worker_report(worker_id, report)
 
-    def delta(self, request_id: str, text: str, worker_id: int = 1) -> None:
-        self.hears().worker_report(worker_id, StepReport((Delta(request_id, text, (120,)),), decode_rows=1))
+    def delta(
+        self,
+        request_id: str,
+        text: str,
+        worker_id: int = 1,
+        logprobs: tuple[TokenLogprob, ...] = (),
+        told: int = 0,
+    ) -> None:
+        delta = Delta(request_id, text, (120,), logprobs=logprobs, logprobs_told=told)
+        self.hears().worker_report(worker_id, StepReport((delta,), decode_rows=1))
 
     def end(self, request_id: str, reason: FinishReason = FinishReason.STOP, worker_id: int = 1) -> None:
         delta = Delta(request_id, "", (121,), reason, Usage(5, 3))

@@ -77,7 +77,7 @@ def run_server(
 ) -> Iterator[ServerProcess]:
     """Serve with these arguments until the block ends; then no process of it is left, or the test fails."""
     port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLOTWISE_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLOTWISE_", "OLLAMA_"))}
     # Other tests run beside this one, and threads that wait for each other wait for those.
     environment["SLOTWISE_THREADS"] = "1"
     if api_key:

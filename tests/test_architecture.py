@@ -14,6 +14,8 @@ MODULES = {
 PURE = [
     "slotwise.durations",
     "slotwise.errors",
+    "slotwise.ollama_env",
+    "slotwise.origins",
     "slotwise.request",
     *(
         f"slotwise.scheduler.{name}"
@@ -39,9 +41,12 @@ PURE = [
     "slotwise.usage.entry",
     *(f"slotwise.workers.{name}" for name in ("batch", "cells", "cost", "frames", "hostcache", "lookup", "model")),
     *(f"slotwise.workers.{name}" for name in ("prefixes", "protocol", "sequences", "speculation", "split", "text")),
+    "slotwise.workers.inputs",
+    "slotwise.workers.packing",
     "slotwise.workers.unified",
     "slotwise.workers.layout",
     "slotwise.workers.visible",
+    *(f"slotwise.workers.{name}" for name in ("chatform", "logprobs", "quoting")),
     *(
         f"slotwise.memory.{name}"
         for name in (
@@ -52,10 +57,45 @@ PURE = [
     *(
         f"slotwise.api.{name}"
         for name in (
-            *("asked", "errorbodies", "fields", "openai", "openapi", "pieces", "schema", "schemas", "sse"),
-            "telling",
+            *(
+                "access",
+                "asked",
+                "cors",
+                "embeddingschema",
+                "errorbodies",
+                "fields",
+                "messages",
+                "modelcards",
+                "openai",
+            ),
+            *("openapi", "pieces", "schema", "schemas", "shape", "sse", "suitable", "telling", "toolfields"),
+            "vectors",
         )
     ),
+    *(
+        f"slotwise.api.ollama.{name}"
+        for name in ("document", "embedding", "messages", "models", "names", "options", "schema", "store", "telling")
+    ),
+    *(
+        f"slotwise.api.formats.{name}"
+        for name in (
+            *(
+                "arrange",
+                "bare",
+                "block",
+                "blocks",
+                "detect",
+                "families",
+                "forced",
+                "harmony",
+                "history",
+                "lark",
+                "parser",
+            ),
+            *("parser", "thoughts", "toolbox"),
+        )
+    ),
+    "slotwise.workers.marks",
     *(
         f"slotwise.benchmarks.{name}"
         for name in (
@@ -71,14 +111,14 @@ OWNERS = {
     "matplotlib": {"slotwise.benchmarks.report.drawing"},
     "llama_cpp": {
         f"slotwise.workers.llama.{name}"
-        for name in ("batch", "breakdown", "dryrun", "library", "model", "params", "samplers", "vocabulary")
+        for name in ("batch", "breakdown", "dryrun", "embedder", "library", "model", "params", "samplers", "vocabulary")
     }
     | {"slotwise.benchmarks.constrained"},
     "llguidance": {"slotwise.workers.grammar"},
     "psutil": {"slotwise.memory.probe"},
     "sqlite3": {"slotwise.database", "slotwise.keys.store", "slotwise.load_store", "slotwise.usage.store"},
     "pynvml": {"slotwise.memory.probe"},
-    "uvicorn": {"slotwise.server"},
+    "uvicorn": {"slotwise.connection", "slotwise.server"},
 }
 
 
@@ -160,6 +200,23 @@ def test_nothing_deserialises_or_evaluates_what_it_is_given() -> None:
         for call in calls:
             assert not (isinstance(call.func, ast.Name) and call.func.id in ("eval", "exec")), name
             assert not any(keyword.arg == "shell" for keyword in call.keywords), name
+
+
+def test_the_server_asks_nobody_else() -> None:
+    """No URL of a request is ever fetched: nothing that serves one has what that takes."""
+    clients = {"aiohttp", "ftplib", "http", "httpx", "huggingface_hub", "requests", "urllib", "urllib3"}
+    having = {name for name, imports in IMPORTS.items() if {i.partition(".")[0] for i in imports} & clients}
+    connecting = {
+        name for name, path in MODULES.items() if {"open_connection", "create_connection", "connect_tcp"} & _calls(path)
+    }
+
+    commands = {"slotwise.ps"}  # a client of a running server
+    assert {name for name in having | connecting if not name.startswith("slotwise.benchmarks")} <= commands
+
+
+def _calls(path: Path) -> set[str]:
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return {call.attr for call in calls if isinstance(call, ast.Attribute)}
 
 
 def test_the_command_line_starts_without_the_server() -> None:

@@ -44,7 +44,7 @@ def test_lists_in_the_environment_are_comma_separated() -> None:
 
 
 def test_other_variables_are_not_ours() -> None:
-    assert load_settings(environment={"OLLAMA_HOST": "x", "PORT": "9"}) == load_settings(environment={})
+    assert load_settings(environment={"OLLAMA_DEBUG": "x", "PORT": "9"}) == load_settings(environment={})
 
 
 def test_settings_can_not_be_changed() -> None:

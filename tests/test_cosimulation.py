@@ -15,7 +15,7 @@ import pytest
 from slotwise.errors import ContextLengthExceeded
 from slotwise.memory.accounts import on_host
 from slotwise.memory.footprint import HOST
-from slotwise.request import GenerationRequest, SamplingParams, TextPrompt
+from slotwise.request import Examine, Examined, GenerationRequest, SamplingParams, TextPrompt, TokenLogprob
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
@@ -23,9 +23,11 @@ from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.specs import ModelSpec, PoolSize, SchedulerConfig
 from slotwise.workers import child
+from slotwise.workers.constraint import Constraints
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.loop import StepLoop
 from slotwise.workers.prepare import PromptPreparer
+from slotwise.workers.prepared import Preparing, for_answers
 from slotwise.workers.protocol import (
     Command,
     LoadModel,
@@ -74,13 +76,15 @@ WORLDS = {
 class Preparer(child.Preparer):
     """What the child's does, without its thread."""
 
-    def __init__(self, prompts: PromptPreparer) -> None:
-        self.prompts = prompts
+    def __init__(self, prepare: Preparing) -> None:
+        self._prepare = prepare
         self._cancelled = set()
         self.owed = set()
 
-    def tokens(self, command: Prepare) -> list[int]:
-        return [] if command.request_id in self._cancelled else self.prompts.prepare(command.prompt)
+    def prepared(self, command: Prepare) -> tuple[Prepared, list[list[int]]]:
+        if command.request_id in self._cancelled:
+            return Prepared(command.request_id, 0), []
+        return self._prepare(command)
 
 
 class Worker:
@@ -89,8 +93,10 @@ class Worker:
     def __init__(self, world: "Simulation", worker_id: int, load: LoadModel) -> None:
         self.world, self.id = world, worker_id
         self.model = FakeModel(load)
-        self.loop = StepLoop(self.model, timer=lambda: world.now)
-        self.preparer = Preparer(PromptPreparer(self.model.vocabulary, self.model.info.vocab_size))
+        constraints = Constraints(self.model.vocabulary)
+        self.loop = StepLoop(self.model, timer=lambda: world.now, constraints=constraints)
+        prompts = PromptPreparer(self.model.vocabulary, self.model.info.vocab_size)
+        self.preparer = Preparer(for_answers(prompts, constraints))
         self.inbox: deque[Command | child._PreparedTokens] = deque()
         self.to_prepare: deque[Prepare] = deque()
         self.prepares = self.steps = self.dead = False
@@ -110,12 +116,12 @@ class Worker:
             return
         self.prepares = True
         command = self.to_prepare.popleft()
-        tokens = self.preparer.tokens(command)
+        report, inputs = self.preparer.prepared(command)
 
         def done() -> None:
             self.prepares = False
-            self.inbox.append(child._PreparedTokens(command.request_id, tokens))
-            self.tell(Prepared(command.request_id, len(tokens), tuple(tokens) if command.tell_tokens else ()))
+            self.inbox.append(child._PreparedTokens(command.request_id, inputs))
+            self.tell(report)
             self.wake()
             self.prepare()
 
@@ -169,6 +175,7 @@ class Simulation:
         self.workers: dict[int, Worker] = {}
         self.leases: list[Lease] = []
         self.text: dict[str, str] = {}
+        self.logprobs: dict[str, list[TokenLogprob]] = {}
         self.ended: set[str] = set()
         self.resizes = 0
         spec = ModelSpec(
@@ -262,6 +269,9 @@ class Simulation:
             max_output_tokens=self.random.choice([3, 12, 30]),
             key=self.random.choice("aaabc"),
             ignore_eos=self.random.random() < 0.5,
+            stop=self.random.choice([(), (), ("ab", "qz!", "n y")]),
+            top_logprobs=self.random.choice([None, 2]),
+            examine=Examine(tokens=True) if self.random.random() < 0.1 else None,
         )
         lease = self.dispatcher.lease(request)
         self.leases.append(lease)
@@ -286,7 +296,8 @@ class Simulation:
                 self.text[name] = repr(lease._error)
                 self.ended.add(name)
             for chunk in lease._unread:
-                self.text[name] = self.text.get(name, "") + chunk.text
+                self.text[name] = self.text.get(name, "") + (repr(chunk.examined) if chunk.examined else chunk.text)
+                self.logprobs.setdefault(name, []).extend(chunk.logprobs)
                 if chunk.finish_reason is not None:
                     self.ended.add(name)
             lease._unread.clear()
@@ -306,35 +317,43 @@ class Simulation:
             self.now, _, step = heapq.heappop(self.events)
             step()
 
-    def alone(self, request: GenerationRequest) -> str:
-        """Its answer where nothing happens."""
+    def alone(self, request: GenerationRequest) -> tuple[str, list[TokenLogprob]]:
+        """Its answer where nothing happens, and the log probabilities of each token that it has."""
         assert isinstance(request.prompt, TextPrompt)
         tokens = list(request.prompt.text.encode())
+        if request.examine is not None:
+            return repr(Examined(len(tokens), tuple(tokens))), []
         room = self.world.cap - len(tokens)
         if room < 1:
-            return repr(ContextLengthExceeded(len(tokens), self.world.cap))
+            return repr(ContextLengthExceeded(len(tokens), self.world.cap)), []
         loop = StepLoop(FakeModel(LoadModel("m", "fake:eos_after=24", 1, 1000, 1000, speculation=False)))
         loop.prepared("x", tokens)
         most = min(request.max_output_tokens or room, room)
-        loop.start(StartSequence("x", most, GREEDY, ignore_eos=request.ignore_eos))
+        top = request.top_logprobs
+        loop.start(StartSequence("x", most, GREEDY, request.stop, request.ignore_eos, top_logprobs=top))
         text = ""
+        logprobs: list[TokenLogprob] = []
         while not loop.idle:
-            text += "".join(delta.text for delta in loop.step().deltas)
-        return text
+            for delta in loop.step().deltas:
+                text += delta.text
+                logprobs += delta.logprobs
+        # One for each character of this model's: what the stop string cut off has none.
+        return text, logprobs[: len(text)]
 
 
-@pytest.mark.parametrize("name", WORLDS)
-def test_each_answer_is_the_one_that_it_would_be_alone(name: str) -> None:
+@pytest.mark.parametrize("world", WORLDS)
+def test_each_answer_is_the_one_that_it_would_be_alone(world: str) -> None:
     moved = resizes = 0
     for seed in range(12):
-        simulation = Simulation(WORLDS[name], seed)
+        simulation = Simulation(WORLDS[world], seed)
         simulation.run()
         moved += simulation.dispatcher.status()[0].counters.moved_total
         resizes += simulation.resizes
         for lease in simulation.leases:
-            got = simulation.text.get(lease.request.request_id, "nothing")
-            assert got in ("left", simulation.alone(lease.request)), f"seed {seed}, {lease.request.request_id}"
-        assert len(simulation.ended) == WORLDS[name].requests, f"seed {seed}: somebody waits for ever"
+            name = lease.request.request_id
+            got = simulation.text.get(name, "nothing"), simulation.logprobs.get(name, [])
+            assert got[0] == "left" or got == simulation.alone(lease.request), f"seed {seed}, {name}"
+        assert len(simulation.ended) == WORLDS[world].requests, f"seed {seed}: somebody waits for ever"
 
     assert moved, "no answer went on with another worker"
-    assert bool(resizes) == bool(WORLDS[name].smaller)
+    assert bool(resizes) == bool(WORLDS[world].smaller)

@@ -32,6 +32,7 @@ OTHERS: dict[str, Any] = {
     "reproducible": True,
     "kv_layout": "split",
     "speculation": False,
+    "pooling": "mean",
 }
 SAME: dict[str, Any] = {
     "model_id": "other",

@@ -131,10 +131,12 @@ def test_a_client_that_leaves_gives_its_slot_back(server: ServerProcess) -> None
         (b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n", b"404"),
         (b"GET /v1/models/../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n", b"404"),
         (
-            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil\r\nContent-Type: text/plain\r\n"
-            b"Content-Length: 2\r\n\r\n{}",
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n"
+            b"Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}",
             b"415",
         ),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil\r\n\r\n", b"403"),
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 10.0.0.1\r\n\r\n", b"403"),
         (
             b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",

@@ -25,6 +25,9 @@ _GAINS = {"attn_q": 3.0, "attn_k": 3.0, "attn_v": 3.0, "attn_output": 6.0, "ssm_
 Tensors = Iterator[tuple[str, tuple[int, ...]]]
 
 KINDS = ("llama", "gemma2", "mamba")
+#: `[CLS]` a text `[SEP]`; letters are the words, and their continuations.
+_BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def write_model(folder: Path, kind: str, seed: int = 1, *, context_length: int = CONTEXT) -> str:
@@ -42,6 +45,63 @@ def write_model(folder: Path, kind: str, seed: int = 1, *, context_length: int =
     writer.write_tensors_to_file()
     writer.close()
     return str(path)
+
+
+def write_encoder(folder: Path, pooling: str = "mean", seed: int = 1, *, context_length: int = CONTEXT) -> str:
+    """Path of a BERT that embeds, or ranks: "mean", "cls" or "rank"."""
+    path = folder / f"tiny-bert-{pooling}.gguf"
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(_WIDTH)
+    writer.add_block_count(_LAYERS)
+    writer.add_feed_forward_length(2 * _WIDTH)
+    writer.add_head_count(_HEADS)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType[pooling.upper()])
+    tokens = [*_BERT_SPECIAL, *(f"\u2581{letter}" for letter in _LETTERS), *_LETTERS]
+    special = [gguf.TokenType.CONTROL] * len(_BERT_SPECIAL)
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(tokens)
+    writer.add_token_types([*special, *[gguf.TokenType.NORMAL] * (len(tokens) - len(special))])
+    writer.add_token_type_count(2)
+    writer.add_unk_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_sep_token_id(3)
+    writer.add_pad_token_id(0)
+    writer.add_mask_token_id(4)
+    rng = np.random.default_rng(seed)
+    for name, shape in _encoder(len(tokens), context_length, ranks=pooling == "rank"):
+        writer.add_tensor(name, _weights(rng, name, shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(path)
+
+
+def _encoder(vocabulary: int, context_length: int, *, ranks: bool) -> Tensors:
+    yield "token_embd.weight", (vocabulary, _WIDTH)
+    yield "token_types.weight", (2, _WIDTH)
+    yield "position_embd.weight", (context_length, _WIDTH)
+    yield from _with_bias("token_embd_norm", (_WIDTH,))
+    for layer in range(_LAYERS):
+        block = f"blk.{layer}."
+        for name in ("q", "k", "v", "output"):
+            yield from _with_bias(f"{block}attn_{name}", (_WIDTH, _WIDTH))
+        yield from _with_bias(f"{block}attn_output_norm", (_WIDTH,))
+        yield from _with_bias(f"{block}ffn_up", (2 * _WIDTH, _WIDTH))
+        yield from _with_bias(f"{block}ffn_down", (_WIDTH, 2 * _WIDTH))
+        yield from _with_bias(f"{block}layer_output_norm", (_WIDTH,))
+    if ranks:
+        yield from _with_bias("cls", (_WIDTH, _WIDTH))
+        yield from _with_bias("cls.output", (1, _WIDTH))
+
+
+def _with_bias(name: str, shape: tuple[int, ...]) -> Tensors:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[:1]
 
 
 def _describe(writer: gguf.GGUFWriter, kind: str, context_length: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,34 +14,32 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from slotwise import __version__
 from slotwise.api import queueing
+from slotwise.api.access import UnknownUrl
+from slotwise.api.catalogue import routes as catalogue_routes
 from slotwise.api.edge import Edge
+from slotwise.api.embeddings import embeddings, rerank
 from slotwise.api.entrance import Entrance
+from slotwise.api.examine import Examination
 from slotwise.api.metrics import Metrics
+from slotwise.api.ollama import routes as ollama
 from slotwise.api.openai import tell_chat, tell_completion
-from slotwise.api.openapi import document
-from slotwise.api.replies import Reply, error_reply, internal_error, json_reply, raw_reply
+from slotwise.api.openapi import RERANK_PATHS, document
+from slotwise.api.replies import as_response, error_reply, internal_error, json_reply, raw_reply
 from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.api.seam import Generation
-from slotwise.errors import ModelNotFound, SlotwiseError
+from slotwise.errors import SlotwiseError
 from slotwise.keys.keyring import Keyring
 from slotwise.memory.accounts import Amounts, device_name
 from slotwise.memory.facts import ModelFacts
+from slotwise.origins import Origins
 from slotwise.scheduler.dispatcher import ServedModel
 from slotwise.scheduler.measured import ServedMemory, measured_on
 
 DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
-
-
-class UnknownUrl(SlotwiseError):
-    """Raised for a path that is not served."""
-
-    status = 404
-    type = "invalid_request_error"
-    code = "unknown_url"
 
 
 class MethodNotAllowed(SlotwiseError):
@@ -58,35 +57,47 @@ def create_app(
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     clock: Callable[[], float] = time.monotonic,
     allowed_hosts: Collection[str] | None = None,
+    origins: Origins | None = None,
     user_header: str = "",
     metrics: Metrics | None = None,
     catalogue: Mapping[str, ModelFacts] | None = None,
 ) -> ASGIApp:
     """The whole HTTP edge of one server. `catalogue`: of each model that is served. `allowed_hosts`: names under which
-    it may be asked; None = any.
+    programs of this machine may ask it without a key; None = any machine, under any name. `origins`: of web pages that
+    may; None = those of this machine.
     `user_header`: names the end user behind a key; "" = none does. `metrics`: where to count, if not in its own."""
     entrance = Entrance(
         service, metrics or Metrics(service.status), catalogue or {}, max_body_bytes, user_header, clock
     )
-    routes = Routes(entrance)
+    routes, examination = Routes(entrance), Examination(entrance, partial(parse_chat, catalogue=entrance.catalogue))
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.completion, methods=["POST"]),
-            Route("/v1/models", routes.models, methods=["GET"]),
-            Route("/v1/models/{model_id:path}", routes.model, methods=["GET"]),
+            Route("/v1/chat/completions/input_tokens", examination.input_tokens, methods=["POST"]),
+            Route("/tokenize", examination.tokenize, methods=["POST"]),
+            Route("/detokenize", examination.detokenize, methods=["POST"]),
+            Route("/apply-template", examination.apply_template, methods=["POST"]),
+            Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
+            *(Route(path, routes.rerank, methods=["POST"]) for path in RERANK_PATHS),
+            *catalogue_routes(entrance),
+            # LM Studio's names of the same.
+            Route("/api/v0/chat/completions", routes.chat, methods=["POST"]),
+            Route("/api/v0/completions", routes.completion, methods=["POST"]),
+            Route("/api/v0/embeddings", routes.embeddings, methods=["POST"]),
             Route("/v1/slotwise/status", routes.status, methods=["GET"]),
             Route("/v1/slotwise/queue", routes.queue, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),
             Route("/ready", routes.ready, methods=["GET"]),
             Route("/metrics", routes.metrics_text, methods=["GET"]),
             Route("/openapi.json", routes.openapi, methods=["GET"]),
+            *ollama.routes(entrance),
         ],
         exception_handlers={HTTPException: _http_exception, SlotwiseError: _refusal, Exception: _fault},
     )
     # An exact path or a 404: a redirect to another spelling would turn a POST into a GET.
     app.router.redirect_slashes = False
-    return Edge(app, keyring or Keyring(), allowed_hosts, on_refusal=entrance.count_refusal)
+    return Edge(app, keyring or Keyring(), allowed_hosts, origins, on_refusal=entrance.count_refusal)
 
 
 class Routes:
@@ -97,23 +108,19 @@ class Routes:
         self._service = entrance.service
         self._clock = entrance.clock
         self._started_at = entrance.clock()
-        self._created = int(time.time())
 
     async def chat(self, request: Request) -> ASGIApp:
-        return await self._entrance.generate(request, parse_chat, tell_chat)
+        parse = partial(parse_chat, catalogue=self._entrance.catalogue)
+        return await self._entrance.generate(request, parse, tell_chat)
 
     async def completion(self, request: Request) -> ASGIApp:
         return await self._entrance.generate(request, parse_completion, tell_completion)
 
-    async def models(self, request: Request) -> Response:
-        return _json({"object": "list", "data": [self._model_object(served) for served in self._service.status()]})
+    async def embeddings(self, request: Request) -> ASGIApp:
+        return await embeddings(self._entrance, request)
 
-    async def model(self, request: Request) -> Response:
-        name = request.path_params["model_id"]
-        for served in self._service.status():
-            if served.status.model == name:
-                return _json(self._model_object(served))
-        raise ModelNotFound(f"The model '{name[:100]}' does not exist.", param="model")
+    async def rerank(self, request: Request) -> ASGIApp:
+        return await rerank(self._entrance, request)
 
     async def status(self, request: Request) -> Response:
         models = [_status_object(served) for served in self._service.status()]
@@ -140,28 +147,10 @@ class Routes:
 
     async def metrics_text(self, request: Request) -> Response:
         content_type = b"text/plain; version=0.0.4; charset=utf-8"
-        return _AsResponse(raw_reply(self._entrance.metrics.render(), content_type))
+        return as_response(raw_reply(self._entrance.metrics.render(), content_type))
 
     async def openapi(self, request: Request) -> Response:
         return _json(document())
-
-    def _model_object(self, served: ServedModel) -> dict[str, Any]:
-        status, counters = served.status, served.counters
-        return {
-            "id": status.model,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "slotwise",
-            "state": status.state,
-            "load_progress": _percent(counters.load_progress),
-            "failure": status.failure,
-            "max_model_len": status.context_cap,
-            "context": {
-                "per_request": status.context_cap,
-                "train": counters.info.context_train if counters.info else None,
-            },
-            "slots": {"total": status.slots, "free": status.slots - status.busy_slots},
-        }
 
 
 def _status_object(served: ServedModel) -> dict[str, Any]:
@@ -208,40 +197,25 @@ def _by_name(amounts: Amounts) -> dict[str, int]:
     return {device_name(device): size for device, size in sorted(amounts.items())}
 
 
-def _percent(progress: float | None) -> int | None:
-    return None if progress is None else round(100 * progress)
-
-
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"][:100]
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
         fault: SlotwiseError = MethodNotAllowed(f"{request.method} is not possible at {path}; use {allow}.")
-        return _AsResponse(error_reply(fault, path, [(b"allow", allow.encode())]))
-    return _AsResponse(error_reply(UnknownUrl(f"There is nothing at {request.method} {path}."), path))
+        return as_response(error_reply(fault, path, [(b"allow", allow.encode())]))
+    return as_response(error_reply(UnknownUrl(f"There is nothing at {request.method} {path}."), path))
 
 
 async def _refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, SlotwiseError)
-    return _AsResponse(error_reply(error, request.scope["path"]))
+    return as_response(error_reply(error, request.scope["path"]))
 
 
 async def _fault(request: Request, error: Exception) -> Response:
     """Our own mistake: the client gets no trace of it; `Edge` logs it with the request's id."""
-    return _AsResponse(error_reply(internal_error(request.scope.get("slotwise.request_id", "")), request.scope["path"]))
-
-
-class _AsResponse(Response):
-    """A reply of ours where Starlette wants a Response."""
-
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._reply(send)
+    return as_response(error_reply(internal_error(request.scope.get("slotwise.request_id", "")), request.scope["path"]))
 
 
 def _json(body: object, status: int = 200) -> Response:
-    return _AsResponse(json_reply(body, status))
+    return as_response(json_reply(body, status))

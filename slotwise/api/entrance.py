@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,11 +18,21 @@ from slotwise.api.metrics import Metrics
 from slotwise.api.schema import MAX_USER_LENGTH
 from slotwise.api.seam import Generation
 from slotwise.api.streaming import PING_INTERVAL_S, GenerationResponse, Telling
+from slotwise.api.suitable import check_suitable
 from slotwise.errors import ModelNotFound, SlotwiseError
-from slotwise.memory.facts import ModelFacts
+from slotwise.memory.facts import Kind, ModelFacts
 
 #: From a body, and who sent it, to what is to be generated.
 Parse = Callable[[bytes, Asker], ParsedRequest]
+P = TypeVar("P", bound=ParsedRequest)
+
+
+class _OfAModel(Protocol):
+    @property
+    def model(self) -> str: ...
+
+
+Asked = TypeVar("Asked", bound=_OfAModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +50,46 @@ class Entrance:
 
     async def generate(self, request: Request, parse: Parse, telling: Telling) -> ASGIApp:
         """The answer to a request. Raises SlotwiseError: it is refused as it is."""
-        if int_header(request, "x-stainless-retry-count"):
-            self.metrics.retried.inc()
+        parsed = await self.parsed(request, parse)
+        return silence if parsed is None else self.answer(request, parsed, telling)
+
+    async def parsed(
+        self, request: Request, parse: Callable[[bytes, Asker], P], kind: Kind | None = "text"
+    ) -> P | None:
+        """What a request wants of a model of this kind (None: of any); None: its client has left. Raises SlotwiseError,
+        and has counted it."""
         try:
-            body = await self.body(request)
-            parsed = parse(body, self.asker(request))
-            interval = waits.told_every(request.headers) or PING_INTERVAL_S
+            with self.counted():
+                waits.told_every(request.headers)
+                return await self.read(request, parse, kind)
         except ClientLeft:
-            return silence
-        except SlotwiseError as error:
-            self.count_refusal(error.code)
-            raise
+            return None
+
+    def answer(self, request: Request, parsed: ParsedRequest, telling: Telling) -> ASGIApp:
+        """The answer to what `parsed` gave."""
+        interval = waits.told_every(request.headers) or PING_INTERVAL_S
         return GenerationResponse(
             parsed, telling, self.service, self.metrics, clock=self.clock, ping_interval_s=interval
         )
+
+    async def read(self, request: Request, parse: Callable[[bytes, Asker], Asked], kind: Kind | None) -> Asked:
+        """What a body asks of a model of this kind; None: of any. Raises SlotwiseError, or ClientLeft."""
+        if int_header(request, "x-stainless-retry-count"):
+            self.metrics.retried.inc()
+        asked = parse(await self.body(request), self.asker(request))
+        facts = self.catalogue.get(asked.model)
+        if facts is not None and kind is not None:
+            check_suitable(facts, kind)
+        return asked
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """What is refused in here is counted."""
+        try:
+            yield
+        except SlotwiseError as error:
+            self.count_refusal(error.code)
+            raise
 
     async def body(self, request: Request) -> bytes:
         """Raises RequestTooLarge, or ClientLeft."""

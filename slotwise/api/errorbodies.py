@@ -8,4 +8,6 @@ from slotwise.errors import SlotwiseError
 
 def error_body(error: SlotwiseError, path: str) -> object:
     """The body of a reply to a request for `path`."""
+    if path.startswith("/api/") and not path.startswith("/api/v0/"):
+        return {"error": error.message}  # Ollama's
     return error_object(error)

@@ -20,6 +20,8 @@ MAX_CONTAINERS = 100_000
 #: llama.cpp's fallback tokenizer recurses once per character of a run (llama.cpp #27783). The worker's stack is made
 #: for more than this, and no honest prompt has it.
 MAX_CHARACTER_RUN = 100_000
+#: Of a model's name: longer than any there is.
+MAX_NAME_LENGTH = 1000
 #: The closing quote may be missing: a search that fails at the end of the body would begin again at each quote in it.
 _JSON_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _SHOWN = 60

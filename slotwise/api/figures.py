@@ -34,14 +34,21 @@ class Figures:
         return last is None
 
     def timings(self, leases: Sequence[Lease]) -> dict[str, float]:
-        """Milliseconds, of the choice that was served first."""
+        """Milliseconds, of the choice that was served first. `load_ms`: of its wait, until its model was loaded;
+        `answer_ms`: from the first word of the answer to its last."""
         granted = [lease.granted_at for lease in leases if lease.granted_at is not None]
         first = [lease.first_chunk_at for lease in leases if lease.first_chunk_at is not None]
+        last = [lease.last_chunk_at for lease in leases if lease.last_chunk_at is not None]
+        loaded = [lease.loaded_at for lease in leases if lease.loaded_at is not None]
         timings = {"total_ms": self._clock() - self._started_at}
+        if loaded:
+            timings["load_ms"] = min(loaded) - self._started_at
         if granted:
             timings["queue_ms"] = min(granted) - self._started_at
         if first:
             timings["ttft_ms"] = min(first) - self._started_at
+        if first and last:
+            timings["answer_ms"] = max(last) - min(first)
         return {name: round(1000 * seconds, 3) for name, seconds in timings.items()}
 
     def left(self) -> None:

@@ -6,9 +6,17 @@ from typing import Any
 
 from slotwise import __version__
 from slotwise.api import waits
-from slotwise.api.schema import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH, ROLES
+from slotwise.api.embeddingschema import MAX_INPUTS
+from slotwise.api.fields import MAX_NAME_LENGTH
+from slotwise.api.messages import MAX_CALLS, MAX_MESSAGES, ROLES
+from slotwise.api.ollama import document as ollama
+from slotwise.api.schema import MAX_CHOICES, MAX_STOP_LENGTH, MAX_STOPS, MAX_TOP_LOGPROBS, MAX_USER_LENGTH
+from slotwise.api.shape import EFFORTS
+from slotwise.api.toolfields import MAX_TOOLS
 from slotwise.request import ServiceTier
 
+#: By Jina's name, and by those that llama-server has beside it.
+RERANK_PATHS = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
 _STRING, _BOOLEAN = {"type": "string"}, {"type": "boolean"}
 
 
@@ -46,6 +54,11 @@ _GENERATION: dict[str, Any] = {
     "safety_identifier": _nullable({"type": "string", "maxLength": MAX_USER_LENGTH}),
     "service_tier": _nullable({"enum": ["auto", *ServiceTier]}),
 }
+_NAMED = {
+    "type": "object",
+    "required": ["model"],
+    "properties": {"model": {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}},
+}
 _PART = {
     "type": "object",
     "required": ["type", "text"],
@@ -58,6 +71,53 @@ _MESSAGE = {
         "role": {"enum": list(ROLES)},
         "content": _nullable({"anyOf": [_STRING, {"type": "array", "items": _PART}]}),
         "name": _nullable(_STRING),
+        "reasoning_content": _nullable(_STRING),
+        "tool_call_id": _nullable(_STRING),
+        "tool_calls": _nullable(
+            {"type": "array", "items": {"$ref": "#/components/schemas/ToolCall"}, "maxItems": MAX_CALLS}
+        ),
+    },
+}
+_TOOL_CALL = {
+    "type": "object",
+    "required": ["id", "type", "function"],
+    "properties": {
+        "id": _STRING,
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name", "arguments"],
+            "properties": {"name": {"type": "string", "minLength": 1}, "arguments": _STRING},
+        },
+    },
+}
+_TOOL = {
+    "type": "object",
+    "required": ["type", "function"],
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {
+                "name": {"type": "string", "pattern": "^[a-zA-Z0-9_.-]{1,64}$"},
+                "description": _nullable(_STRING),
+                "parameters": _nullable({"type": "object"}),
+                "strict": _nullable(_BOOLEAN),
+            },
+        },
+    },
+}
+_FORMAT = {
+    "type": "object",
+    "required": ["type"],
+    "properties": {
+        "type": {"enum": ["text", "json_object", "json_schema"]},
+        "json_schema": {
+            "type": "object",
+            "required": ["name", "schema"],
+            "properties": {"name": _STRING, "schema": {"type": "object"}, "strict": _nullable(_BOOLEAN)},
+        },
     },
 }
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
@@ -65,7 +125,17 @@ _CHAT = {
     "type": "object",
     "required": ["model", "messages"],
     "properties": _GENERATION
-    | {"messages": {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": MAX_MESSAGES}},
+    | {
+        "messages": {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": MAX_MESSAGES},
+        "tools": _nullable({"type": "array", "items": _TOOL, "maxItems": MAX_TOOLS}),
+        "tool_choice": _nullable({"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]}),
+        "parallel_tool_calls": _nullable(_BOOLEAN),
+        "response_format": _nullable(_FORMAT),
+        "reasoning_effort": _nullable({"enum": list(EFFORTS)}),
+        "chat_template_kwargs": _nullable({"type": "object"}),
+        "logprobs": _nullable(_BOOLEAN),
+        "top_logprobs": _range("integer", 0, MAX_TOP_LOGPROBS),
+    },
 }
 _COMPLETION = {
     "type": "object",
@@ -74,7 +144,51 @@ _COMPLETION = {
     | {
         "prompt": {
             "anyOf": [_STRING, _TOKENS, {"type": "array", "items": {"anyOf": [_STRING, _TOKENS]}, "minItems": 1}]
-        }
+        },
+        "logprobs": _range("integer", 0, MAX_TOP_LOGPROBS),
+        "echo": _nullable(_BOOLEAN),
+        "best_of": _range("integer", 1),
+        "response_format": _nullable(_FORMAT),
+    },
+}
+_EMBEDDED: dict[str, Any] = {
+    "model": _STRING,
+    "user": _GENERATION["user"],
+    "safety_identifier": _GENERATION["safety_identifier"],
+    "service_tier": _GENERATION["service_tier"],
+    "keep_alive": _GENERATION["keep_alive"],
+}
+_INPUT = {"type": "string", "minLength": 1}
+_EMBEDDING = {
+    "type": "object",
+    "required": ["model", "input"],
+    "properties": _EMBEDDED
+    | {
+        "input": {
+            "anyOf": [
+                _INPUT,
+                _TOKENS,
+                {"type": "array", "items": {"anyOf": [_INPUT, _TOKENS]}, "minItems": 1, "maxItems": MAX_INPUTS},
+            ]
+        },
+        "encoding_format": _nullable({"enum": ["float", "base64"]}),
+        "dimensions": _range("integer", 1),
+    },
+}
+_RERANK = {
+    "type": "object",
+    "required": ["model", "query", "documents"],
+    "properties": _EMBEDDED
+    | {
+        "query": _INPUT,
+        "documents": {
+            "type": "array",
+            "items": {"anyOf": [_INPUT, {"type": "object", "required": ["text"], "properties": {"text": _INPUT}}]},
+            "minItems": 1,
+            "maxItems": MAX_INPUTS,
+        },
+        "top_n": _range("integer", 1),
+        "return_documents": _nullable(_BOOLEAN),
     },
 }
 _ERROR = {
@@ -166,7 +280,8 @@ _ERRORS = {
     for status, text in {
         "400": "The request can not work as written",
         "401": "No key, or an unknown one",
-        "403": "Asked under a name that is not this server's",
+        "403": "Asked under a name that is not this server's, from a page or through a proxy that may not, or by a key "
+        "that may not",
         "404": "No such model",
         "413": "The body is too large",
         "415": "The body's type can not be read",
@@ -185,6 +300,43 @@ def _generate(summary: str, schema: str) -> dict[str, Any]:
     return {"post": {"summary": summary, "parameters": _HEADERS, "requestBody": body, "responses": responses}}
 
 
+_CHAT_REF = {"$ref": "#/components/schemas/ChatRequest"}
+_MODEL = {"type": "string", "maxLength": 512, "description": "May be left away where there is only one"}
+_TOKENIZE = {
+    "type": "object",
+    "required": ["content"],
+    "properties": {
+        "model": _MODEL,
+        "content": _STRING,
+        "add_special": {"type": "boolean", "default": False, "description": "With the token that prompts begin with"},
+        "parse_special": {
+            "type": "boolean",
+            "default": True,
+            "description": "Their texts are special tokens",
+        },
+        "with_pieces": {"type": "boolean", "default": False, "description": "Each token with its text"},
+    },
+}
+_DETOKENIZE = {
+    "type": "object",
+    "required": ["tokens"],
+    "properties": {"model": _MODEL, "tokens": {"type": "array", "items": {"type": "integer", "minimum": 0}}},
+}
+
+
+def _examine(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    responses = {"200": _response("What the prompt becomes"), **_ERRORS}
+    return {"post": {"summary": summary, "parameters": _HEADERS, "requestBody": body, "responses": responses}}
+
+
+def _compute(summary: str, schema: str) -> dict[str, Any]:
+    """As `_generate`, without a stream."""
+    operation = _generate(summary, schema)
+    del operation["post"]["responses"]["200"]["content"]["text/event-stream"]
+    return operation
+
+
 def _read(summary: str, kind: str = "application/json", **others: str) -> dict[str, Any]:
     responses = {"200": _response("OK", kind=kind)} | {
         status.removeprefix("s"): _response(text) for status, text in others.items()
@@ -192,20 +344,45 @@ def _read(summary: str, kind: str = "application/json", **others: str) -> dict[s
     return {"get": {"summary": summary, "responses": responses}}
 
 
+def _one_model(summary: str) -> dict[str, Any]:
+    model = _read(summary, s404="No such model")
+    model["get"]["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": _STRING}]
+    return model
+
+
+def _order(summary: str) -> dict[str, Any]:
+    """Something that is done with a model, by those who may."""
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NamedModel"}}}}
+    responses = {"200": _response("It is being done"), **_ERRORS, "409": _response("The model is pinned", _ERROR_REF)}
+    return {"post": {"summary": summary, "requestBody": body, "responses": responses}}
+
+
 def document() -> dict[str, Any]:
     """The whole document."""
-    model = _read("One model", s404="No such model")
     queue = _read("The caller's requests that wait or run, and the lines of its models")
     queue["get"]["responses"]["200"] = _response("OK", {"$ref": "#/components/schemas/Queue"})
-    model["get"]["parameters"] = [{"name": "model_id", "in": "path", "required": True, "schema": _STRING}]
     return {
         "openapi": "3.1.0",
         "info": {"title": "slotwise", "version": __version__, "license": {"name": "Apache-2.0"}},
         "paths": {
             "/v1/chat/completions": _generate("Answer a conversation", "ChatRequest"),
             "/v1/completions": _generate("Continue a text", "CompletionRequest"),
+            "/v1/chat/completions/input_tokens": _examine("How many tokens a conversation has", _CHAT_REF),
+            "/tokenize": _examine("The tokens of a text", _TOKENIZE),
+            "/detokenize": _examine("The text of tokens", _DETOKENIZE),
+            "/apply-template": _examine("A conversation as the model reads it", _CHAT_REF),
+            "/v1/embeddings": _compute("Vectors of texts", "EmbeddingRequest"),
+            **{path: _compute("How well documents answer a query", "RerankRequest") for path in RERANK_PATHS},
             "/v1/models": _read("The models there are"),
-            "/v1/models/{model_id}": model,
+            "/v1/models/{model_id}": _one_model("One model"),
+            "/models": _read("The models there are, as llama.cpp's router lists them"),
+            "/models/load": _order("Load a model before anybody asks for it"),
+            "/models/unload": _order("Give a model's memory back as soon as nobody uses it"),
+            "/api/v0/chat/completions": _generate("Answer a conversation, by LM Studio's name", "ChatRequest"),
+            "/api/v0/completions": _generate("Continue a text, by LM Studio's name", "CompletionRequest"),
+            "/api/v0/embeddings": _compute("Vectors of texts, by LM Studio's name", "EmbeddingRequest"),
+            "/api/v0/models": _read("The models there are, as LM Studio lists them"),
+            "/api/v0/models/{model_id}": _one_model("One model, as LM Studio tells of it"),
             "/v1/slotwise/status": _read(
                 "Slots, queue, cells and counters of every model, and what workers take of the memory"
             ),
@@ -214,13 +391,19 @@ def document() -> dict[str, Any]:
             "/ready": _read("The server takes requests", s503="Draining, or no model can be loaded"),
             "/metrics": _read("Prometheus metrics", kind="text/plain"),
             "/openapi.json": _read("This document"),
+            **ollama.paths(),
         },
         "components": {
             "schemas": {
                 "ChatRequest": _CHAT,
                 "CompletionRequest": _COMPLETION,
+                "EmbeddingRequest": _EMBEDDING,
+                "RerankRequest": _RERANK,
                 "Error": _ERROR,
+                "NamedModel": _NAMED,
                 "Queue": _QUEUE,
+                "ToolCall": _TOOL_CALL,
+                **ollama.SCHEMAS,
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },

@@ -6,7 +6,8 @@ import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from starlette.types import Send
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from slotwise.api.errorbodies import error_body
 from slotwise.errors import InvalidApiKey, SlotwiseError
@@ -20,9 +21,11 @@ def json_reply(body: object, status: int = 200, headers: list[tuple[bytes, bytes
 
 
 def raw_reply(
-    data: bytes, content_type: bytes, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
+    data: bytes, content_type: bytes | None, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None
 ) -> Reply:
-    lines = [(b"content-type", content_type), (b"content-length", b"%d" % len(data)), *(headers or [])]
+    """`content_type` None: there is no body, as with 204."""
+    described = [(b"content-type", content_type), (b"content-length", b"%d" % len(data))] if content_type else []
+    lines = [*described, *(headers or [])]
 
     async def reply(send: Send) -> None:
         await send({"type": "http.response.start", "status": status, "headers": lines})
@@ -48,3 +51,18 @@ def error_reply(error: SlotwiseError, path: str, headers: list[tuple[bytes, byte
     if isinstance(error, InvalidApiKey):
         lines.append((b"www-authenticate", b"Bearer"))
     return json_reply(error_body(error, path), error.status, lines)
+
+
+class _AsResponse(Response):
+    """A reply of ours where Starlette wants a Response."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._reply(send)
+
+
+def as_response(reply: Reply) -> Response:
+    return _AsResponse(reply)

@@ -7,12 +7,20 @@ silence would change the answer without telling anybody.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from slotwise.api import fields
 from slotwise.api.asked import NOBODY, Asker, ParsedRequest, Wanted, choices_of, new_id
+from slotwise.api.formats.arrange import arrange
+from slotwise.api.messages import parse_messages
+from slotwise.api.pieces import AnswerParser, PlainText
+from slotwise.api.shape import parse_format, parse_template_args
+from slotwise.api.toolfields import parse_choice, parse_tools
+from slotwise.memory.facts import ModelFacts
 from slotwise.request import (
-    ChatMessage,
     ChatPrompt,
     Prompt,
     SamplingParams,
@@ -21,33 +29,38 @@ from slotwise.request import (
     TokenPrompt,
 )
 
-MAX_MESSAGES = 4096
 MAX_PROMPTS = 64
 MAX_CHOICES = 8
 MAX_PROMPT_TOKENS = 4_000_000
 MAX_STOPS, MAX_STOP_LENGTH = 16, 1024
 MAX_LOGIT_BIAS = 1024
 MAX_USER_LENGTH = 512
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
+MAX_TOP_LOGPROBS = 20
 
 
-def parse_chat(body: bytes, asker: Asker = NOBODY) -> ParsedRequest:
-    """The body of POST /v1/chat/completions. Raises InvalidRequest."""
+def parse_chat(
+    body: bytes, asker: Asker = NOBODY, catalogue: Mapping[str, ModelFacts] = MappingProxyType({})
+) -> ParsedRequest:
+    """The body of POST /v1/chat/completions; `catalogue`: what is known of models, by name. Raises InvalidRequest."""
     data = fields.parse_object(body)
     model = _model(data)
-    messages = tuple(
-        _message(value, f"messages[{index}]")
-        for index, value in enumerate(fields.sequence(data.get("messages"), "messages", 1, MAX_MESSAGES))
-    )
+    messages = parse_messages(data.get("messages"))
     _refuse_unsupported(data, _UNSUPPORTED_CHAT)
-    return _finish("chatcmpl", data, model, [ChatPrompt(messages)], asker)
+    tools = parse_tools(data)
+    arranged = arrange(
+        ChatPrompt(messages, tools, parse_template_args(data)),
+        catalogue.get(model),
+        parse_choice(data, tools),
+        parallel=fields.boolean(data, "parallel_tool_calls", True),
+        constraint=parse_format(data),
+    )
+    wanted = msgspec.structs.replace(
+        _wanted(data),
+        constraint=arranged.constraint,
+        special_text=arranged.special_text,
+        top_logprobs=_top_logprobs(data),
+    )
+    return _finish("chatcmpl", data, model, [arranged.prompt], wanted, asker, parser=arranged.parser)
 
 
 def parse_completion(body: bytes, asker: Asker = NOBODY) -> ParsedRequest:
@@ -56,17 +69,53 @@ def parse_completion(body: bytes, asker: Asker = NOBODY) -> ParsedRequest:
     model = _model(data)
     prompts = _prompts(data.get("prompt"))
     _refuse_unsupported(data, _UNSUPPORTED_COMPLETION)
+    copies = fields.integer(data, "n", 1, MAX_CHOICES) or 1
     best_of = fields.integer(data, "best_of", 1)
-    if best_of is not None and best_of > (fields.integer(data, "n", 1, MAX_CHOICES) or 1):
+    if best_of is not None and best_of > copies:
         raise fields.unsupported("best_of", "choices are not ranked, so it can not be more than n.")
-    return _finish("cmpl", data, model, prompts, asker)
+    wanted = msgspec.structs.replace(
+        _wanted(data),
+        constraint=parse_format(data),
+        top_logprobs=None if data.get("logprobs") is False else fields.integer(data, "logprobs", 0, MAX_TOP_LOGPROBS),
+    )
+    echo = _echo(data, prompts, copies) if fields.boolean(data, "echo") else ()
+    if echo and wanted.top_logprobs is not None:
+        raise fields.unsupported("logprobs", "there are none of a prompt; leave 'echo' or 'logprobs' away.")
+    return _finish("cmpl", data, model, prompts, wanted, asker, echo=echo)
 
 
-def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prompt], asker: Asker) -> ParsedRequest:
+def _finish(
+    prefix: str,
+    data: Mapping[str, Any],
+    model: str,
+    prompts: list[Prompt],
+    wanted: Wanted,
+    asker: Asker,
+    *,
+    parser: Callable[[], AnswerParser] = PlainText,
+    echo: tuple[str, ...] = (),
+) -> ParsedRequest:
     copies = fields.integer(data, "n", 1, MAX_CHOICES) or 1
     if copies * len(prompts) > MAX_PROMPTS:
         raise fields.invalid("n", copies, f"such that all prompts together have at most {MAX_PROMPTS} choices")
-    wanted = Wanted(
+    if wanted.ignore_eos and wanted.constraint is not None:
+        raise fields.invalid("ignore_eos", True, f"false where there is '{wanted.constraint.param}'")
+    response_id = new_id(prefix)
+    return ParsedRequest(
+        response_id,
+        model,
+        choices_of(response_id, model, prompts, wanted, asker, copies=copies),
+        wanted.stream,
+        _include_usage(data),
+        tells_tier=data.get("service_tier") is not None,
+        parser=parser,
+        echo=echo,
+    )
+
+
+def _wanted(data: Mapping[str, Any]) -> Wanted:
+    """What both endpoints read alike."""
+    return Wanted(
         sampling=_sampling(data),
         max_output_tokens=_output_limit(data),
         stop=_stop(data.get("stop")),
@@ -76,15 +125,20 @@ def _finish(prefix: str, data: Mapping[str, Any], model: str, prompts: list[Prom
         keep_alive_s=fields.duration(data, "keep_alive"),
         stream=fields.boolean(data, "stream"),
     )
-    response_id = new_id(prefix)
-    return ParsedRequest(
-        response_id,
-        model,
-        choices_of(response_id, model, prompts, wanted, asker, copies=copies),
-        wanted.stream,
-        _include_usage(data),
-        tells_tier=data.get("service_tier") is not None,
-    )
+
+
+def _top_logprobs(data: Mapping[str, Any]) -> int | None:
+    """Of a chat; None: log probabilities are not wanted."""
+    top = fields.integer(data, "top_logprobs", 0, MAX_TOP_LOGPROBS)
+    return top or 0 if fields.boolean(data, "logprobs") or top else None
+
+
+def _echo(data: Mapping[str, Any], prompts: list[Prompt], copies: int) -> tuple[str, ...]:
+    """The prompt of each choice."""
+    texts = [prompt.text for prompt in prompts if isinstance(prompt, TextPrompt)]
+    if len(texts) < len(prompts):
+        raise fields.unsupported("echo", "a prompt of token ids is not told again; send it as text.")
+    return tuple(text for text in texts for _ in range(copies))
 
 
 def _user(data: Mapping[str, Any]) -> str:
@@ -107,40 +161,6 @@ def _model(data: Mapping[str, Any]) -> str:
     if not model:
         raise fields.invalid("model", model, "the name of a model; GET /v1/models lists them")
     return model
-
-
-def _message(value: object, path: str) -> ChatMessage:
-    if not isinstance(value, dict):
-        raise fields.invalid(path, value, "an object with 'role' and 'content'")
-    role = value.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise fields.invalid(f"{path}.role", role, f"one of {', '.join(ROLES)}")
-    if value.get("tool_calls"):
-        raise fields.unsupported(f"{path}.tool_calls", "tool calling is not built yet")
-    name = fields.string(value, "name", max_length=256, path=f"{path}.name")
-    return ChatMessage(ROLES[role], _content(value.get("content"), f"{path}.content", role), name)
-
-
-def _content(value: object, path: str, role: str) -> str:
-    if value is None and role == "assistant":
-        return ""
-    if isinstance(value, list):
-        # Parts are harmless only together: a run may go on from one into the next.
-        value = "".join(_part(part, f"{path}[{index}]") for index, part in enumerate(value))
-    if not isinstance(value, str):
-        raise fields.invalid(path, value, "a string or a list of text parts")
-    return fields.prompt_text(value, path)
-
-
-def _part(value: object, path: str) -> str:
-    if not isinstance(value, dict):
-        raise fields.invalid(path, value, "an object with 'type' and 'text'")
-    if value.get("type") != "text":
-        raise fields.unsupported(f"{path}.type", f"{fields.shown(value.get('type'))}; only text parts can be read here")
-    text = fields.checked_text(value.get("text"), f"{path}.text")
-    if text is None:
-        raise fields.invalid(f"{path}.text", text, "a string")
-    return text
 
 
 def _prompts(value: object) -> list[Prompt]:
@@ -249,24 +269,22 @@ Harmless = Callable[[Any], bool]
 
 _COMMON: dict[str, tuple[Harmless, str]] = {
     "chat_template": (lambda value: False, "templates come from the model, never from a request."),
-    "chat_template_kwargs": (lambda value: not value, "templates are rendered without extra arguments."),
+    "grammar": (lambda value: value == "", "raw grammars are not taken from requests; use 'response_format'."),
+    "guided_json": (lambda value: False, "use 'response_format' with a json_schema."),
+    "guided_grammar": (lambda value: False, "raw grammars are not taken from requests; use 'response_format'."),
+    "guided_regex": (lambda value: False, "use 'response_format' with a json_schema that has a 'pattern'."),
 }
 #: Known fields: when they ask for nothing, and why they are refused otherwise.
 _UNSUPPORTED_CHAT: dict[str, tuple[Harmless, str]] = _COMMON | {
-    "tools": (lambda value: value == [], "tool calling is not built yet."),
-    "tool_choice": (lambda value: value in ("none", "auto"), "tool calling is not built yet."),
-    "functions": (lambda value: value == [], "tool calling is not built yet."),
-    "function_call": (lambda value: value in ("none", "auto"), "tool calling is not built yet."),
-    "response_format": (lambda value: value == {"type": "text"}, "only {'type': 'text'} is built yet."),
-    "logprobs": (lambda value: value is False, "log probabilities are not built yet."),
-    "top_logprobs": (lambda value: value == 0, "log probabilities are not built yet."),
+    "functions": (lambda value: value == [], "use 'tools'."),
+    "function_call": (lambda value: value in ("none", "auto"), "use 'tool_choice'."),
     "modalities": (lambda value: value == ["text"], "only ['text'] is possible."),
     "audio": (lambda value: False, "there is no audio output."),
-    "prediction": (lambda value: False, "predicted outputs are not built."),
+    "prediction": (lambda value: False, "it is not needed: repeated text is drafted from the request itself."),
+    "web_search_options": (lambda value: False, "nothing is fetched for a request."),
 }
 _UNSUPPORTED_COMPLETION: dict[str, tuple[Harmless, str]] = _COMMON | {
-    "logprobs": (lambda value: value is False, "log probabilities are not built yet."),
-    "echo": (lambda value: value is False, "the prompt is not repeated."),
+    "chat_template_kwargs": (lambda value: not value, "a completion has no template."),
     "suffix": (lambda value: value == "", "infilling is not built."),
 }
 

@@ -14,6 +14,7 @@ from slotwise.scheduler.outlook import ModelQueue, Standing
 
 
 class Lease(Protocol):
+    loaded_at: float | None
     granted_at: float | None
     first_chunk_at: float | None
     last_chunk_at: float | None
@@ -51,5 +52,9 @@ class Generation(Protocol):
     def lease(self, request: GenerationRequest) -> Lease: ...
 
     def status(self) -> Sequence[ServedModel]: ...
+
+    def preload(self, *models: str) -> None: ...
+
+    def unload(self, model: str) -> None: ...
 
     def memory(self) -> ServedMemory: ...

@@ -31,6 +31,7 @@ from slotwise.api.pieces import Answer, Piece
 from slotwise.api.replies import error_reply, internal_error, json_reply
 from slotwise.api.seam import Generation, Lease
 from slotwise.api.telling import Ending, Teller, ending
+from slotwise.api.watched import unless_left
 from slotwise.errors import SlotwiseError
 from slotwise.request import TokenChunk
 
@@ -78,20 +79,9 @@ class GenerationResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or stop as soon as the client is gone."""
-        finished = False
         self._path = scope.get("path", "")
-        async with anyio.create_task_group() as tasks:
-
-            async def answer() -> None:
-                nonlocal finished
-                await self._answer(send, scope.get("slotwise.request_id", ""))
-                finished = True
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(answer)
-            await _disconnected(receive)
-            tasks.cancel_scope.cancel()
-        if not finished:
+        answer = partial(self._answer, send, scope.get("slotwise.request_id", ""))
+        if not await unless_left(receive, answer):
             self._figures.left()
 
     async def _answer(self, send: Send, request_id: str) -> None:
@@ -275,11 +265,6 @@ def _ready(receiver: MemoryObjectReceiveStream[Part]) -> list[Part]:
         while True:
             parts.append(receiver.receive_nowait())
     return parts
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _body(data: bytes, *, more: bool) -> Message:

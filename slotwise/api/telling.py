@@ -19,7 +19,7 @@ class Ending:
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
-    #: Milliseconds: `queue_ms`, `ttft_ms`, `total_ms`, as far as they are known.
+    #: Milliseconds: `load_ms`, `queue_ms`, `ttft_ms`, `answer_ms`, `total_ms`, as far as they are known.
     timings: Mapping[str, float] = field(default_factory=dict)
 
 

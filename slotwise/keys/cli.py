@@ -35,6 +35,7 @@ def add(
     context_cap: Annotated[int | None, typer.Option(help="Most tokens of one request.", min=2)] = None,
     models: Annotated[str | None, typer.Option(help="Models that it may use, with commas between; none = all.")] = None,
     expires: Annotated[str | None, typer.Option(help="Good for so long: 12h, 30d.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="It may also load and unload models.")] = False,
     data: Folder = None,
 ) -> None:
     """Make a key and show it, once. A running server knows it within a second."""
@@ -51,7 +52,7 @@ def add(
     now = time.time()
     until = None if expires is None else now + seconds(expires)
     store = _store(data)
-    _show(store, lambda: store.add(name, policy, now, until), name)
+    _show(store, lambda: store.add(name, policy, now, until, admin=admin), name)
 
 
 @app.command()
@@ -125,11 +126,12 @@ def _table(keys: list[Key], shown: dict[str, str], now: float) -> Table:
         table.add_column(column, justify="right" if column == "WEIGHT" else "left", no_wrap=column in ("NAME", "KEY"))
     for key in keys:
         weight, priority = f"{key.policy.weight:g}", key.policy.priority.name.lower()
-        table.add_row(key.name, f"{shown.get(key.name, '')}…", weight, priority, _limits(key.policy), _state(key, now))
+        table.add_row(key.name, f"{shown.get(key.name, '')}…", weight, priority, _limits(key), _state(key, now))
     return table
 
 
-def _limits(policy: KeyPolicy) -> str:
+def _limits(key: Key) -> str:
+    policy = key.policy
     said = [
         (policy.max_parallel, "parallel"),
         (policy.max_queued, "queued"),
@@ -139,6 +141,8 @@ def _limits(policy: KeyPolicy) -> str:
     parts = [f"{limit} {name}" for limit, name in said if limit is not None]
     if policy.models is not None:
         parts.append(f"only {' '.join(sorted(policy.models))}")
+    if key.admin:
+        parts.append("admin")
     return ", ".join(parts) or "none"
 
 
@@ -166,6 +170,7 @@ def _as_json(key: Key, shown: dict[str, str], now: float) -> dict[str, object]:
         "tokens_per_minute": policy.tokens_per_minute,
         "context_cap": policy.context_cap,
         "models": None if policy.models is None else sorted(policy.models),
+        "admin": key.admin,
         "created": key.created,
         "expires": key.expires,
         "revoked": key.revoked,

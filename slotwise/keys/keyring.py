@@ -31,6 +31,8 @@ class Keyring:
     ) -> None:
         """`api_keys`: keys without names or limits. Raises KeyStoreError: the store can not be read."""
         self._given = [digest(key.encode()) for key in api_keys]
+        #: Whoever starts the server with a key may do everything with it.
+        self._given_names = {hashed.hex()[:_NAME_LENGTH] for hashed in self._given}
         self._store = store
         self._clock = clock
         self._keys: dict[str, Key] = {}
@@ -65,6 +67,12 @@ class Keyring:
             raise InvalidApiKey("The API key is mistyped." if mistyped else "The API key is not known here.")
         self._check(found[0])
         return found[0].name
+
+    def administers(self, name: str) -> bool:
+        """Whoever was identified by this name may change what is there for others."""
+        if not self.asks or name in self._given_names:
+            return True
+        return name in self._keys and self._keys[name].admin
 
     async def watch(self) -> None:
         """Take changes of the store over as they come. Runs until cancelled."""

@@ -46,6 +46,7 @@ CREATE TABLE secrets (
     expires REAL
 ) STRICT""",
     ),
+    ("ALTER TABLE keys ADD COLUMN admin INTEGER NOT NULL DEFAULT 0",),
 )
 
 
@@ -62,6 +63,8 @@ class Key:
     created: float
     expires: float | None = None
     revoked: float | None = None
+    #: It may change what is there for others: load and unload models.
+    admin: bool = False
 
     def is_valid(self, now: float) -> bool:
         return self.revoked is None and (self.expires is None or now < self.expires)
@@ -91,7 +94,9 @@ class KeyStore:
     def exists(self) -> bool:
         return self.path.exists()
 
-    def add(self, name: str, policy: KeyPolicy, now: float, expires: float | None = None) -> str:
+    def add(
+        self, name: str, policy: KeyPolicy, now: float, expires: float | None = None, *, admin: bool = False
+    ) -> str:
         """A new key; returns its secret, which is kept nowhere. Raises KeyStoreError if the name is in use."""
         secret = new_secret()
         with self._writing() as database:
@@ -99,7 +104,7 @@ class KeyStore:
                 raise KeyStoreError(f"there is a key {name!r} already, or was one: names are not used again")
             models = None if policy.models is None else json.dumps(sorted(policy.models))
             database.execute(
-                "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)",
                 (
                     name,
                     policy.weight,
@@ -111,6 +116,7 @@ class KeyStore:
                     models,
                     now,
                     expires,
+                    admin,
                 ),
             )
             self._insert_secret(database, name, secret, now)
@@ -192,7 +198,7 @@ class KeyStore:
 
 
 def _key(row: tuple[Any, ...]) -> Key:
-    name, weight, priority, parallel, queued, per_minute, cap, models, created, expires, revoked = row
+    name, weight, priority, parallel, queued, per_minute, cap, models, created, expires, revoked, admin = row
     policy = KeyPolicy(
         weight=weight,
         priority=Priority[priority.upper()],
@@ -202,4 +208,4 @@ def _key(row: tuple[Any, ...]) -> Key:
         context_cap=cap,
         models=None if models is None else frozenset(json.loads(models)),
     )
-    return Key(name, policy, created, expires, revoked)
+    return Key(name, policy, created, expires, revoked, bool(admin))

@@ -58,10 +58,10 @@ HYBRID = BY_HEADS | NEMOTRON | BY_INTERVAL.keys() | {"falcon-h1"}
 #: Mamba 1 has no groups, whatever the file says.
 WITHOUT_GROUPS = frozenset({"mamba", "jamba"})
 LATENT = frozenset({"deepseek2", "mistral4", "kimi-linear", "bailingmoe3"})
-_NAMES_WITHOUT_MEMORY = """
-bert jina-bert-v2 jina-bert-v3 nomic-bert nomic-bert-moe neo-bert eurobert modern-bert gemma-embedding dream llada
-llada-moe rnd1
+_NAMES_OF_EMBEDDERS = """
+bert jina-bert-v2 jina-bert-v3 nomic-bert nomic-bert-moe neo-bert eurobert modern-bert gemma-embedding
 """
+_NAMES_OF_DIFFUSION = "dream llada llada-moe rnd1"
 _NAMES_OF_PLAIN = """
 llama llama-embed deci falcon grok gpt2 gptj gptneox mpt baichuan starcoder starcoder2 refact bloom stablelm qwen qwen2
 qwen2moe qwen2vl qwen3 qwen3moe qwen3vl qwen3vlmoe phi2 phi3 phimoe plamo codeshell orion internlm2 minicpm minicpm3
@@ -70,8 +70,10 @@ granite granitemoe chameleon plm bailingmoe bailingmoe2 dots1 arcee ernie4_5 ern
 hunyuan_vl hy_v3 smollm3 seed_oss grovemoe apertus minimax-m2 cogvlm pangu-embedded mistral3 paddleocr maincoder
 nanbeige
 """
+#: Encoders: they can write nothing.
+EMBEDDERS = frozenset(_NAMES_OF_EMBEDDERS.split())
 #: Each text is computed at once, and nothing is kept of it.
-WITHOUT_MEMORY = frozenset(_NAMES_WITHOUT_MEMORY.split())
+WITHOUT_MEMORY = EMBEDDERS | frozenset(_NAMES_OF_DIFFUSION.split())
 #: Every layer has plain attention over all tokens.
 _PLAIN = frozenset(_NAMES_OF_PLAIN.split())
 KNOWN = _PLAIN | WITHOUT_MEMORY | RECURRENT | HYBRID | LATENT | WINDOWS.keys()

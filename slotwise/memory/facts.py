@@ -6,7 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
+from typing import Literal
 
+from slotwise.memory.architectures import EMBEDDERS
 from slotwise.memory.gguf import GGUFError, GGUFHeader, Value
 from slotwise.memory.shards import read_model
 
@@ -61,6 +63,9 @@ class Pooling(IntEnum):
     RANK = 4
 
 
+Kind = Literal["text", "embedding", "rank"]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """Of one model as it is served."""
@@ -79,6 +84,13 @@ class ModelFacts:
     #: None: it is made to write, not to embed.
     pooling: Pooling | None = None
     metadata: dict[str, Value] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """What it is for."""
+        if self.pooling is None:
+            return "text"
+        return "rank" if self.ranks else "embedding"
 
     @property
     def ranks(self) -> bool:
@@ -112,7 +124,6 @@ def read_facts(name: str, path: str) -> ModelFacts:
 
 def facts_of(name: str, model: GGUFHeader, modified_at: float) -> ModelFacts:
     template = model.metadata.get("tokenizer.chat_template")
-    pooling = _whole(model.value("pooling_type"))
     return ModelFacts(
         name=name,
         architecture=model.architecture,
@@ -123,9 +134,17 @@ def facts_of(name: str, model: GGUFHeader, modified_at: float) -> ModelFacts:
         context_train=model.integer("context_length", 0),
         embedding_length=model.integer("embedding_length", 0),
         template=template if isinstance(template, str) and template else None,
-        pooling=Pooling(pooling) if pooling in set(Pooling) - {Pooling.NONE} else None,
+        pooling=_pooling(model),
         metadata=model.metadata,
     )
+
+
+def _pooling(model: GGUFHeader) -> Pooling | None:
+    """As the file says; and an encoder of which it says nothing can do nothing but embed."""
+    said = _whole(model.value("pooling_type"))
+    if said in set(Pooling) - {Pooling.NONE}:
+        return Pooling(said)
+    return Pooling.MEAN if model.architecture in EMBEDDERS else None
 
 
 def _whole(value: Value) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from slotwise.request import ChatPrompt, Prompt, TextPrompt
+from slotwise.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
 #: Characters of the first mark. Shorter beginnings are computed as quickly as they are found.
 FIRST_MARK = 256
@@ -57,8 +57,10 @@ def _pieces(prompt: Prompt) -> Iterator[str]:
                 yield message.content
         case TextPrompt(text):
             yield text
+        case TokenPrompt(tokens):
+            yield ",".join(map(str, tokens[: characters_of(_MOST_MARKS)]))
         case _:
-            yield ",".join(map(str, prompt.tokens[: characters_of(_MOST_MARKS)]))
+            return  # nothing is kept of what is embedded
 
 
 class Seen:

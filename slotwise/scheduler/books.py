@@ -39,12 +39,16 @@ class Books:
         model = self._models[request.model]
         self.requests[request.request_id] = request
         self._count(request, 1)
-        model.demand.wait(request.claim, self._limits.policy(request.flow.key).weight)
+        if not request.counts:
+            model.demand.wait(request.claim, self._limits.policy(request.flow.key).weight)
         self.line_up(request)
 
     def line_up(self, request: RequestRecord) -> None:
         """It waits for the tokenizer."""
         model = self._models[request.model]
+        if request.counts:
+            model.counts.add(request.request_id, request.arrival)
+            return
         model.unpriced.add(request.request_id, request.claim.place)
         model.unprepared[request.flow] = None
 
@@ -59,7 +63,7 @@ class Books:
     def leave_lines(self, request: RequestRecord) -> None:
         """It waits in none any more."""
         model = self._models[request.model]
-        for line in (model.unpriced, model.priced, model.suspects):
+        for line in (model.unpriced, model.priced, model.suspects, model.counts):
             line.discard(request.request_id)
 
     def move(self, request: RequestRecord, to: WorkerRecord) -> None:
@@ -82,6 +86,8 @@ class Books:
         self._count(request, 1)
 
     def _count(self, request: RequestRecord, by: int) -> None:
+        if request.counts:
+            return  # it takes nothing that is limited or shared
         if request.state in WAITING:
             self._limits.waits(request.flow.key, by)
         if request.state in HOLDING:
@@ -121,16 +127,17 @@ class Books:
         """The request is over; its slot and cells, if it had any, have been released by the caller. `waited`: seconds
         that it waited, if it may not wait for longer."""
         model = self._models[request.model]
-        if request.state in WAITING:
-            model.demand.gone(request.claim, request.done, model.slots, waited)
-        else:
+        if request.state in HOLDING:
             model.demand.ended(request.claim, request.done, model.slots)
+        elif not request.counts:
+            model.demand.gone(request.claim, request.done, model.slots, waited)
         if request.begun:
             self._limits.used(request.flow.key, request.tokens, now)
         self.leave_lines(request)
         if (worker := self._residency.workers.get(request.worker_id or 0)) is not None:
             worker.requests.pop(request.request_id, None)
             worker.preparing -= request.state is RequestState.PREPARING
+            worker.counting -= request.counts and request.state is RequestState.PREPARING
             worker.paused -= request.paused
             if worker.alone == request.request_id and request.request_id not in worker.abandoned:
                 worker.alone = None
@@ -169,6 +176,9 @@ class Books:
         for worker in self._residency.workers.values():
             states = [request.state for request in worker.requests.values()]
             assert worker.preparing == states.count(RequestState.PREPARING)
+            counted = [request for request in worker.requests.values() if request.counts]
+            assert worker.counting == len(counted)
+            assert all(request.state is RequestState.PREPARING for request in counted)
             assert worker.running == sum(state in HOLDING for state in states)
             holding = {name: request for name, request in worker.requests.items() if request.state in HOLDING}
             assert worker.holding == holding
@@ -177,13 +187,13 @@ class Books:
             assert worker.paused == sum(request.paused for request in worker.requests.values())
             assert not worker.alone or worker.at_work <= 1
         for model in self._models.values():
-            mine = [request for request in self.requests.values() if request.model == model.name]
+            mine = [one for one in self.requests.values() if one.model == model.name and not one.counts]
             prepared = [request.flow for request in mine if request.state in PREPARED]
             assert model.prepared == Counter(prepared)
             assert model.demand.backlog.requests_waiting == sum(request.state in WAITING for request in mine)
             assert model.demand.backlog.requests_running == sum(request.state in HOLDING for request in mine)
             model.demand.check_invariants()
         self._limits.check_invariants(
-            Counter(request.flow.key for request in waiting),
+            Counter(request.flow.key for request in waiting if not request.counts),
             Counter(request.flow.key for request in self.requests.values() if request.state in HOLDING),
         )

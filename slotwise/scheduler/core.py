@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from slotwise.errors import ContextLengthExceeded, SlotwiseError
+from slotwise.errors import ContextLengthExceeded, InputTooLong, SlotwiseError
 from slotwise.memory.accounts import total_of
 from slotwise.memory.ledger import Ledger
 from slotwise.scheduler import events as ev
@@ -81,6 +81,7 @@ class Scheduler:
             ev.PoolResized: self._pool_resized,
             ev.WorkerLost: self._worker_lost,
             ev.PreloadRequested: self._preload,
+            ev.UnloadRequested: self._unload,
             ev.MemorySeen: self._memory_seen,
             ev.DrainRequested: self._drain,
             ev.Tick: self._tick,
@@ -114,6 +115,10 @@ class Scheduler:
 
     def model_status(self, name: str) -> ModelStatus:
         return self._models[name].status()
+
+    def expires_in(self, name: str, now: float) -> float | None:
+        """Seconds until a model is unloaded if nobody comes any more; None: it is kept, or it is not loaded."""
+        return self._residency.expires_in(self._models[name], now)
 
     def memory_status(self) -> MemoryStatus:
         memory = self._residency.memory
@@ -164,12 +169,14 @@ class Scheduler:
             return
         worker = self._books.worker_of(request)
         model = self._models[request.model]
-        request.prompt_tokens = event.prompt_tokens
+        request.prompt_tokens, request.longest = event.prompt_tokens, event.longest
         model.demand.tokenized(request.submitted.prompt_characters, event.prompt_tokens)
-        if self._placement.price(request) is None:
+        if request.counts:
+            request.complete, model.last_used = True, now
+            self._end(request, None, now)
+        elif self._placement.price(request) is None:
             self._actions.append(ev.CancelSequence(request.request_id, worker.worker_id))
-            limit = self._gate.limit(request.submitted, model)
-            self._end(request, ContextLengthExceeded(event.prompt_tokens, limit), now)
+            self._end(request, _too_long(event, self._gate.limit(request.submitted, model)), now)
         else:
             worker.preparing -= 1
             self._books.advance(request, RequestState.QUEUED)
@@ -308,9 +315,13 @@ class Scheduler:
             if self._residency.too_large(model):
                 self._deaths.fail(model, self._residency.shortage(model), now)
             else:
-                model.preload = True
+                model.preload, model.unload = True, False
         for model in models:
             self._pump(model, now)
+
+    def _unload(self, event: ev.UnloadRequested, now: float) -> None:
+        self._residency.unload(self._models[event.model])
+        self._pump_all(now)  # others may wait for what it gives back
 
     def _memory_seen(self, event: ev.MemorySeen, now: float) -> None:
         self._residency.memory.set_budgets(event.budgets)
@@ -388,3 +399,10 @@ class Scheduler:
         for other in sorted(waiting, key=lambda other: other.memory_turn):
             # The model may have been in the way of somebody who waits for memory, or held a place before them.
             self._actions += self._residency.ensure(other, now)
+
+
+def _too_long(event: ev.RequestPriced, limit: int) -> SlotwiseError:
+    """For a prompt that does not fit."""
+    if event.longest is None:
+        return ContextLengthExceeded(event.prompt_tokens, limit)
+    return InputTooLong(event.longest.tokens, limit, index=event.longest.index, param=event.longest.name)

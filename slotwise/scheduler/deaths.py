@@ -97,7 +97,7 @@ class Deaths:
     def fail(self, model: ModelRecord, reason: str, now: float) -> None:
         model.failure = reason
         model.preload = False
-        for line in (model.suspects, model.unpriced, model.priced):
+        for line in (model.suspects, model.unpriced, model.priced, model.counts):
             for request_id in list(line):
                 self._end(self._books.requests[request_id], unavailable(model), now)
 

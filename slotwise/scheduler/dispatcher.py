@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
-from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, prompt_characters
+from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, input_name, prompt_characters
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.affinity import Marks, marks_of
 from slotwise.scheduler.core import Scheduler
@@ -40,6 +40,8 @@ class ServedModel:
 
     status: ModelStatus
     counters: ModelCounters
+    #: Seconds until it is unloaded if nobody comes any more; None: it is kept, or it is not loaded.
+    expires_in_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -104,7 +106,11 @@ class Dispatcher:
         return Lease(request, submit=self._submit, leave=self._leave, clock=self._clock)
 
     def status(self) -> list[ServedModel]:
-        return [ServedModel(self._core.model_status(model), self._counters[model]) for model in self.models]
+        now = self._clock()
+        return [
+            ServedModel(self._core.model_status(model), self._counters[model], self._core.expires_in(model, now))
+            for model in self.models
+        ]
 
     def memory_status(self) -> MemoryStatus:
         return self._core.memory_status()
@@ -129,6 +135,10 @@ class Dispatcher:
         """In this order, as far as there is memory for them."""
         first, *others = models
         self._post(ev.PreloadRequested(first, tuple(others)))
+
+    def unload(self, model: str) -> None:
+        """As soon as nobody uses it; no request is cut for it."""
+        self._post(ev.UnloadRequested(model))
 
     def drain(self) -> None:
         """Refuse what waits and what comes; running requests go on."""
@@ -166,6 +176,7 @@ class Dispatcher:
         if request.request_id in self._leases:
             raise ValueError(f"request id {request.request_id!r} is in use")
         self._leases[request.request_id] = lease
+        lease.waits_for_load = self._waits_for_load(request.model)
         self._post(
             ev.RequestSubmitted(
                 request.request_id,
@@ -178,6 +189,7 @@ class Dispatcher:
                 request.patience_s,
                 self._marks(request),
                 request.keep_alive_s,
+                counts=request.examine is not None,
             )
         )
 
@@ -186,6 +198,10 @@ class Dispatcher:
         if not self._may_have_several(request.model):
             return ()
         return marks_of(request.prompt, self._scope(request))
+
+    def _waits_for_load(self, model: str) -> bool:
+        counters = self._counters.get(model)
+        return counters is not None and counters.info is None
 
     def _may_have_several(self, model: str) -> bool:
         """Workers of a model, which may not exist."""
@@ -217,10 +233,7 @@ class Dispatcher:
                 self._step(worker_id, report, counters)
             case protocol.Prepared():
                 # Also of one that was cancelled: the tokenizer is free again.
-                request_id = self._names.request_of(report.request_id)
-                if report.tokens and (lease := self._leases.get(request_id)):
-                    lease.prompt = report.tokens
-                self._post(ev.RequestPriced(request_id, report.prompt_tokens))
+                self._prepared(self._names.request_of(report.request_id), report)
             case protocol.PrepareFailed():
                 error = InvalidRequest(report.message, param=report.param, code=report.code)
                 self._post(ev.PrepareRefused(self._names.request_of(report.request_id), error))
@@ -240,6 +253,23 @@ class Dispatcher:
                 self._post(ev.WorkerStartFailed(worker_id, report.reason))
             case _:
                 assert_never(report)
+
+    def _prepared(self, request_id: str, report: protocol.Prepared) -> None:
+        longest = None
+        if (lease := self._leases.get(request_id)) is not None:
+            lease.prompt, lease.lengths = report.tokens, report.lengths
+            if lease.request.special_text and not lease.generated:
+                lease.opening = report.opening
+            if report.examined is not None:
+                usage = Usage(report.prompt_tokens, 0)
+                told = TokenChunk(
+                    text="", tokens=0, finish_reason=FinishReason.STOP, usage=usage, examined=report.examined
+                )
+                self._push(lease, told)
+                self._leases.pop(request_id, None)
+            elif report.lengths:
+                longest = _longest(lease, report.lengths)
+        self._post(ev.RequestPriced(request_id, report.prompt_tokens, longest))
 
     def _resized(self, worker_id: int, model: str, report: protocol.Resized) -> None:
         counters, info = self._counters[model], report.info
@@ -304,7 +334,8 @@ class Dispatcher:
         if delta.finish_reason is None:
             if lease is not None:
                 lease.generated += delta.tokens
-                self._push(lease, TokenChunk(text=delta.text, tokens=len(delta.tokens)))
+                lease.inputs_done += len(delta.vectors)
+                self._push(lease, _chunk(lease, delta))
             return
         usage = delta.usage
         if usage is not None:
@@ -312,9 +343,7 @@ class Dispatcher:
             counters.cached_tokens_total += usage.cached_tokens
         if delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
             if lease is not None:
-                tokens = len(delta.tokens)
-                chunk = TokenChunk(text=delta.text, tokens=tokens, finish_reason=delta.finish_reason, usage=usage)
-                self._push(lease, chunk)
+                self._push(lease, _chunk(lease, delta))
         else:
             self._fail(request_id, WorkerFailed(f"The model failed during the answer: {delta.error}."))
         self._leases.pop(request_id, None)
@@ -360,10 +389,12 @@ class Dispatcher:
             case ev.PreparePrompt(request_id, worker_id):
                 lease = self._leases[request_id]
                 lease.worker_id = worker_id
-                several = self._may_have_several(lease.request.model)
-                name = self._names.new(worker_id, request_id)
+                if lease.waits_for_load and lease.loaded_at is None:
+                    lease.loaded_at = self._clock()
                 request = lease.request
-                command = protocol.Prepare(name, request.prompt, tell_tokens=several, constraint=request.constraint)
+                several = self._may_have_several(request.model) and request.examine is None
+                name = self._names.new(worker_id, request_id)
+                command = protocol.Prepare(name, request.prompt, several, request.examine, request.constraint)
                 self._pool.send(worker_id, command)
             case ev.Grant():
                 self._start_sequence(action)
@@ -407,7 +438,7 @@ class Dispatcher:
         if lease.worker_id is not None and lease.worker_id != grant.worker_id:
             self._names.left(lease.worker_id, grant.request_id)
         name = self._names.of(grant.worker_id, grant.request_id)
-        prompt = lease.prompt if name is None else ()
+        prompt, lengths = (lease.prompt, lease.lengths) if name is None else ((), ())
         name = name or self._names.new(grant.worker_id, grant.request_id)
         lease.worker_id = lease.started_on = grant.worker_id
         request = lease.request
@@ -421,7 +452,11 @@ class Dispatcher:
             generated=tuple(lease.generated),
             cells=grant.cells,
             prompt=prompt,
+            lengths=lengths,
+            inputs_done=lease.inputs_done,
             asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
+            top_logprobs=request.top_logprobs,
+            special_text=request.special_text,
             constraint=request.constraint,
         )
         self._pool.send(grant.worker_id, command)
@@ -429,3 +464,23 @@ class Dispatcher:
     def _name(self, worker_id: int, request_id: str) -> str:
         """How the worker calls it; where it is gone, nobody reads it."""
         return self._names.of(worker_id, request_id) or request_id
+
+
+def _chunk(lease: Lease, delta: Delta) -> TokenChunk:
+    """What a step added to an answer, and before its first word what the template has written of it."""
+    opening, lease.opening = lease.opening, ""
+    return TokenChunk(
+        text=opening + delta.text,
+        tokens=len(delta.tokens),
+        finish_reason=delta.finish_reason,
+        usage=delta.usage,
+        logprobs=lease.told(delta.logprobs, delta.logprobs_told),
+        vectors=delta.vectors,
+    )
+
+
+def _longest(lease: Lease, lengths: Sequence[int]) -> ev.Longest:
+    """Of a prompt's inputs."""
+    tokens = max(lengths)
+    index = lengths.index(tokens)
+    return ev.Longest(tokens, index, input_name(lease.request.prompt, index))

@@ -36,6 +36,18 @@ class RequestSubmitted:
     marks: Marks = ()
     #: Seconds without a request after which its model is unloaded, `math.inf` for never; None = as before.
     keep_alive_s: float | None = None
+    #: It wants to know what its prompt becomes, and no answer: it is over when the tokenizer is through with it.
+    counts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Longest:
+    """Of several inputs that are computed each on its own: how many tokens the longest has, which it is, and how the
+    request calls it."""
+
+    tokens: int
+    index: int = 0
+    name: str = "input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,8 @@ class RequestPriced:
 
     request_id: str
     prompt_tokens: int
+    #: The prompt is such inputs: they are computed batch by batch, and no cells are kept for them.
+    longest: Longest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +152,14 @@ class PreloadRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class UnloadRequested:
+    """Give a model's memory back as soon as nobody uses it: what runs and what waits is served first. A pinned one
+    stays."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class MemorySeen:
     """What all models together may take of each device now: other programs take memory, and give it back."""
 
@@ -166,6 +188,7 @@ Event = (
     | PoolResized
     | WorkerLost
     | PreloadRequested
+    | UnloadRequested
     | MemorySeen
     | DrainRequested
     | Tick

@@ -18,7 +18,7 @@ from slotwise.errors import (
     ServerOverloaded,
     SlotwiseError,
 )
-from slotwise.scheduler.admission import Comebacks, KeyLimits
+from slotwise.scheduler.admission import Comebacks, KeyLimits, retry_after
 from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.events import RequestSubmitted
 from slotwise.scheduler.lifecycle import RequestState
@@ -66,6 +66,8 @@ class Gate:
         if (refusal := self._never(event)) is not None:
             return Verdict(refusal)
         policy, model = self._limits.policy(event.flow.key), self._models[event.model]
+        if event.counts:
+            return Verdict(self._too_many_counts(model))
         work = self._work(event, model)
         wait = model.predicted_wait(event.flow, policy, event.priority)
         return Verdict(self._not_now(event, model, policy, Verdict(None, work, wait), now), work, wait)
@@ -89,6 +91,14 @@ class Gate:
             return ModelUnavailable(message, code="model_too_large", param="model")
         return None
 
+    def _too_many_counts(self, model: ModelRecord) -> SlotwiseError | None:
+        """They take no slot, and nothing of what a key may: only so many may wait for the tokenizer."""
+        if model.counting < max(self._config.max_queue, 1):
+            return None
+        seconds = retry_after(0.0)
+        message = f"{model.counting} prompts wait to be counted. Come back in {seconds:g} s."
+        return ServerOverloaded(message, retry_after_s=seconds)
+
     def _work(self, event: RequestSubmitted, model: ModelRecord) -> Work:
         """What a request is expected to take, by the length of its text."""
         tokens = model.demand.tokens_of(event.prompt_characters)
@@ -108,7 +118,7 @@ class Gate:
         self, event: RequestSubmitted, model: ModelRecord, policy: KeyPolicy, expected: Verdict, now: float
     ) -> SlotwiseError | None:
         """Why there is no room for it now."""
-        must_wait = model.running + model.waiting >= model.at_most
+        must_wait = model.running + model.waiting - model.counting >= model.at_most
         refusal = self._limits.refusal(event.flow.key, now, must_wait=must_wait, turn=expected.wait)
         if refusal is not None:
             return refusal

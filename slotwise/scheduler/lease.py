@@ -9,15 +9,18 @@ Refusals and failures are raised by the first `next_chunk` that can not be serve
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
 from types import TracebackType
 
 import anyio
+import msgspec
 
 from slotwise.errors import SlotwiseError
-from slotwise.request import GenerationRequest, TokenChunk
+from slotwise.request import GenerationRequest, TokenChunk, TokenLogprob
 
-#: Text that nobody has read: over it the reader is taken for gone and its request is cancelled.
+#: Text that nobody has read, with a byte for each log probability: over it the reader is taken for gone and its request
+#: is cancelled.
 MAX_UNREAD_BYTES = 256 * 1024
 
 
@@ -49,15 +52,26 @@ class Lease:
         self._held: list[TokenChunk] = []
         #: Output tokens so far: from here the answer goes on if its worker dies.
         self.generated: list[int] = []
+        #: Of the last of these: what is to be told with their text, which is held back.
+        self._untold: deque[TokenLogprob] = deque()
+        #: Text that the template has written of the answer, until it is told.
+        self.opening = ""
         #: The worker that has it, and the one on which it was begun last.
         self.worker_id: int | None = None
         self.started_on: int | None = None
-        #: The tokens of its prompt, where several workers may have it.
+        #: The tokens of its prompt, where several workers may have it; and how many each of its inputs has.
         self.prompt: tuple[int, ...] = ()
+        self.lengths: tuple[int, ...] = ()
+        #: Inputs of which the vectors are there: it goes on with the next one.
+        self.inputs_done = 0
         self._unread_bytes = 0
         self._error: SlotwiseError | None = None
         self._wake = anyio.Event()
         self._finished = False
+        #: Its model was not loaded when it came.
+        self.waits_for_load = False
+        #: When the model that it had to wait for was there; None: it had been loaded before.
+        self.loaded_at: float | None = None
         self.granted_at: float | None = None
         self.first_chunk_at: float | None = None
         self.last_chunk_at: float | None = None
@@ -104,6 +118,14 @@ class Lease:
         self._unread_bytes = 0
         return unread[0] if len(unread) == 1 else _merged(unread)
 
+    def told(self, logprobs: Iterable[TokenLogprob], count: int) -> tuple[TokenLogprob, ...]:
+        """Takes in those of new tokens; returns the first `count` of all that are not told yet: their text is told now.
+
+        They are kept here and not by the worker, so that they outlive it.
+        """
+        self._untold += logprobs
+        return tuple(self._untold.popleft() for _ in range(min(count, len(self._untold))))
+
     def push(self, chunk: TokenChunk) -> bool:
         """Add a part of the answer; False if the reader is too slow and the lease has failed."""
         if self.over:
@@ -118,7 +140,7 @@ class Lease:
                 self._finished = True
                 self._wake.set()
             return True
-        self._unread_bytes += len(chunk.text.encode())
+        self._unread_bytes += len(chunk.text.encode()) + sum(1 + len(one.top) for one in chunk.logprobs)
         if self._unread_bytes > MAX_UNREAD_BYTES:
             self.fail(ClientTooSlow(f"more than {MAX_UNREAD_BYTES} bytes of the answer were not read"))
             return False
@@ -134,10 +156,11 @@ class Lease:
 
 
 def _merged(chunks: list[TokenChunk]) -> TokenChunk:
-    last = chunks[-1]
-    return TokenChunk(
+    """Whatever only the last one has comes from it."""
+    return msgspec.structs.replace(
+        chunks[-1],
         text="".join(chunk.text for chunk in chunks),
         tokens=sum(chunk.tokens for chunk in chunks),
-        finish_reason=last.finish_reason,
-        usage=last.usage,
+        logprobs=tuple(one for chunk in chunks for one in chunk.logprobs),
+        vectors=tuple(vector for chunk in chunks for vector in chunk.vectors),
     )

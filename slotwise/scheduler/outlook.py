@@ -77,7 +77,7 @@ class Outlook:
     def allowance(self, key: str, model_name: str, now: float) -> Allowance:
         """What a key has left of its limits, for one more request to a model that there is."""
         model, policy = self._models[model_name], self._limits.policy(key)
-        free = max(0, model.at_most - model.running - model.waiting)
+        free = max(0, model.at_most - model.running - (model.waiting - model.counting))
         # Only where it is told: the forecast looks at all keys that wait.
         turn = model.predicted_wait(Flow(key), policy) if policy.max_queued is not None else 0.0
         return self._limits.allowance(key, now, slots=model.slots, free=free, turn=turn)
@@ -103,6 +103,8 @@ def _turn(request: RequestRecord, model: ModelRecord, policy: KeyPolicy) -> Turn
     preparing = sum(name not in model.suspects for name in _alone(model))
     if request.request_id in model.suspects:
         return Turn(model.suspects.before(request.arrival) + preparing + 1, 0.0)
+    if request.counts:
+        return Turn(model.counts.before(request.arrival) + 1, 0.0)
     line = Line(
         _ahead(request, model),
         lambda key: _key_rank(model, place.priority, key) < _key_rank(model, place.priority, place.flow.key),
@@ -129,6 +131,7 @@ def _ahead(request: RequestRecord, model: ModelRecord) -> int:
         if worker.preparing:
             ahead += sum(
                 one.state is RequestState.PREPARING
+                and not one.counts
                 and one.flow == place.flow
                 and one.arrival < place.arrival
                 and one.claim.place.priority is place.priority

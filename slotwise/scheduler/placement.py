@@ -29,6 +29,8 @@ from slotwise.scheduler.shares import Flow
 _LOOKED_AT = 16
 #: Prompts are tokenised this far ahead of the slots, so that a grant never waits for the tokenizer.
 _PREPARE_AHEAD = 4
+#: Prompts that are only counted are with a worker's tokenizer in such a number.
+_COUNTS_AT_ONCE = 2
 
 
 class Placement:
@@ -62,9 +64,13 @@ class Placement:
                 workers.append(worker)
         if not workers:
             return
+        if model.counts:
+            self._prepare_counts(model, workers)
         if grant:
             self._grant_heads(model, workers, now)
-        ahead = _PREPARE_AHEAD + sum([worker.slots - worker.preparing - len(worker.abandoned) for worker in workers])
+        ahead = _PREPARE_AHEAD
+        for worker in workers:
+            ahead += worker.slots + worker.counting - worker.preparing - len(worker.abandoned)
         for _ in range(ahead - len(model.priced)):
             if (request_id := model.unpriced.head(now)) is None:
                 return
@@ -80,6 +86,14 @@ class Placement:
         if worker.at_work == 0 and (suspect := model.suspects.head()) is not None:
             worker.alone = self._prepare(model.suspects, suspect, worker)
         return worker
+
+    def _prepare_counts(self, model: ModelRecord, workers: list[WorkerRecord]) -> None:
+        """A few at a time: the tokenizer takes one prompt after the other, and others wait for an answer."""
+        for worker in workers:
+            while worker.counting + len(worker.abandoned) < _COUNTS_AT_ONCE:
+                if (request_id := model.counts.head()) is None:
+                    return
+                self._prepare(model.counts, request_id, worker)
 
     def _prepare_first_ones(self, model: ModelRecord, workers: list[WorkerRecord]) -> None:
         """Whoever has none at the tokenizer, or through with it, is not kept waiting behind others' prompts."""
@@ -98,6 +112,7 @@ class Placement:
         request.worker_id = worker.worker_id
         worker.requests[request.request_id] = request
         worker.preparing += 1
+        worker.counting += request.counts
         self._actions.append(ev.PreparePrompt(request_id, worker.worker_id))
         return request_id
 
@@ -306,6 +321,8 @@ class Placement:
 
     def price(self, request: RequestRecord) -> Price | None:
         limit = self._gate.limit(request.submitted, self._models[request.model])
+        if request.longest is not None:
+            return Price(0, 0) if request.longest.tokens <= limit else None
         return price(request.prompt_tokens, request.submitted.max_output_tokens, limit, request.output_tokens)
 
 

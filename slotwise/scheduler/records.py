@@ -12,7 +12,7 @@ from slotwise.scheduler.active import ActiveLimit
 from slotwise.scheduler.affinity import Seen
 from slotwise.scheduler.backlog import Work
 from slotwise.scheduler.demand import Claim, Demand
-from slotwise.scheduler.events import RequestSubmitted
+from slotwise.scheduler.events import Longest, RequestSubmitted
 from slotwise.scheduler.fairline import FairLine, Priority
 from slotwise.scheduler.lifecycle import RequestState, WorkerState, next_request_state, next_worker_state
 from slotwise.scheduler.peak import Gap
@@ -33,6 +33,8 @@ class RequestRecord:
     worker_id: int | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    #: Of inputs that are computed each on its own, and for which no cells are kept.
+    longest: Longest | None = None
     #: When it was given its slot, the last time; and the class that it then counted as.
     granted_at: float = 0.0
     level: Priority = Priority.NORMAL
@@ -70,6 +72,11 @@ class RequestRecord:
     @property
     def model(self) -> str:
         return self.submitted.model
+
+    @property
+    def counts(self) -> bool:
+        """It is not to be answered, only counted."""
+        return self.submitted.counts
 
     @property
     def output_tokens(self) -> int:
@@ -123,7 +130,9 @@ class WorkerRecord:
     #: Requests it holds in any state, in order of their arrival there.
     requests: dict[str, RequestRecord] = field(default_factory=dict)
     preparing: int = 0
-    #: Of them, those that hold a slot.
+    #: Of those that are being prepared, the ones that are only counted.
+    counting: int = 0
+    #: Requests that hold a slot.
     holding: dict[str, RequestRecord] = field(default_factory=dict)
     #: How many of each flow's requests hold a slot.
     running_of: Counter[Flow] = field(default_factory=Counter)
@@ -189,11 +198,15 @@ class ModelRecord:
     priced: FairLine = field(init=False)
     #: How many of each flow's requests are tokenised, or are being.
     prepared: Counter[Flow] = field(default_factory=Counter)
+    #: To be tokenised and no more: they wait for no slot.
+    counts: Ranking[int] = field(default_factory=Ranking)
     #: Present at a death: each is run alone before anybody else.
     suspects: Ranking[int] = field(default_factory=Ranking)
     #: Flows that may have a request to be tokenised and none that is; looked at when there is a worker.
     unprepared: dict[Flow, None] = field(default_factory=dict)
     preload: bool = False
+    #: It goes at the next moment in which nobody uses it.
+    unload: bool = False
     failure: str | None = None
     deaths: deque[float] = field(default_factory=deque)
     start_deaths: int = 0
@@ -231,9 +244,17 @@ class ModelRecord:
 
     @property
     def waiting(self) -> int:
-        count = len(self.unpriced) + len(self.priced) + len(self.suspects)
+        count = len(self.unpriced) + len(self.priced) + len(self.suspects) + len(self.counts)
         for worker in self.workers.values():
             count += worker.preparing
+        return count
+
+    @property
+    def counting(self) -> int:
+        """Requests that wait for the tokenizer alone."""
+        count = len(self.counts)
+        for worker in self.workers.values():
+            count += worker.counting
         return count
 
     @property
@@ -276,13 +297,18 @@ class ModelRecord:
     @property
     def queued(self) -> int:
         """Requests that wait and find no free slot. The others are only on their way to theirs."""
-        waiting = self.waiting
+        waiting = self.waiting - self.counting
         return max(0, min(waiting, self.running + waiting - self.at_most)) if waiting else 0
 
     @property
     def wanted(self) -> bool:
         """Somebody waits for it, or it is to be loaded anyway."""
         return self.failure is None and (self.waiting > 0 or self.preload)
+
+    @property
+    def in_use(self) -> bool:
+        """Somebody waits for it, or something that was begun is there."""
+        return self.waiting > 0 or any(worker.begun for worker in self.workers.values())
 
     @property
     def limit(self) -> int:
@@ -338,4 +364,5 @@ class ModelRecord:
             replicas=self.spec.replicas,
             restarts=self.restarts,
             admitted=self.admitted,
+            pinned=self.spec.pinned,
         )

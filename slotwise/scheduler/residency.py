@@ -170,13 +170,26 @@ class Residency:
             worker.retiring = False
         return list({worker.model: self._models[worker.model] for worker in reprieved}.values())
 
+    def unload(self, model: ModelRecord) -> None:
+        """It goes at the next moment in which nobody uses it (`expire`); nothing is loaded ahead of its requests."""
+        if not model.spec.pinned:
+            model.preload, model.unload = False, bool(model.workers)
+
     def expire(self, now: float) -> list[Action]:
-        """Unload what nobody has used for as long as it is kept."""
+        """Unload what nobody has used for as long as it is kept, or what is to go as soon as nobody uses it."""
         actions: list[Action] = []
         for model in self._models.values():
-            if (due := self._expires(model)) is not None and due <= now:
+            if model.unload and not model.in_use:
+                model.unload = False
+                going = list(model.workers.values())
+            elif (due := self._expires(model)) is not None and due <= now:
                 model.preload = False
-                actions += [action for worker in model.ready for action in self.stop(worker)]
+                going = list(model.ready)
+            else:
+                continue
+            # What a request said of it was said of this load: else one that had it unloaded would do so for ever.
+            model.keep_alive_s = model.spec.keep_alive_s
+            actions += [action for worker in going for action in self.stop(worker)]
         return actions
 
     def relieve(self, now: float) -> list[Action]:
@@ -219,9 +232,16 @@ class Residency:
         """When a model is unloaded, if nobody comes; None: it is not idle, or it is kept."""
         if model.keep_alive_s is None or model.spec.pinned or not model.ready:
             return None
-        if any(worker.begun for worker in model.ready) or model.waiting:
+        if model.in_use:
             return None
         return model.last_used + model.keep_alive_s
+
+    def expires_in(self, model: ModelRecord, now: float) -> float | None:
+        """Seconds until a model is unloaded if nobody comes any more; None: it is kept, or it is not loaded."""
+        if model.keep_alive_s is None or model.spec.pinned or not model.ready:
+            return None
+        due = self._expires(model)
+        return model.keep_alive_s if due is None else max(due - now, 0.0)
 
     def stop(self, worker: WorkerRecord) -> list[Action]:
         """Ask it to end; its bytes come back with `lost`."""

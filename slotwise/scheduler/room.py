@@ -53,7 +53,7 @@ class Room:
         paused."""
         if self.lease(worker, request, cost.cells) > cells:
             return False
-        if self._in_full(worker):
+        if self._in_full(worker) or not cost.cells:
             return True
         others = self._running(model, worker, without)
         candidate = self._holding(model, worker, request)

@@ -52,3 +52,4 @@ class ModelStatus:
     replicas: int  # most workers
     restarts: int  # workers lost that nobody asked to stop
     admitted: int = 0  # requests that were let in
+    pinned: bool = False  # never unloaded

@@ -21,15 +21,20 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import NoReturn
 
 from slotwise.request import Prompt
 from slotwise.workers.constraint import ConstraintRefused, Constraints
+from slotwise.workers.embedding import EmbedLoop
 from slotwise.workers.fake import SCHEME, FakeModel
+from slotwise.workers.fake_embedder import FakeEmbedder
 from slotwise.workers.frames import FrameBuffer, FrameError, decode_command, encode
+from slotwise.workers.inputs import InputPreparer
 from slotwise.workers.loop import ModelBroken, StepLoop
-from slotwise.workers.model import ContextLost, Model
+from slotwise.workers.model import ContextLost, Embedder, Model
 from slotwise.workers.prepare import PromptPreparer, PromptRefused
+from slotwise.workers.prepared import Preparing, for_answers, for_vectors
 from slotwise.workers.protocol import (
     EXIT_CONTEXT_LOST,
     CancelSequence,
@@ -57,6 +62,9 @@ logger = logging.getLogger("slotwise.worker")
 PREPARE_STACK_BYTES = 512 * 1024 * 1024
 EXIT_MODEL_BROKEN = 70
 _PR_SET_PDEATHSIG = 1
+
+
+_Loop = StepLoop | EmbedLoop
 
 
 class FrameWriter:
@@ -97,19 +105,18 @@ class Inbox:
 
 
 class _PreparedTokens:
-    """From the preparer to the main thread: the tokens of one prompt."""
+    """From the preparer to the main thread: the tokens of one prompt, or of each of its inputs."""
 
-    def __init__(self, request_id: str, tokens: list[int]) -> None:
+    def __init__(self, request_id: str, inputs: list[list[int]]) -> None:
         self.request_id = request_id
-        self.tokens = tokens
+        self.inputs = inputs
 
 
 class Preparer:
     """The prepare thread and the set of prompts it still owes."""
 
-    def __init__(self, prompts: PromptPreparer, constraints: Constraints, inbox: Inbox, writer: FrameWriter) -> None:
-        self._prompts = prompts
-        self._constraints = constraints
+    def __init__(self, prepare: Preparing, inbox: Inbox, writer: FrameWriter) -> None:
+        self._prepare = prepare
         self._inbox = inbox
         self._writer = writer
         self._queue: queue.SimpleQueue[Prepare] = queue.SimpleQueue()
@@ -127,26 +134,22 @@ class Preparer:
         if request_id in self.owed:
             self._cancelled.add(request_id)
 
-    def take(self, item: _PreparedTokens) -> list[int] | None:
-        """The tokens, or None if nobody wants them any more."""
+    def take(self, item: _PreparedTokens) -> list[list[int]] | None:
+        """The tokens of each input, or None if nobody wants them any more."""
         self.owed.discard(item.request_id)
         if item.request_id in self._cancelled:
             self._cancelled.discard(item.request_id)
             return None
-        return item.tokens
+        return item.inputs
 
     def _run(self) -> None:
         while True:
             command = self._queue.get()
-            tokens: list[int] = []
-            report: Message
+            inputs: list[list[int]] = []
+            report: Message = Prepared(command.request_id, prompt_tokens=0)
             try:
                 if command.request_id not in self._cancelled:
-                    if command.constraint is not None:
-                        self._constraints.check(command.constraint)
-                    tokens = self._prompts.prepare(command.prompt)
-                told = tuple(tokens) if command.tell_tokens else ()
-                report = Prepared(command.request_id, prompt_tokens=len(tokens), tokens=told)
+                    report, inputs = self._prepare(command)
             except PromptRefused as refusal:
                 report = PrepareFailed(command.request_id, refusal.message, refusal.param, refusal.code)
             except ConstraintRefused as refusal:
@@ -155,7 +158,7 @@ class Preparer:
                 logger.exception("prompt of %s could not be prepared", command.request_id)
                 report = PrepareFailed(command.request_id, "the prompt could not be tokenised", "messages")
             # First the tokens, then the news: a StartSequence that answers the news must find the tokens.
-            self._inbox.put(_PreparedTokens(command.request_id, tokens))
+            self._inbox.put(_PreparedTokens(command.request_id, inputs))
             self._writer.send(report)
 
 
@@ -190,18 +193,13 @@ def run_worker(frames_in: int, frames_out: int) -> int:
     if load is None:
         return 0
     try:
-        model = _load(load, writer)
+        open_loop = _load(load, writer)
     except Exception as error:
         logger.exception("could not load %s", load.path)
         writer.send(StartFailed(str(error) or type(error).__name__))
         return 0
-    constraints = Constraints(model.vocabulary)
-    constraints.prepare()
-    prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
-    prepare = _with_large_stack(prompts.prepare)
-    warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
-    reader.preparer = preparer = Preparer(prompts, constraints, inbox, writer)
-    loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target, constraints=constraints)
+    model, loop, prepare = open_loop()
+    reader.preparer = preparer = Preparer(prepare, inbox, writer)
     # What is there by now stays: a full collection would hold up a step by walking through it.
     gc.collect()
     gc.freeze()
@@ -216,11 +214,10 @@ def run_worker(frames_in: int, frames_out: int) -> int:
         return EXIT_CONTEXT_LOST
     loop.close()
     model.close()
-    constraints.close()
     return 0
 
 
-def _serve(loop: StepLoop, inbox: Inbox, preparer: Preparer, writer: FrameWriter) -> None:
+def _serve(loop: _Loop, inbox: Inbox, preparer: Preparer, writer: FrameWriter) -> None:
     while True:
         for item in inbox.drain(wait=loop.idle):
             if isinstance(item, Shutdown):
@@ -233,14 +230,18 @@ def _serve(loop: StepLoop, inbox: Inbox, preparer: Preparer, writer: FrameWriter
             writer.send(loop.step())
 
 
-def _apply(item: Command | _PreparedTokens, loop: StepLoop, preparer: Preparer) -> None:
+def _apply(item: Command | _PreparedTokens, loop: _Loop, preparer: Preparer) -> None:
     if isinstance(item, _PreparedTokens):
-        tokens = preparer.take(item)
-        if tokens:
-            loop.prepared(item.request_id, tokens)
+        inputs = preparer.take(item)
+        if not inputs:
+            return
+        if isinstance(loop, EmbedLoop):
+            loop.prepared(item.request_id, inputs)
+        else:
+            loop.prepared(item.request_id, inputs[0])
     elif isinstance(item, StartSequence):
         loop.start(item)
-    elif isinstance(item, ExtendSequence):
+    elif isinstance(item, ExtendSequence) and isinstance(loop, StepLoop):
         loop.extend(item)
     elif isinstance(item, PauseSequence):
         loop.pause(item.request_id)
@@ -262,7 +263,8 @@ def _first_command(inbox: Inbox) -> LoadModel | None:
     return first
 
 
-def _load(load: LoadModel, writer: FrameWriter) -> Model:
+def _load(load: LoadModel, writer: FrameWriter) -> Callable[[], tuple[Model | Embedder, _Loop, Preparing]]:
+    """Load the model. What comes back makes the rest of the worker."""
     reported = -1
 
     def on_progress(stage: str, fraction: float) -> None:
@@ -275,13 +277,46 @@ def _load(load: LoadModel, writer: FrameWriter) -> Model:
     if load.cpus and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, load.cpus)
     if load.path.startswith(SCHEME):
-        return FakeModel(load, on_progress)
-    from slotwise.workers.llama import LlamaModel  # the native library, loaded only where a model is
+        if load.pooling:
+            return partial(_embedding, FakeEmbedder(load, on_progress), load)
+        fake = FakeModel(load, on_progress)
+        return partial(_writing, fake, _constraints(fake), load, writer)
+    # The native library, loaded only where a model is.
+    from slotwise.workers.llama import LlamaEmbedder, LlamaModel
 
-    model = LlamaModel(load, on_progress)
+    model = LlamaEmbedder(load, on_progress) if load.pooling else LlamaModel(load, on_progress)
     writer.send(Loading("warm-up", 1.0))
+    if isinstance(model, LlamaEmbedder):
+        model.warm_up()
+        return partial(_embedding, model, load)
+    constraints = _constraints(model)
     model.warm_up()
-    return model
+    return partial(_writing, model, constraints, load, writer)
+
+
+def _constraints(model: Model) -> Constraints:
+    """Their part of the vocabulary is made on another thread, while the weights are paged in. Their process ends with
+    this one, whose end of the pipe it reads."""
+    constraints = Constraints(model.vocabulary)
+    constraints.prepare()
+    return constraints
+
+
+def _writing(
+    model: Model, constraints: Constraints, load: LoadModel, writer: FrameWriter
+) -> tuple[Model, StepLoop, Preparing]:
+    prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
+    prepare = _with_large_stack(prompts.prepare)
+    warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
+    loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target, constraints=constraints)
+    return model, loop, for_answers(prompts, constraints)
+
+
+def _embedding(model: Embedder, load: LoadModel) -> tuple[Embedder, EmbedLoop, Preparing]:
+    size, ranks = model.info.vocab_size, model.info.pooling == "rank"
+    inputs = InputPreparer(model.vocabulary, size, model.rank_format, ranks=ranks)
+    prepare = for_vectors(inputs, PromptPreparer(model.vocabulary, size))
+    return model, EmbedLoop(model, budget=load.n_batch), prepare
 
 
 def _start_thread(target: Callable[[], object], name: str, *, stack_bytes: int = 0) -> None:

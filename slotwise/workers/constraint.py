@@ -14,6 +14,7 @@ import numpy.typing as npt
 from slotwise.request import Constraint
 from slotwise.workers.grammar import GrammarMatcher, GrammarRefused, TokenTrie, compile_grammar, in_words, token_trie
 from slotwise.workers.grammarcheck import GrammarCheck
+from slotwise.workers.marks import completed, opening_of
 from slotwise.workers.model import NoTokenAllowed, Vocabulary
 
 #: Compiled grammars, and refusals, that are kept; bytes of their texts. One takes up to a hundred times its text.
@@ -23,6 +24,8 @@ _KEPT_BYTES = 1024**2
 _STACK_BYTES = 512 * 1024**2
 #: A mask that took so many seconds is computed beside the next decode: handing it over takes a tenth of that.
 _WORTH_HANDING_OVER = 2e-4
+#: A thought that a template opens is within so many tokens of the prompt's end, where it is no token of its own.
+_OPENING_TOKENS = 16
 #: Nothing in a text for the tokenizer grows together with it.
 _SENTINEL = "\x02"
 
@@ -41,7 +44,8 @@ class Constraints:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._marks = marks(vocabulary)
-        self._check = GrammarCheck([mark.decode() for mark in self._marks.values()])
+        self._special = {mark.decode(): token for token, mark in self._marks.items()}
+        self._check = GrammarCheck(list(self._special))
         self._known: OrderedDict[str, GrammarMatcher | str] = OrderedDict()
         self._known_bytes = 0
         self._lock = threading.Lock()
@@ -56,17 +60,19 @@ class Constraints:
                 self._trie = self._threads.compiler.submit(self._make_trie)
             return self._trie
 
-    def check(self, constraint: Constraint) -> None:
-        """Compile it, or find that it has been. Raises ConstraintRefused."""
-        self._compiled(constraint)
+    def check(self, constraint: Constraint, prompt: Sequence[int] = ()) -> None:
+        """Compile it for answers to a prompt, or find that it has been. Raises ConstraintRefused."""
+        self._compiled(constraint, prompt)
 
-    def matcher(self, constraint: Constraint, generated: Sequence[int] = ()) -> ConstraintMatcher:
+    def matcher(
+        self, constraint: Constraint, generated: Sequence[int] = (), prompt: Sequence[int] = ()
+    ) -> ConstraintMatcher:
         """For an answer that begins after `generated`.
 
         Raises:
             ConstraintRefused: the grammar can not be used, or these tokens are none of its answers'.
         """
-        matcher = self._compiled(constraint).deep_copy()
+        matcher = self._compiled(constraint, prompt).deep_copy()
         if generated and not matcher.consume_tokens(list(generated)):
             raise ConstraintRefused("what there is of the answer does not follow its grammar", constraint.param)
         assert self._threads is not None
@@ -77,24 +83,33 @@ class Constraints:
             self._threads.close()
         self._check.close()
 
-    def _compiled(self, constraint: Constraint) -> GrammarMatcher:
+    def _compiled(self, constraint: Constraint, prompt: Sequence[int]) -> GrammarMatcher:
+        opened = self._opens_thought(constraint, prompt)
+        grammar = completed(constraint, self._special, opened=opened)
         with self._lock:
-            known = self._known.get(constraint.grammar)
+            known = self._known.get(grammar)
             if known is not None:
-                self._known.move_to_end(constraint.grammar)
+                self._known.move_to_end(grammar)
         if known is None:
-            known = self._compile(constraint.grammar)
-            self._keep(constraint.grammar, known)
+            known = self._compile(grammar, completed(constraint, self._check.special, opened=opened))
+            self._keep(grammar, known)
         if isinstance(known, str):
             raise ConstraintRefused(f"'{constraint.param}' can not be used: {known}.", constraint.param)
         return known
 
-    def _compile(self, grammar: str) -> GrammarMatcher | str:
-        """The matcher, or why there is none."""
+    def _opens_thought(self, constraint: Constraint, prompt: Sequence[int]) -> bool:
+        """The answer begins inside a thought."""
+        if not constraint.thinks:
+            return False
+        end = b"".join(map(self._vocabulary.special_piece, prompt[-_OPENING_TOKENS:]))
+        return bool(opening_of(end.decode("utf-8", "replace")))
+
+    def _compile(self, grammar: str, tried: str) -> GrammarMatcher | str:
+        """The matcher, or why there is none. `tried`: the same grammar with the marks' tokens of the check."""
         trie = self.prepare()
         assert self._threads is not None
         try:
-            self._check.check(grammar)
+            self._check.check(tried)
             return self._threads.compiler.submit(compile_grammar, trie.result(), grammar).result()
         except GrammarRefused as refusal:
             return str(refusal)

@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from slotwise.request import SamplingParams
 from slotwise.workers.model import Chunk, Matcher
@@ -24,22 +26,22 @@ from slotwise.workers.protocol import LoadModel, ModelInfo
 from slotwise.workers.speculation import MOST_DRAFTED
 
 SCHEME = "fake:"
-_END = 256
+_END, _MARK = 256, 257
 _ALPHABET = b" abcdefghijklmnopqrstuvwxyz"
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
 
 
 class FakeVocabulary:
-    """Bytes as tokens, and one end token."""
+    """Bytes as tokens, one end token, and a control token, `<mark>`."""
 
     def __init__(self, crash_in_prepare: str = "") -> None:
         self.end_tokens = frozenset({_END})
-        self.size = _END + 1
-        self.special_tokens = {_END: "<end>"}
+        self.size = _MARK + 1
+        self.special_tokens = {_END: "<end>", _MARK: "<mark>"}
         self.chat_template: str | None = TEMPLATE
         self.bos_text = ""
         self.eos_text = "<end>"
-        self.special_texts = ["<end>"]
+        self.special_texts = list(self.special_tokens.values())
         self._crash_text = crash_in_prepare
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
@@ -54,45 +56,34 @@ class FakeVocabulary:
         return list(text.encode())
 
     def piece(self, token: int) -> bytes:
-        return b"" if token == _END else bytes([token])
+        return b"" if token >= _END else bytes([token])
+
+    def special_piece(self, token: int) -> bytes:
+        return self.special_tokens.get(token, "").encode() or self.piece(token)
 
 
 class FakeSampler:
-    def __init__(
-        self, model: FakeModel, prompt_tokens: int, eos_after: int, period: int, matcher: Matcher | None = None
-    ) -> None:
+    def __init__(self, model: FakeModel, prompt_tokens: int, eos_after: int, matcher: Matcher | None = None) -> None:
         self._model = model
-        self._period = period
         self._matcher = matcher
         self._end_at = prompt_tokens + eos_after if eos_after else None
 
     def sample(self, row: int) -> int:
-        history = self._model.history(row)
+        ends = self._end_at is not None and len(self._model.history(row)) >= self._end_at
         if self._matcher is not None:
-            return self._constrained(self._matcher, history)
-        if self._end_at is not None and len(history) >= self._end_at:
-            return _END
-        if self._period:
-            history = [len(history) % self._period]
-        return _ALPHABET[_hash(history) % len(_ALPHABET)]
+            return self._constrained(self._matcher, row, ends=ends)
+        return _END if ends else self._model.likeliest(row)
 
-    def _constrained(self, matcher: Matcher, history: list[int]) -> int:
+    def _constrained(self, matcher: Matcher, row: int, *, ends: bool) -> int:
         """Any that is allowed. It ends where it may, after so many tokens."""
         allowed = matcher.mask().nonzero()[0]
-        may_end = allowed[-1] == _END
-        ends = may_end and self._end_at is not None and len(history) >= self._end_at
-        if self._period:
-            history = [len(history) % self._period]
-        token = _END if ends else int(allowed[_hash(history) % len(allowed)])
+        ends = ends and _END in allowed
+        token = _END if ends else int(allowed[self._model.chance(row) % len(allowed)])
         matcher.accept(token)
         return token
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def _hash(history: list[int]) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(history).encode(), digest_size=2).digest(), "big")
 
 
 class _FakeCells:
@@ -141,6 +132,7 @@ class FakeModel:
         self._step_seconds = float(options.get("step_ms", 0)) / 1e3
         self._eos_after = int(options.get("eos_after", 24))
         self._period = int(options.get("period", 0))
+        self._mark_every = int(options.get("mark_every", 0))
         self._crash_text = options.get("crash_in_decode", "").encode()
         self._hang_text = options.get("hang_in_decode", "").encode()
         on_progress("weights", 0.0)
@@ -164,7 +156,7 @@ class FakeModel:
             kv_cells=load.kv_cells or load.slots * context_cap,
             context_cap=context_cap,
             context_train=max(context_cap, 8192),
-            vocab_size=257,
+            vocab_size=_MARK + 1,
             n_params=0,
             size_bytes=0,
             has_chat_template=True,
@@ -220,6 +212,26 @@ class FakeModel:
             raise ValueError(f"batch row {row} has no logits")
         return self._outputs[row]
 
+    def likeliest(self, row: int) -> int:
+        history = self.history(row)
+        if self._mark_every and len(history) % self._mark_every == 0:
+            return _MARK
+        return _ALPHABET[self.chance(row) % len(_ALPHABET)]
+
+    def chance(self, row: int) -> int:
+        """A number by all tokens up to a row; with a period, by how many there are."""
+        history = self.history(row)
+        seen = [len(history) % self._period] if self._period else history
+        return int.from_bytes(hashlib.blake2b(repr(seen).encode(), digest_size=2).digest(), "big")
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Any, and that of the next token above them."""
+        noise = hashlib.shake_128(repr(self.history(row)).encode()).digest(_MARK + 1)
+        logits = np.frombuffer(noise, np.uint8).astype(np.float32)
+        logits /= 64
+        logits[self.likeliest(row)] = 8.0
+        return logits
+
     def new_sampler(
         self,
         params: SamplingParams,
@@ -229,7 +241,7 @@ class FakeModel:
         generated: Sequence[int] = (),
         matcher: Matcher | None = None,
     ) -> FakeSampler:
-        return FakeSampler(self, len(prompt), 0 if ignore_eos else self._eos_after, self._period, matcher)
+        return FakeSampler(self, len(prompt), 0 if ignore_eos else self._eos_after, matcher)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._stored[target] = self._stored.get(source, [])[:length]

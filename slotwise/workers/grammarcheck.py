@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 MOST_SECONDS = 1.0
 #: Address space of the process.
 _MOST_BYTES = 2 * 1024**3
+#: Its vocabulary: bytes, the marks, the end.
+_FIRST_MARK = 256
 _TOO_MUCH = (
     "it takes too long or too much memory to compile; write it with less nesting, and fewer conditions that are to "
     "hold together"
@@ -37,6 +39,8 @@ class GrammarCheck:
     def __init__(self, marks: list[str]) -> None:
         """`marks`: texts of the special tokens that grammars may name."""
         self._marks = marks
+        #: The tokens that grammars have for them here.
+        self.special = {mark: _FIRST_MARK + index for index, mark in enumerate(marks)}
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -101,8 +105,8 @@ def main() -> NoReturn:
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     lines, answers = sys.stdin.buffer, sys.stdout.buffer
     marks = [mark.encode() for mark in json.loads(lines.readline())]
-    tokens = [bytes([byte]) for byte in range(256)] + marks + [b"<end>"]
-    special = {token: tokens[token] for token in range(256, len(tokens))}
+    tokens = [bytes([byte]) for byte in range(_FIRST_MARK)] + marks + [b"<end>"]
+    special = {token: tokens[token] for token in range(_FIRST_MARK, len(tokens))}
     trie = token_trie(tokens, special, [len(tokens) - 1], list)
     for line in lines:
         # Nobody catches the signal: it ends the process, whatever that is at.

@@ -12,6 +12,8 @@ from slotwise.workers.speculation import MOST_DRAFTED
 #: Sequence rows beside those of the slots, for what ended sequences leave behind in one pool of cells.
 RETAINED_ROWS = 32
 _MOST_ROWS = 256  # LLAMA_MAX_SEQ
+#: Inputs of one batch of an embedding model.
+_MOST_INPUTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class ContextLayout:
 
 def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) -> ContextLayout:
     """`context_train`: tokens that the model was trained for. `can_go_back`: a sequence can be cut anywhere."""
+    if load.pooling:
+        return _embedding_layout(load, context_train)
     reuse = Reuse.PARTIAL if can_go_back else Reuse.CONTINUE
     cap = _cap(load, context_train)
     cells = load.kv_cells or load.slots * cap
@@ -59,6 +63,26 @@ def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) ->
     return ContextLayout(context, min(cap, of_a_sequence), draft_rows, reuse)
 
 
+def _embedding_layout(load: LoadModel, context_train: int) -> ContextLayout:
+    """Of a model that embeds: room for one batch, which is forgotten when it is computed. Pooling takes an input whole,
+    so a batch is as long as the longest one at least."""
+    cap = _cap(load, context_train)
+    n_batch = max(load.n_batch, cap)
+    # A row takes no bytes of its own; in company the bits may differ.
+    rows = 1 if load.reproducible else _MOST_INPUTS
+    context = ContextShape(
+        cells=n_batch,
+        sequences=rows,
+        n_batch=n_batch,
+        # Pooling wants the vectors of all tokens.
+        outputs=n_batch,
+        type_k=load.kv_type,
+        type_v=load.kv_type,
+        flash_attention=load.flash_attn != "off",
+    )
+    return ContextLayout(context, cap, 0, Reuse.CONTINUE)
+
+
 def pool_sizes(load: LoadModel, *, context_train: int) -> tuple[int, ...]:
     """Cells that the pool of a worker may have, most first.
 
@@ -66,10 +90,13 @@ def pool_sizes(load: LoadModel, *, context_train: int) -> tuple[int, ...]:
     was asked for, or where each slot is to have its own cells.
     """
     cap = _cap(load, context_train)
+    if load.pooling:
+        return (_embedding_layout(load, context_train).context.all_cells,)
     if load.kv_cells or load.reproducible or load.kv_layout == "split":
         return (load.kv_cells or load.slots * cap,)
     sizes = [load.slots * cap]
-    while (half := pad(sizes[-1] // 2, CELL_PADDING)) > cap:
+    # Of a short context the half may be padded to more than the whole.
+    while cap < (half := pad(sizes[-1] // 2, CELL_PADDING)) < sizes[-1]:
         sizes.append(half)
     if sizes[-1] > cap:
         sizes.append(cap)

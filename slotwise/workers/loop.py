@@ -10,14 +10,17 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from slotwise.request import FinishReason, Usage
+import msgspec
+
+from slotwise.request import FinishReason, TokenLogprob, Usage
 from slotwise.workers.batch import NoPrompts, Share, StepPlan, is_decoding, plan_step
 from slotwise.workers.cells import CellsExhausted
 from slotwise.workers.composer import Composer, PromptPart
 from slotwise.workers.constraint import ConstraintRefused, Constraints
 from slotwise.workers.kv import KVCache
+from slotwise.workers.logprobs import log_probabilities
 from slotwise.workers.model import Model, NoTokenAllowed
 from slotwise.workers.protocol import Delta, ExtendSequence, Resized, ResumeSequence, StartSequence, StepReport
 from slotwise.workers.sequences import TWIN_TOKENS, Sequence, Wait, twin_of
@@ -73,7 +76,8 @@ class StepLoop:
             self._ended.append(_failure(command.request_id, "the prompt was not prepared on this worker"))
             return
         try:
-            matcher = self._constraints.matcher(command.constraint, command.generated) if command.constraint else None
+            constraint, generated = command.constraint, command.generated
+            matcher = self._constraints.matcher(constraint, generated, tokens) if constraint else None
         except ConstraintRefused as refusal:  # not where it was checked before
             self._ended.append(_failure(command.request_id, str(refusal)))
             return
@@ -104,9 +108,11 @@ class StepLoop:
             asker=command.asker,
             # A seed promises the same text again, and rounding may differ with the number of rows.
             drafted_for=command.sampling.seed is None,
+            special_text=command.special_text,
+            top_logprobs=command.top_logprobs,
             matcher=matcher,
         )
-        sequence.go_on_after(command.generated, self._model.vocabulary.piece)
+        sequence.go_on_after(command.generated, self._piece(sequence))
         self._running.append(sequence)
 
     def pause(self, request_id: str) -> None:
@@ -291,29 +297,42 @@ class StepLoop:
             if sampled:
                 drafts_accepted += len(sampled) - 1
                 self._composer.learn(sequence, sampled)
-                deltas.append(self._tell(sequence, sampled))
+                deltas.append(self._tell(sequence, sampled, share.sampled))
         return drafts_accepted
 
-    def _tell(self, sequence: Sequence, sampled: list[int]) -> Delta:
-        accepted = sequence.accept(sampled, self._model.vocabulary.piece)
-        if accepted.ended is not None:
-            return self._end(sequence, accepted.ended, text=accepted.text, tokens=accepted.tokens)
-        return Delta(sequence.request_id, text=accepted.text, tokens=accepted.tokens)
+    def _tell(self, sequence: Sequence, sampled: list[int], rows: Iterable[int]) -> Delta:
+        """`rows`: of the batch, from which these tokens were sampled."""
+        accepted = sequence.accept(sampled, self._piece(sequence))
+        logprobs = () if sequence.top_logprobs is None else self._logprobs(sequence, accepted.tokens, rows)
+        if accepted.ended is None:
+            name, told = sequence.request_id, accepted.told
+            return Delta(name, accepted.text, accepted.tokens, logprobs=logprobs, logprobs_told=told)
+        end = self._end(sequence, accepted.ended)
+        return msgspec.structs.replace(
+            end, text=accepted.text, tokens=accepted.tokens, logprobs=logprobs, logprobs_told=accepted.told
+        )
 
-    def _end(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        *,
-        text: str = "",
-        tokens: tuple[int, ...] = (),
-        error: str | None = None,
-    ) -> Delta:
+    def _logprobs(self, sequence: Sequence, tokens: Iterable[int], rows: Iterable[int]) -> tuple[TokenLogprob, ...]:
+        """Of all but a token that ends the answer: that one has no text. The logits are those of the last decode."""
+        name, top = self._model.vocabulary.special_piece, sequence.top_logprobs or 0
+        found = []
+        for token, row in zip(tokens, rows, strict=False):
+            if token not in sequence.end_tokens:
+                logprob, likeliest = log_probabilities(self._model.logits(row), token, top)
+                found.append(TokenLogprob(name(token), logprob, tuple((name(one), value) for one, value in likeliest)))
+        return tuple(found)
+
+    def _piece(self, sequence: Sequence) -> Callable[[int], bytes]:
+        """The bytes of a token in an answer."""
+        vocabulary = self._model.vocabulary
+        return vocabulary.special_piece if sequence.special_text else vocabulary.piece
+
+    def _end(self, sequence: Sequence, reason: FinishReason, *, error: str | None = None) -> Delta:
         self._running.remove(sequence)
         # What an error left behind is not trusted.
         self._kv.release(sequence, keep=reason is not FinishReason.ERROR)
         sequence.sampler.close()
-        return _terminal(sequence, reason, text=text, tokens=tokens, error=error)
+        return _terminal(sequence, reason, error=error)
 
     # ---- when a decode did not work
 
@@ -382,20 +401,13 @@ def _prompt_parts(active: list[Sequence], plan: StepPlan) -> list[PromptPart]:
     ]
 
 
-def _terminal(
-    sequence: Sequence,
-    reason: FinishReason,
-    *,
-    text: str = "",
-    tokens: tuple[int, ...] = (),
-    error: str | None = None,
-) -> Delta:
+def _terminal(sequence: Sequence, reason: FinishReason, *, error: str | None = None) -> Delta:
     usage = Usage(
         prompt_tokens=sequence.prompt_tokens,
         completion_tokens=sequence.output_tokens,
         cached_tokens=sequence.shared,
     )
-    return Delta(sequence.request_id, text=text, tokens=tokens, finish_reason=reason, usage=usage, error=error)
+    return Delta(sequence.request_id, finish_reason=reason, usage=usage, error=error)
 
 
 def _failure(request_id: str, error: str) -> Delta:

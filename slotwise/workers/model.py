@@ -78,7 +78,11 @@ class Vocabulary(Protocol):
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
-    def piece(self, token: int) -> bytes: ...
+    def piece(self, token: int) -> bytes:
+        """What a token is in an answer: nothing, where it is a control token."""
+
+    def special_piece(self, token: int) -> bytes:
+        """The same, and of a control token its name."""
 
 
 class ContextLost(Exception):
@@ -104,6 +108,10 @@ class Model(Protocol):
         0 done · 1 no free cells, nothing changed · 2 aborted, -1 refused (nothing changed) · < -1 failed; after 2 and
         < -1 a part of the rows may be stored: ask `positions`.
         """
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Of a batch row of the last decode that asked for output, as the model gave them: (vocab_size,). Valid until
+        the next decode, and not to be written to."""
 
     def new_sampler(
         self,
@@ -145,5 +153,54 @@ class Model(Protocol):
         False: there is no memory for it, and it is as large as before. States go into it as into the one before, and
         samplers go on. Raises ContextLost.
         """
+
+    def close(self) -> None: ...
+
+
+# ---- models that embed
+
+
+class EmbeddingFailed(Exception):
+    """Raised when a batch was not computed; `code` is what `llama_decode` returned."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"llama_decode failed with code {code}")
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class RankFormat:
+    """How a query and a document are put together for a model that ranks: by the file's own template, with {query} and
+    {document}, or else between these tokens."""
+
+    begin: tuple[int, ...] = ()
+    middle: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
+    template: str = ""
+
+
+class Embedder(Protocol):
+    """A loaded model that makes vectors of texts. Nothing is kept from one batch to the next."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def n_batch(self) -> int:
+        """Most tokens of one batch, and of one input."""
+
+    @property
+    def n_inputs(self) -> int:
+        """Most inputs of one batch."""
+
+    @property
+    def rank_format(self) -> RankFormat: ...
+
+    def embed(self, inputs: Sequence[Sequence[int]]) -> list[bytes | None]:
+        """The vector of each input, at length 1 (of a pair that is ranked, the score as it is): float32, little-endian.
+        None where the model gives no finite numbers. Raises EmbeddingFailed."""
 
     def close(self) -> None: ...

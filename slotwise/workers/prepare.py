@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from slotwise.request import ChatPrompt, Prompt, TokenPrompt
+from dataclasses import dataclass
+
+from slotwise.request import ChatPrompt, Examine, Examined, Prompt, TextPrompt, TokenPrompt
+from slotwise.workers.marks import opening_of
 from slotwise.workers.model import Vocabulary
 from slotwise.workers.template import ChatTemplate, TemplateError
 
@@ -15,6 +18,14 @@ class PromptRefused(Exception):
         self.message = message
         self.param = param
         self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPrompt:
+    """Tokens, and where the template has begun the answer with a thought, that beginning."""
+
+    tokens: list[int]
+    opening: str = ""
 
 
 class PromptPreparer:
@@ -37,20 +48,57 @@ class PromptPreparer:
                 self._template_fault = str(error)
 
     def prepare(self, prompt: Prompt) -> list[int]:
-        """The prompt's token ids, at least one.
+        """The prompt's token ids, at least one. Raises PromptRefused."""
+        return self.read(prompt).tokens
+
+    def read(self, prompt: Prompt) -> PreparedPrompt:
+        """What is to be answered: at least one token.
 
         Raises:
             PromptRefused: with the words for the client.
         """
-        if isinstance(prompt, TokenPrompt):
-            tokens = self._checked(prompt.tokens)
-        elif isinstance(prompt, ChatPrompt):
-            tokens = self._chat(prompt)
+        if isinstance(prompt, ChatPrompt):
+            pieces = self._render(prompt)
+            opening = opening_of(pieces[-1][0]) if pieces and pieces[-1][1] else ""
+            prepared = PreparedPrompt(self._chat(pieces), opening)
+        elif isinstance(prompt, TextPrompt | TokenPrompt):
+            prepared = PreparedPrompt(self._plain(prompt))
         else:
-            tokens = self._vocabulary.tokenize(prompt.text, add_special=True, parse_special=False)
-        if not tokens:
+            said = "this model writes text, and neither embeds nor ranks it"
+            raise PromptRefused(said, param="model", code="model_not_suitable")
+        if not prepared.tokens:
             raise PromptRefused("the prompt has no tokens", param="prompt")
-        return tokens
+        return prepared
+
+    def examine(self, prompt: Prompt, wanted: Examine) -> Examined:
+        """What a prompt becomes, which may be nothing.
+
+        Raises:
+            PromptRefused: with the words for the client.
+        """
+        if isinstance(prompt, ChatPrompt):
+            pieces = self._render(prompt)
+            tokens, text = self._chat(pieces), "".join(text for text, _ in pieces)
+        elif isinstance(prompt, TextPrompt | TokenPrompt):
+            tokens, text = self._plain(prompt), prompt.text if isinstance(prompt, TextPrompt) else ""
+        else:
+            raise PromptRefused("inputs are not examined", param="input")
+        bytes_of = self._vocabulary.special_piece
+        if wanted.text and isinstance(prompt, TokenPrompt):
+            text = b"".join(map(bytes_of, tokens)).decode("utf-8", "replace")
+        return Examined(
+            len(tokens),
+            tuple(tokens) if wanted.tokens else (),
+            tuple(map(bytes_of, tokens)) if wanted.pieces else (),
+            text if wanted.text else "",
+        )
+
+    def _plain(self, prompt: TextPrompt | TokenPrompt) -> list[int]:
+        if isinstance(prompt, TokenPrompt):
+            return self._checked(prompt.tokens)
+        return self._vocabulary.tokenize(
+            prompt.text, add_special=prompt.add_special, parse_special=prompt.parse_special
+        )
 
     def _checked(self, tokens: tuple[int, ...]) -> list[int]:
         for index, token in enumerate(tokens):
@@ -60,13 +108,15 @@ class PromptPreparer:
                 )
         return list(tokens)
 
-    def _chat(self, prompt: ChatPrompt) -> list[int]:
+    def _render(self, prompt: ChatPrompt) -> list[tuple[str, bool]]:
         if self._template is None:
             raise PromptRefused(self._template_fault, param="messages", code="no_chat_template")
         try:
-            pieces = self._template.render(prompt.messages)
+            return self._template.render(prompt)
         except TemplateError as error:
             raise PromptRefused(str(error), param="messages") from error
+
+    def _chat(self, pieces: list[tuple[str, bool]]) -> list[int]:
         tokens: list[int] = []
         for index, (text, parse_special) in enumerate(pieces):
             # Templates write their own begin-of-text; asking the tokenizer for one too would double it.

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from slotwise.request import Constraint, FinishReason, Prompt, SamplingParams, Usage
+from slotwise.request import Constraint, Examine, Examined, FinishReason, Prompt, SamplingParams, TokenLogprob, Usage
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="t", omit_defaults=True):
@@ -66,6 +66,8 @@ class LoadModel(Message, frozen=True, tag="load"):
     prefix_cache: str = ""
     #: Main memory for what ended requests left and others pushed out of the context.
     host_bytes: int = 0
+    #: What is made of the tokens' vectors: "mean", "cls", "last" or "rank". "": the model writes text.
+    pooling: str = ""
 
     @property
     def repacks_weights(self) -> bool:
@@ -80,6 +82,8 @@ class Prepare(Message, frozen=True, tag="prepare"):
     prompt: Prompt
     #: The tokens are wanted in front as well: the prompt may be started on another worker of the model.
     tell_tokens: bool = False
+    #: It is not to be started: only this is wanted, and nothing is kept.
+    examine: Examine | None = None
     #: What the answer will be held to: it is compiled beside the steps, or refused.
     constraint: Constraint | None = None
 
@@ -114,10 +118,17 @@ class StartSequence(Message, frozen=True, tag="start"):
     generated: tuple[int, ...] = ()
     #: 0 = the whole answer's.
     cells: int = 0
-    #: Of a prompt that another worker prepared.
+    #: Of a prompt that another worker prepared; and of its inputs, if it is several, how many tokens each has.
     prompt: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()
+    #: Inputs that a worker before this one has reported: their vectors are not computed again.
+    inputs_done: int = 0
     #: Who shares the time for prompts with whom: see `workers/promptshares`.
     asker: Asker = Asker()
+    #: Log probabilities are wanted, with those of so many likeliest tokens in each one's place.
+    top_logprobs: int | None = None
+    #: Special tokens of the answer are text, but for those that end it.
+    special_text: bool = False
     constraint: Constraint | None = None
 
 
@@ -196,6 +207,9 @@ class ModelInfo(msgspec.Struct, frozen=True):
     draft_rows: int = 0
     #: Layers are on a GPU: a pass over the weights is what a step costs.
     offloaded: bool = False
+    #: As of the load; and how many numbers a vector has.
+    pooling: str = ""
+    vector_length: int = 0
 
 
 class Loading(Message, frozen=True, tag="loading"):
@@ -231,6 +245,11 @@ class Prepared(Message, frozen=True, tag="prepared"):
     prompt_tokens: int
     #: Where they were asked for.
     tokens: tuple[int, ...] = ()
+    #: What the template has written of the answer: a thought that is opened (`<think>`).
+    opening: str = ""
+    examined: Examined | None = None
+    #: Of each input, where a prompt is several: no cells are kept for these.
+    lengths: tuple[int, ...] = ()
 
 
 class PrepareFailed(Message, frozen=True, tag="prepare_failed"):
@@ -253,6 +272,12 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None  # with FinishReason.ERROR
+    #: Of each of the tokens that does not end the answer, where they are wanted; and of how many tokens, those of
+    #: earlier steps first, the text is told by now. The rest is told with its text, by whichever worker says it.
+    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs_told: int = 0
+    #: Of the next of its inputs: float32, little-endian.
+    vectors: tuple[bytes, ...] = ()
 
 
 class StepReport(Message, frozen=True, tag="step"):

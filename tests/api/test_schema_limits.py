@@ -55,16 +55,6 @@ def test_any_other_best_of_is_refused(best_of: object) -> None:
     assert caught.value.param == "best_of"
 
 
-@pytest.mark.parametrize("logprobs", [0, 1, 5, True])
-def test_log_probabilities_are_refused_and_not_left_out_in_silence(logprobs: object) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        parse_completion(_completion(logprobs=logprobs))
-
-    assert caught.value.code == "unsupported_parameter"
-    assert parse_completion(_completion(logprobs=None))
-    assert parse_completion(_completion(logprobs=False))
-
-
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_the_depth_is_counted_exactly(opening: bytes) -> None:
     closing = b"]" if opening == b"[" else b"}"

@@ -109,3 +109,16 @@ def _is_let_in(keyring: Keyring, secret: str) -> bool:
     except InvalidApiKey:
         return False
     return True
+
+
+def test_who_administers(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    assert Keyring([], store).administers(""), "where no key is asked for"
+    secrets = {name: store.add(name, KeyPolicy(), 1.0, admin=name == "root") for name in ("ann", "root")}
+    keyring = Keyring(["given"], store)
+    names = {key: keyring.identify(key.encode()) for key in ("given", *secrets.values())}
+
+    assert keyring.administers(names["given"])
+    assert not keyring.administers(names[secrets["ann"]])
+    assert keyring.administers(names[secrets["root"]])
+    assert not keyring.administers("")

@@ -126,3 +126,16 @@ def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 
     with pytest.raises(KeyStoreError, match="newer"):
         store.read()
+
+
+def test_a_file_from_before_there_were_admins_is_read(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    store.add("ann", POLICY, now=1.0)
+    with sqlite3.connect(store.path) as database:
+        database.execute("ALTER TABLE keys DROP COLUMN admin")
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+    store.add("root", KeyPolicy(), now=2.0, admin=True)
+
+    (ann, root), _ = store.read()
+    assert (ann.policy, ann.admin, root.admin) == (POLICY, False, True)

@@ -24,12 +24,24 @@ def _header(**metadata: int | str) -> GGUFHeader:
     return GGUFHeader(3, {"general.architecture": "bert", **metadata}, (), 10)
 
 
-def test_what_embeds_and_what_ranks() -> None:
-    mean, rank, none, odd = (facts_of("m", _header(**{"bert.pooling_type": value}), 0.0) for value in (1, 4, 0, 77))
+def _of_qwen(pooling: int) -> ModelFacts:
+    metadata: dict[str, int | str] = {"general.architecture": "qwen3", "qwen3.pooling_type": pooling}
+    return facts_of("m", _header(**metadata), 0.0)
 
-    assert (mean.pooling, mean.embeds, mean.ranks) == (Pooling.MEAN, True, False)
-    assert (rank.embeds, rank.ranks) == (False, True)
+
+def test_what_embeds_and_what_ranks() -> None:
+    last, rank, none, odd = map(_of_qwen, (3, 4, 0, 77))
+
+    assert (last.pooling, last.embeds, last.ranks, last.kind) == (Pooling.LAST, True, False, "embedding")
+    assert (rank.embeds, rank.ranks, rank.kind) == (False, True, "rank")
     assert none.pooling is odd.pooling is None
+    assert none.kind == "text"
+
+
+def test_an_encoder_embeds_whatever_its_file_says() -> None:
+    assert facts_of("m", _header(), 0.0).pooling is Pooling.MEAN
+    assert facts_of("m", _header(**{"bert.pooling_type": 0}), 0.0).pooling is Pooling.MEAN
+    assert facts_of("m", _header(**{"bert.pooling_type": 2}), 0.0).pooling is Pooling.CLS
 
 
 def test_a_template_tells_of_tools_and_thoughts() -> None:

@@ -48,6 +48,10 @@ class Driver:
     ) -> list[ev.Action]:
         return self.do(ev.RequestSubmitted(name, model, max_output, Flow(key), priority, 40, max_wait))
 
+    def count(self, name: str, model: str = "m", key: str = "", max_wait: float | None = None) -> list[ev.Action]:
+        """It wants no answer."""
+        return self.do(ev.RequestSubmitted(name, model, None, Flow(key), None, 40, max_wait, counts=True))
+
     def ready(self, worker_id: int = 1) -> list[ev.Action]:
         return self.do(ev.WorkerReady(worker_id, 2, 100, 60))
 

@@ -1,5 +1,6 @@
 """Any order of events: each request ends exactly once, nothing leaks, nobody is granted what is not there."""
 
+from collections import Counter
 from typing import ClassVar
 
 from hypothesis import settings
@@ -34,6 +35,8 @@ class CoreMachine(RuleBasedStateMachine):
 
     models: ClassVar = MODELS
     config: ClassVar = CONFIG
+    #: Prompts are inputs that are computed each on its own, and write nothing.
+    embeds: ClassVar = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,6 +52,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.running: dict[str, int] = {}
         self.paused: dict[str, int] = {}
         self.flow: dict[str, Flow] = {}
+        self.counts: set[str] = set()  # requests that want no answer
         self.cells: dict[str, int] = {}
         self.prompt: dict[str, int] = {}
         self.most: dict[str, int] = {}
@@ -106,9 +110,10 @@ class CoreMachine(RuleBasedStateMachine):
                 self.assert_suspects_are_alone(request_id, worker_id)
                 self.preparing[request_id] = worker_id
             case ev.Grant(request_id, worker_id, max_output_tokens, cells):
+                assert request_id not in self.counts
                 assert not self.drained or request_id in self.most, "a first grant after the drain"
-                assert max_output_tokens >= 1
-                self.most[request_id] = self.prompt[request_id] + max_output_tokens
+                assert (max_output_tokens == 0) if self.embeds else (max_output_tokens >= 1)
+                self.most[request_id] = 0 if self.embeds else self.prompt[request_id] + max_output_tokens
                 if (before := self.paused.pop(request_id, worker_id)) != worker_id:
                     told = self.history[-1][2][: self.history[-1][2].index(action)]
                     assert ev.CancelSequence(request_id, before) in told, "two workers have it"
@@ -129,6 +134,7 @@ class CoreMachine(RuleBasedStateMachine):
                 self.end(request_id)
             case ev.BookUsage(request_id):
                 assert request_id not in self.booked, "booked twice"
+                assert request_id not in self.counts or (action.prompt_tokens, action.output_tokens) == (0, 0)
                 self.booked.add(request_id)
             case ev.CancelSequence(request_id, worker_id):
                 assert worker_id in self.workers
@@ -155,9 +161,13 @@ class CoreMachine(RuleBasedStateMachine):
         spec = self.models[self.model_of[worker_id]]
         beside = [r for r, w in self.running.items() if w == worker_id]
         assert len(beside) < spec.slots
-        assert self.most[request_id] <= min(spec.context_cap, policy.context_cap or 99)
         has = self.prompt[request_id] + self.made.get(request_id, 0)
-        assert has < cells <= self.most[request_id], "not even the next token has a cell"
+        if self.embeds:
+            assert cells == 0
+            assert (has + 1) // 2 <= min(spec.context_cap, policy.context_cap or 99)
+        else:
+            assert self.most[request_id] <= min(spec.context_cap, policy.context_cap or 99)
+            assert has < cells <= self.most[request_id], "not even the next token has a cell"
         self.assert_suspects_are_alone(request_id, worker_id)
         self.running[request_id], self.cells[request_id] = worker_id, cells
         self.assert_cells_are_there(worker_id)
@@ -186,6 +196,7 @@ class CoreMachine(RuleBasedStateMachine):
         priority=st.none() | st.sampled_from(Priority),
         characters=st.integers(0, 100),
         max_wait=st.sampled_from([None, None, None, None, 0.0, 3.0, 60.0]),
+        counts=st.sampled_from([False, False, False, True]),
     )
     def submit(
         self,
@@ -195,11 +206,14 @@ class CoreMachine(RuleBasedStateMachine):
         priority: Priority | None,
         characters: int,
         max_wait: float | None,
+        counts: bool = False,
     ) -> None:
         self.counter += 1
         request_id = f"r{self.counter}"
         self.open[request_id], self.flow[request_id] = model, flow
-        self.do(ev.RequestSubmitted(request_id, model, limit, flow, priority, characters, max_wait))
+        if counts:
+            self.counts.add(request_id)
+        self.do(ev.RequestSubmitted(request_id, model, limit, flow, priority, characters, max_wait, counts=counts))
 
     @rule(flow=st.sampled_from(FLOWS), count=st.integers(2, 4), output=st.integers(1, 10))
     def submit_many(self, flow: Flow, count: int, output: int) -> None:
@@ -226,10 +240,21 @@ class CoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.preparing)
     @rule(data=st.data(), tokens=st.integers(1, 35))
     def priced(self, data: st.DataObject, tokens: int) -> None:
-        request_id = data.draw(st.sampled_from(sorted(self.preparing)))
+        self.is_tokenised(data.draw(st.sampled_from(sorted(self.preparing))), tokens)
+
+    def is_tokenised(self, request_id: str, tokens: int) -> None:
+        """One that is only counted is over by it, however long it is."""
         del self.preparing[request_id]
+        if request_id in self.counts:
+            self.end(request_id)
+            tokens *= 10
         self.prompt[request_id] = tokens
-        self.do(ev.RequestPriced(request_id, tokens))
+        self.do(self.price(request_id, tokens))
+
+    def price(self, request_id: str, tokens: int) -> ev.RequestPriced:
+        """Inputs are two of about the same length."""
+        longest = ev.Longest((tokens + 1) // 2, 0) if self.embeds else None
+        return ev.RequestPriced(request_id, tokens, longest)
 
     @precondition(lambda self: self.abandoned)
     @rule(data=st.data(), refused=st.booleans())
@@ -323,6 +348,13 @@ class CoreMachine(RuleBasedStateMachine):
     def preload(self, model: str) -> None:
         self.do(ev.PreloadRequested(model))
 
+    @rule(model=st.sampled_from(["m", "n", "n", "huge"]))
+    def unload(self, model: str) -> None:
+        """Nobody who runs or waits is cut for it: `apply` looks, and the end of the run."""
+        self.do(ev.UnloadRequested(model))
+        if self.core.model_status(model).state == "ready" and not self.models[model].pinned and not self.drained:
+            assert model in self.open.values(), "it is idle, and stays"
+
     @rule(budget=st.sampled_from([5, 9, 15, 15, 100]))
     def others_take_memory_and_give_it_back(self, budget: int) -> None:
         self.budget = min(budget, self.config.memory_budgets[HOST])
@@ -348,11 +380,22 @@ class CoreMachine(RuleBasedStateMachine):
             short = [r for r in held if self.prompt[r] + self.made.get(r, 0) >= self.cells[r] < self.most[r]]
             leaving = {e.request_id for e, _, _ in self.history if isinstance(e, ev.RequestCancelled)}
             assert not short or leaving & set(held), "somebody stands still though others could make room"
-        of_model = {model: [r for r, m in self.open.items() if m == model] for model in self.models}
+        answers = {r: m for r, m in self.open.items() if r not in self.counts}
+        of_model = {model: [r for r, m in answers.items() if m == model] for model in self.models}
         # More may wait than may, once a worker is gone.
         most = {model: spec.slots * spec.replicas for model, spec in self.models.items()}
         queued = sum(max(0, len(requests) - most[model]) for model, requests in of_model.items())
         assert queued <= self.config.max_queue
+
+    @invariant()
+    def who_is_only_counted_waits_for_no_slot(self) -> None:
+        """Wherever a worker takes what is new, its tokenizer has two of them, or others that were cancelled."""
+        for name, model in self.core._models.items():
+            waiting = [r for r, m in self.open.items() if m == name and r in self.counts and r not in self.preparing]
+            counted = [w for r, w in self.preparing.items() if r in self.counts]
+            busy = Counter([*counted, *self.abandoned.values()])
+            takes = [worker for worker in model.open if worker.alone is None]
+            assert not waiting or model.suspects or all(busy[worker.worker_id] >= 2 for worker in takes)
 
     @invariant()
     def who_is_on_its_way_is_told_where_it_stands(self) -> None:
@@ -434,9 +477,8 @@ class CoreMachine(RuleBasedStateMachine):
             if self.abandoned.pop(request_id, None) is not None:
                 self.do(ev.RequestPriced(request_id, 0))
         for request_id in list(self.preparing):
-            if self.preparing.pop(request_id, None) is not None:
-                self.prompt[request_id] = tokens
-                self.do(ev.RequestPriced(request_id, tokens))
+            if request_id in self.preparing:
+                self.is_tokenised(request_id, tokens)
 
 
 def _plain(action: ev.Action) -> object:
@@ -499,6 +541,24 @@ class PoolsMachine(CoreMachine):
             self.do(ev.Tick())
 
 
+class InputsMachine(CoreMachine):
+    """Models that embed: slots are all that is scarce."""
+
+    embeds: ClassVar = True
+    models: ClassVar = {
+        "m": ModelSpec(on_host(10), slots=3, kv_cells=20, context_cap=15, replicas=2),
+        "n": ModelSpec(on_host(8), slots=1, kv_cells=15, context_cap=15),
+        "huge": ModelSpec(on_host(99), slots=1, kv_cells=15, context_cap=15),
+    }
+    config: ClassVar = SchedulerConfig(max_queue=5, memory_budgets={HOST: 25})
+
+    @rule(tokens=st.sampled_from([25, 29, 31]), flow=st.sampled_from(FLOWS))
+    def many_inputs_come(self, tokens: int, flow: Flow) -> None:
+        """More tokens than there are cells, and with 31 one input that is too long."""
+        self.submit("m", 0, flow, None, 4 * tokens, None)
+        self.everybody_gets_a_slot_who_can(tokens)
+
+
 TestCore = CoreMachine.TestCase
 TestCore.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
 TestOneModel = OneModelMachine.TestCase
@@ -507,3 +567,5 @@ TestPools = PoolsMachine.TestCase
 TestPools.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
 TestReplicas = ReplicasMachine.TestCase
 TestReplicas.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestInputs = InputsMachine.TestCase
+TestInputs.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)

@@ -10,7 +10,16 @@ import pytest
 from slotwise.errors import ModelNotFound, ServerDraining, WorkerFailed
 from slotwise.memory.accounts import on_host
 from slotwise.memory.footprint import HOST
-from slotwise.request import Constraint, FinishReason, GenerationRequest, TextPrompt
+from slotwise.request import (
+    Constraint,
+    Examine,
+    Examined,
+    FinishReason,
+    GenerationRequest,
+    TextPrompt,
+    TokenLogprob,
+    Usage,
+)
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
@@ -65,6 +74,29 @@ async def test_a_request_is_prepared_started_and_streamed() -> None:
         assert chunks[-1].finish_reason is FinishReason.STOP
         assert sum(chunk.tokens for chunk in chunks) == 3
         await dispatcher.wait_idle()
+
+
+async def test_a_request_knows_when_the_model_that_it_waited_for_was_there() -> None:
+    async with _dispatcher(ready=False) as (dispatcher, pool):
+        async with dispatcher.lease(_request("a")) as first:
+            assert first.loaded_at is None
+            pool.ready()
+            assert first.loaded_at is not None
+        async with dispatcher.lease(_request("b")) as second:
+            assert pool.commands(Prepare) == ["a", "b"]
+            assert second.loaded_at is None, "it was there"
+
+
+async def test_a_model_that_is_told_to_go_answers_first() -> None:
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a")) as lease:
+        pool.prepared("a")
+        dispatcher.unload("m")
+        assert pool.stopped == []
+        pool.end("a")
+        assert [chunk.finish_reason async for chunk in lease] == [FinishReason.STOP]
+        assert pool.stopped == [1]
+        dispatcher.worker_lost(1, "exited with code 0")
+        assert dispatcher.status()[0].status.state == "unloaded"
 
 
 @pytest.mark.parametrize(("isolate_keys", "scopes"), [(False, ["", ""]), (True, ["alice", "bob"])])
@@ -148,6 +180,73 @@ async def test_what_an_answer_is_held_to_is_told_to_each_worker_that_has_it() ->
 
         told = [command for _, command in pool.sent if isinstance(command, Prepare | StartSequence)]
         assert [command.constraint for command in told] == [constraint] * 4
+
+
+async def test_what_the_template_has_written_of_an_answer_is_said_once_and_only_to_those_who_want_it() -> None:
+    """Also where a worker dies before the first token, or after it."""
+    wants = msgspec.structs.replace(_request("a"), special_text=True)
+    async with (
+        _dispatcher() as (dispatcher, pool),
+        dispatcher.lease(wants) as lease,
+        dispatcher.lease(_request("b")) as other,
+    ):
+        for worker_id in (1, 2, 3):
+            pool.prepared("a", worker_id=worker_id, opening="<think>\n")
+            pool.prepared("b", worker_id=worker_id, opening="<think>\n")
+            if worker_id > 1:
+                for name in "ab":
+                    pool.delta(name, "hm ", worker_id)
+            pool.hears().worker_lost(worker_id, "killed", from_outside=True)
+            if worker_id < 3:
+                dispatcher._post(ev.Tick())
+                await pool.started(worker_id + 1)
+                pool.ready(worker_id + 1)
+        assert (await lease.next_chunk()).text == "<think>\nhm hm "
+        assert (await other.next_chunk()).text == "hm hm "
+
+
+async def test_log_probabilities_are_told_with_their_text_and_outlive_a_worker() -> None:
+    one, two, three = (TokenLogprob(name, -0.5) for name in (b"1", b"2", b"3"))
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a")) as lease:
+        pool.prepared("a")
+        pool.delta("a", "1", logprobs=(one,), told=1)
+        pool.delta("a", "", logprobs=(two,))
+        assert (await lease.next_chunk()).logprobs == (one,)
+        pool.hears().worker_lost(1, "killed", from_outside=True)
+        pool.ready(2)
+        pool.prepared("a", worker_id=2)
+        pool.delta("a", "23", 2, logprobs=(three,), told=2)
+        assert (await lease.next_chunk()).logprobs == (two, three)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_prompt_that_is_only_counted_is_told_in_one_chunk_and_never_started(stream: bool) -> None:
+    usages: list[ev.BookUsage] = []
+    counted = msgspec.structs.replace(_request("a", stream=stream), examine=Examine(tokens=True))
+    async with _dispatcher(on_usage=usages.append) as (dispatcher, pool), dispatcher.lease(counted) as lease:
+        (command,) = [command for _, command in pool.sent if isinstance(command, Prepare)]
+        assert command.examine == Examine(tokens=True)
+        pool.prepared("a", 3, examined=Examined(3, (7, 8, 9)))
+        chunk = await lease.next_chunk()
+        await dispatcher.wait_idle()
+        assert pool.commands(StartSequence) == []
+
+    assert (chunk.examined, chunk.usage) == (Examined(3, (7, 8, 9)), Usage(3, 0))
+    assert chunk.finish_reason is FinishReason.STOP
+    (usage,) = usages
+    assert (usage.outcome, usage.prompt_tokens, usage.output_tokens) == ("completed", 0, 0)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_prompt_that_is_only_counted_outlives_a_worker_and_ends_once(killed: bool) -> None:
+    counted = msgspec.structs.replace(_request("a"), examine=Examine())
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(counted) as lease:
+        pool.hears().worker_lost(1, "killed", from_outside=killed)
+        pool.ready(2)
+        pool.prepared("a", 3, worker_id=2, examined=Examined(3))
+        pool.hears().worker_lost(2, "killed", from_outside=killed)
+        assert [chunk.examined async for chunk in lease] == [Examined(3)]
+        await dispatcher.wait_idle()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from slotwise.memory.accounts import on_host
-from slotwise.request import FinishReason, GenerationRequest, TextPrompt, TokenChunk
+from slotwise.request import FinishReason, GenerationRequest, TextPrompt, TokenChunk, TokenLogprob
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import MAX_UNREAD_BYTES, ClientTooSlow, Lease
@@ -46,6 +46,22 @@ async def test_the_bound_on_unread_text_is_in_bytes() -> None:
         await lease.next_chunk()
         with pytest.raises(ClientTooSlow):
             await lease.next_chunk()
+
+
+async def test_what_is_read_late_keeps_its_order_and_log_probabilities_count_as_unread() -> None:
+    async with _lease() as lease:
+        for number in range(3):
+            lease.push(TokenChunk(text="ab", tokens=2, logprobs=(_logprob(2 * number), _logprob(2 * number + 1))))
+        chunk = await lease.next_chunk()
+        assert [one.token for one in chunk.logprobs] == [b"%d" % number for number in range(6)]
+        pushed = 0
+        while lease.push(TokenChunk(text="a", tokens=1, logprobs=(_logprob(0, top=19),))):
+            pushed += 1
+        assert pushed == MAX_UNREAD_BYTES // 21
+
+
+def _logprob(number: int, top: int = 0) -> TokenLogprob:
+    return TokenLogprob(b"%d" % number, -0.1, ((b"x", -1.0),) * top)
 
 
 async def test_everybody_who_waits_for_idleness_is_told() -> None:

@@ -241,6 +241,114 @@ def test_a_request_may_say_how_long_its_model_is_kept() -> None:
     assert world.core.model_status("m").state == "unloaded"
 
 
+def test_what_a_request_said_of_its_model_holds_until_it_is_unloaded() -> None:
+    world = World(15, m=_spec(10, keep_alive_s=30.0))
+    world.do(ev.RequestSubmitted("a", "m", 5, keep_alive_s=0.0))
+    world.finish("a")
+    assert world.core.model_status("m").state == "unloaded"
+
+    world.serve("b", "m")
+
+    assert world.core.model_status("m").state == "ready", "as it is configured"
+    assert world.core.expires_in("m", world.now) == 30.0
+    world.pass_time(31)
+    assert world.core.model_status("m").state == "unloaded"
+
+
+def test_it_is_known_when_a_model_will_be_unloaded() -> None:
+    world = World(30, m=_spec(10, keep_alive_s=30.0), n=_spec(10, keep_alive_s=None), p=_spec(5, pinned=True))
+    assert world.core.expires_in("m", world.now) is None, "it is not loaded"
+
+    world.submit("a", "m")
+    world.pass_time(100)
+    assert world.core.expires_in("m", world.now) == 30.0, "in use: as if it ended now"
+    world.finish("a")
+    world.pass_time(20)
+    assert world.core.expires_in("m", world.now) == 10.0
+
+    for model in ("n", "p"):
+        world.serve(model, model)
+        assert world.core.expires_in(model, world.now) is None, "it is kept"
+
+
+def test_what_is_told_to_go_and_idle_goes_at_once_and_comes_back_for_whoever_asks() -> None:
+    world = World(15, m=10)
+    world.do(ev.PreloadRequested("m"))
+
+    world.do(ev.UnloadRequested("m"))
+    assert world.core.model_status("m").state == "unloaded"
+    world.pass_time(600)
+    assert world.loads == ["m"], "the preload was taken back"
+
+    world.serve("a", "m")
+    world.pass_time(600)
+    assert world.core.model_status("m").state == "ready", "it was told to go once"
+
+
+def test_what_is_told_to_go_serves_what_runs_and_waits_first() -> None:
+    world = World(15, m=10)
+    for name in ("a", "b", "c"):  # two slots
+        world.submit(name, "m")
+
+    world.do(ev.UnloadRequested("m"))
+    world.finish("a")
+    world.submit("d", "m")  # who comes meanwhile is served too
+    for name in ("b", "c"):
+        world.finish(name)
+        assert world.core.model_status("m").state == "ready"
+    world.finish("d")
+
+    assert world.core.model_status("m").state == "unloaded"
+    assert world.granted == ["a", "b", "c", "d"]
+    assert world.errors == []
+
+
+def test_a_load_that_nobody_waits_for_is_broken_off() -> None:
+    core = Scheduler(replace(CONFIG, memory_budgets={HOST: 15}), {"m": _spec(10)})
+    core.handle(ev.PreloadRequested("m"), 0.0)
+
+    assert core.handle(ev.UnloadRequested("m"), 1.0) == [ev.StopWorker(1)]
+    core.handle(ev.WorkerReady(1, 2, 100, 60), 2.0)  # it had been ready before it heard of it
+    core.handle(ev.WorkerLost(1, "asked for"), 3.0)
+
+    assert core.model_status("m").state == "unloaded"
+    assert core.model_status("m").restarts == 0
+    assert core.next_deadline() is None
+
+
+def test_a_load_that_is_asked_for_later_takes_it_back() -> None:
+    world = World(15, m=10)
+    world.submit("a", "m")
+    world.do(ev.UnloadRequested("m"))
+    world.do(ev.PreloadRequested("m"))
+
+    world.finish("a")
+
+    assert world.core.model_status("m").state == "ready"
+
+
+def test_what_is_not_loaded_or_pinned_is_not_told_to_go() -> None:
+    world = World(25, m=_spec(10, pinned=True), n=10)
+    world.serve("a", "m")
+    for name in ("m", "n"):
+        world.do(ev.UnloadRequested(name))
+    world.serve("b", "n")
+
+    assert [world.core.model_status(name).state for name in "mn"] == ["ready", "ready"]
+    assert world.core.model_status("m").pinned
+
+
+def test_what_goes_gives_room_to_who_waits_for_it() -> None:
+    world = World(15, config=replace(CONFIG, least_stay_s=1000.0), m=10, n=10)
+    world.serve("a", "m")
+    world.submit("b", "n")
+    assert world.loads == ["m"]
+
+    world.do(ev.UnloadRequested("m"))
+
+    assert world.loads == ["m", "n"]
+
+
 def test_no_more_are_loaded_than_may_be() -> None:
     world = World(1000, config=replace(CONFIG, max_loaded=2), a=1, b=1, c=1)
     world.serve("1", "a")

@@ -208,7 +208,7 @@ def test_where_nothing_is_allowed_the_answer_ends_in_an_error_and_others_go_on(
 ) -> None:
     loop = _loop(constraints)
     _start(loop, "well", "hello")
-    monkeypatch.setattr(constraints, "matcher", lambda constraint, generated: _Stuck())
+    monkeypatch.setattr(constraints, "matcher", lambda constraint, generated, prompt: _Stuck())
     _start(loop, "stuck", "hello")
     deltas = _run(loop)
 

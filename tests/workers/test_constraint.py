@@ -98,14 +98,6 @@ def test_in_a_string_the_text_of_a_mark_can_be_spelled_but_not_be_the_token(cons
     assert matcher.finished
 
 
-def test_a_grammar_names_marks_and_those_that_a_model_has_not_are_spelled(constraints: Constraints) -> None:
-    matcher = constraints.matcher(_grammar('start: <tool_call> "x" more\nmore: <|other|> <|call|>\n'))
-    assert _allowed(matcher) == {TOOL_CALL}
-    matcher.accept(TOOL_CALL)
-    _says(matcher, "x<|other|>")
-    assert _allowed(matcher) == {CALL}
-
-
 def test_what_was_said_before_counts(constraints: Constraints) -> None:
     constraint = json_constraint({"enum": ["abc", "abd"]}, "p")
     matcher = constraints.matcher(constraint, generated=list(b'"ab'))
@@ -261,3 +253,26 @@ def test_only_so_many_grammars_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(made._known) == 3
     assert made._known_bytes == sum(map(len, made._known))
     made.close()
+
+
+def test_marks_are_tokens_where_the_vocabulary_has_them_and_text_where_it_has_not(constraints: Constraints) -> None:
+    marked = Constraint("start: mark_0 /[a-c]/ mark_1", "tools", ("<tool_call>", "</tool_call>"))
+    matcher = constraints.matcher(marked)
+
+    assert _allowed(matcher) == {TOOL_CALL}
+    matcher.accept(TOOL_CALL)
+    _says(matcher, "b</tool_call>")
+    assert matcher.finished
+
+
+def test_a_thought_that_the_prompt_opens_is_ended_first(constraints: Constraints) -> None:
+    grammar = 'start: thoughts "yes"\nthoughts_free: (mark_0 until_1)?\nthoughts_opened: until_1\n'
+    thoughtful = Constraint(grammar, "response_format", ("<think>", "</think>"), thinks=True)
+    free = constraints.matcher(thoughtful, prompt=list(b"<assistant>"))
+    opened = constraints.matcher(thoughtful, prompt=list(b"<assistant><think>\n"))
+
+    assert _allowed(free) >= {ord("y"), ord("<")}
+    _says(free, "yes")
+    _says(opened, "hm, no</think>yes")
+    assert free.finished
+    assert opened.finished

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from slotwise.loads import demo_model_path
-from slotwise.request import ChatMessage, ChatPrompt, SamplingParams
+from slotwise.request import ChatMessage, ChatPrompt, SamplingParams, TokenLogprob
 from slotwise.workers.llama import LlamaModel
 from slotwise.workers.loop import StepLoop
 from slotwise.workers.model import Chunk
@@ -378,6 +378,23 @@ def test_a_penalty_makes_an_answer_repeat_itself_less(model: LlamaModel, penalty
     assert distinct[1] > distinct[0]
 
 
+def test_penalties_look_back_as_far_as_they_are_told(model: LlamaModel) -> None:
+    prompt = _repeating(model)[0]
+
+    def answer(window: int, *, penalised: bool = True) -> list[int]:
+        loop = RecordingLoop(model)
+        loop.prepared("r", prompt)
+        amount = 1.9 if penalised else 0.0
+        sampling = SamplingParams(temperature=0, frequency_penalty=amount, penalty_window=window)
+        loop.start(StartSequence("r", 40, sampling, ignore_eos=True))
+        while not loop.idle:
+            loop.step()
+        return loop.finished["r"][len(prompt) :]
+
+    assert answer(0) == answer(0, penalised=False)
+    assert len(set(answer(2))) < len(set(answer(1024)))
+
+
 def test_a_bias_of_minus_100_never_appears(model: LlamaModel, prompts: list[list[int]]) -> None:
     loop = RecordingLoop(model)
     _start(loop, "free", prompts[0])
@@ -412,3 +429,48 @@ def test_long_runs_of_one_character_do_not_kill_the_tokenizer(model: LlamaModel,
     tokens = model.vocabulary.tokenize(text, add_special=False, parse_special=False)
 
     assert b"".join(map(model.vocabulary.piece, tokens)).decode() == text
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_log_probabilities_are_the_models_own_and_of_the_text_that_is_told(
+    model: LlamaModel, prompts: list[list[int]], temperature: float
+) -> None:
+    loop = RecordingLoop(model)
+    sampling = SamplingParams(temperature=temperature, seed=1, repeat_penalty=1.3, logit_bias={99: 3.0})
+    for index, prompt in enumerate(prompts[:3]):
+        loop.prepared(str(index), prompt)
+        loop.start(StartSequence(str(index), OUTPUT_TOKENS, sampling, top_logprobs=20))
+    told: dict[str, list[TokenLogprob]] = {}
+    text: dict[str, str] = {}
+    while not loop.idle:
+        for delta in loop.step().deltas:
+            told.setdefault(delta.request_id, []).extend(delta.logprobs)
+            text[delta.request_id] = text.get(delta.request_id, "") + delta.text
+
+    for name, entries in told.items():
+        assert b"".join(one.token for one in entries).decode("utf-8", "replace") == text[name]
+        for one in entries:
+            values = [value for _, value in one.top]
+            assert values == sorted(values, reverse=True)
+            assert sum(np.exp(values)) < 1.0001
+            assert one.logprob <= values[0]
+        # Penalties, a bias and temperature choose others, and change nothing of what is told.
+        assert any((one.token, one.logprob) != one.top[0] for one in entries)
+
+
+def test_control_tokens_of_an_answer_are_text_only_for_those_who_take_it_apart(
+    model: LlamaModel, prompts: list[list[int]]
+) -> None:
+    (mark,) = model.vocabulary.tokenize("<|im_start|>", add_special=False, parse_special=True)
+    texts = []
+    for special_text in (False, True):
+        loop = RecordingLoop(model)
+        loop.prepared("r", prompts[0])
+        sampling = SamplingParams(temperature=0, logit_bias={mark: 100.0})
+        loop.start(StartSequence("r", 3, sampling, special_text=special_text))
+        text = ""
+        while not loop.idle:
+            text += "".join(delta.text for delta in loop.step().deltas)
+        texts.append(text)
+
+    assert texts == ["", "<|im_start|>" * 3]

@@ -265,6 +265,38 @@ def test_greedy_sampling_is_a_function_of_the_sequence_alone(model: Model) -> No
     sampler.close()
 
 
+def test_logits_are_those_of_each_row_and_the_largest_is_the_greedy_choice(model: Model) -> None:
+    prompt = _tokens(model, "The capital of France is the city of")
+    model.decode([Chunk(0, 0, prompt, outputs=3)])
+    rows = [len(prompt) - 3 + index for index in range(3)]
+    # As it was, whatever a sampler does.
+    bias = SamplingParams(temperature=0, logit_bias={model.info.vocab_size - 1: 100.0})
+    sampler = model.new_sampler(bias, prompt=prompt, ignore_eos=False)
+    before = [model.logits(row).copy() for row in rows]
+    for row in rows:
+        sampler.sample(row)
+    sampler.close()
+
+    greedy = model.new_sampler(GREEDY, prompt=prompt, ignore_eos=False)
+    for row, logits in zip(rows, before, strict=True):
+        assert logits.shape == (model.info.vocab_size,)
+        assert (model.logits(row) == logits).all()
+        assert greedy.sample(row) == logits.argmax()
+    greedy.close()
+    with pytest.raises(ValueError, match="no logits"):
+        model.logits(0)
+
+
+def test_special_tokens_have_a_name_beside_what_they_are_in_an_answer(model: Model) -> None:
+    (text,) = [text for text in model.vocabulary.special_texts if text in ("<|im_start|>", "<mark>")]
+    names = [model.vocabulary.special_piece(token) for token in range(model.info.vocab_size)]
+    token = names.index(text.encode())
+
+    assert model.vocabulary.piece(token) == b""
+    ordinary = _tokens(model, "Hello")[0]
+    assert model.vocabulary.special_piece(ordinary) == model.vocabulary.piece(ordinary) != b""
+
+
 def test_ignoring_the_end_never_samples_it(model: Model) -> None:
     prompt = _tokens(model, "Bye.")
     sampler = model.new_sampler(GREEDY, prompt=prompt, ignore_eos=True)

@@ -171,6 +171,7 @@ def test_sizes_go_down_by_halves_to_one_whole_context() -> None:
     assert pool_sizes(LoadModel("m", "", 8, 4096), context_train=8192) == (32768, 16384, 8192, 4096)
     assert pool_sizes(LoadModel("m", "", 3, 1000), context_train=8192) == (3000, 1536, 1000)
     assert pool_sizes(LoadModel("m", "", 2, 0), context_train=2048) == (4096, 2048)
+    assert pool_sizes(LoadModel("m", "", 2, 64), context_train=2048) == (128, 64), "half of it is padded to more"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ Facts this is built on (llama-cpp-python 0.3.36; research notes memory.md and ll
 """
 
 from slotwise.workers.llama.batch import BatchBuffers
+from slotwise.workers.llama.embedder import LlamaEmbedder
 from slotwise.workers.llama.library import LoadError
 from slotwise.workers.llama.model import LlamaModel
 from slotwise.workers.llama.vocabulary import LlamaVocabulary, load_vocabulary
 
-__all__ = ["BatchBuffers", "LlamaModel", "LlamaVocabulary", "LoadError", "load_vocabulary"]
+__all__ = ["BatchBuffers", "LlamaEmbedder", "LlamaModel", "LlamaVocabulary", "LoadError", "load_vocabulary"]

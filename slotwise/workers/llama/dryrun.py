@@ -63,13 +63,14 @@ def _dry_run(models: _Models, load: LoadModel) -> DryRun:
         return DryRun(error=models.log.reason(f"no context of {layout.context.cells} cells could be made"))
     breakdown = memory_breakdown(context)
     vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    output_row = vocabulary + (llama_cpp.llama_model_n_embd_out(model) if load.pooling else 0)
     cells = llama_cpp.llama_n_ctx(context)
     llama_cpp.llama_free(context)
     if breakdown is None:
         raise SystemExit("this build of llama.cpp does not say what its buffers take")
     return DryRun(
         buffers=tuple(Buffer(name, kind.weights, kind.memory, kind.compute) for name, kind in breakdown.items()),
-        output_bytes=4 * layout.context.output_rows * vocabulary,
+        output_bytes=4 * layout.context.output_rows * output_row,
         process_bytes=models.process_bytes + _PIECE_BYTES * vocabulary,
         cells=cells,
         rows=layout.context.sequences,

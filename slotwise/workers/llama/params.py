@@ -12,6 +12,7 @@ from slotwise.memory.footprint import ContextShape
 from slotwise.workers.protocol import LoadModel
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20, "bf16": 30}
+POOLING = {"mean": 1, "cls": 2, "last": 3, "rank": 4}  # llama_pooling_type
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _LOAD_MODE_NONE, _LOAD_MODE_MMAP = 0, 1
 
@@ -40,6 +41,8 @@ def context_params(load: LoadModel, context: ContextShape) -> Any:
     params.n_threads = params.n_threads_batch = load.threads or os.cpu_count() or 1
     params.type_k, params.type_v = KV_TYPES[context.type_k], KV_TYPES[context.type_v]
     params.flash_attn_type = FLASH_ATTENTION[load.flash_attn]
+    if load.pooling:
+        params.embeddings, params.pooling_type = True, POOLING[load.pooling]
     params.swa_full = context.swa_full
     params.no_perf = True
     return params

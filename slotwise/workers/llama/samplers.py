@@ -17,8 +17,6 @@ from slotwise.request import SamplingParams
 from slotwise.workers.llama.library import TinyCalls
 from slotwise.workers.model import Matcher, NoTokenAllowed
 
-#: How far back the penalties look, in tokens.
-PENALTY_WINDOW = 1024
 #: llama_token_data.
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
@@ -129,17 +127,20 @@ class ChainSampler:
             self._add(llama_cpp.llama_sampler_init_logit_bias(vocab_size, len(bias), entries))
 
     def _add_penalties(self, params: SamplingParams, vocab_size: int, prompt: Sequence[int], tiny: TinyCalls) -> None:
+        window = params.penalty_window
+        if not window:
+            return
         if params.repeat_penalty != 1:
             # Counts the prompt too; the other two are defined over the answer only.
             repeat = self._add(
-                llama_cpp.llama_sampler_init_penalties(vocab_size, PENALTY_WINDOW, params.repeat_penalty, 0.0, 0.0)
+                llama_cpp.llama_sampler_init_penalties(vocab_size, window, params.repeat_penalty, 0.0, 0.0)
             )
-            for token in prompt[-PENALTY_WINDOW:]:
+            for token in prompt[-window:]:
                 tiny.accept(repeat, token)
         if params.frequency_penalty or params.presence_penalty:
             self._add(
                 llama_cpp.llama_sampler_init_penalties(
-                    vocab_size, PENALTY_WINDOW, 1.0, params.frequency_penalty, params.presence_penalty
+                    vocab_size, window, 1.0, params.frequency_penalty, params.presence_penalty
                 )
             )
 

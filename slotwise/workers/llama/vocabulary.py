@@ -33,7 +33,8 @@ class LlamaVocabulary:
         # Control tokens have no text in an answer; user-defined ones (think tags, tool marks) do.
         self._pieces = [piece(token, False) for token in range(size)]
         special = [t for t in range(size) if tiny.attributes(vocab, t) & (self._CONTROL | self._USER_DEFINED)]
-        self.special_tokens = {token: piece(token, True).decode("utf-8", "replace") for token in special}
+        self._names = {token: piece(token, True) for token in special}
+        self.special_tokens = {token: name.decode("utf-8", "replace") for token, name in self._names.items()}
         self.special_texts = list(self.special_tokens.values())
         template = llama_cpp.llama_model_chat_template(model, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
@@ -52,6 +53,9 @@ class LlamaVocabulary:
 
     def piece(self, token: int) -> bytes:
         return self._pieces[token]
+
+    def special_piece(self, token: int) -> bytes:
+        return self._names.get(token) or self._pieces[token]
 
 
 def _token_text(token: int, piece: Callable[[int, bool], bytes]) -> str:

@@ -1,0 +1,1 @@
+"""Ollama's own API, for clients that speak nothing else."""
