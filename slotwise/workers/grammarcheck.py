@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import NoReturn
 
 from slotwise.workers.grammar import GrammarRefused, TokenTrie, compile_grammar, token_trie
@@ -75,8 +76,11 @@ class GrammarCheck:
     def _end(self) -> None:
         if self._process is None:
             return
-        with self._process as process:  # closes the pipes and waits
-            process.kill()
+        process = self._process
+        process.kill()
+        # Closes the pipes, of which one may hold what was not read any more, and waits.
+        with suppress(BrokenPipeError), process:
+            pass
         logger.info("the grammar check ended with %d", process.returncode)
         self._process = None
 

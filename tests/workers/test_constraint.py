@@ -239,6 +239,18 @@ def test_what_is_only_large_is_computed_in_time(constraints: Constraints, schema
     assert slowest < 0.25
 
 
+def test_a_check_that_was_ended_by_somebody_is_made_again(constraints: Constraints) -> None:
+    constraints.check(json_constraint({"const": "before"}, "p"))
+    process = constraints._check._process
+    assert process is not None
+    process.kill()
+    process.wait()
+
+    # One that is larger than a pipe holds, too.
+    constraints.check(json_constraint({"enum": [f"after {index}" for index in range(9_000)]}, "p"))
+    assert constraints._check._process is not process
+
+
 def test_a_grammar_that_is_too_long_is_refused_before_anything_reads_it(constraints: Constraints) -> None:
     with pytest.raises(ConstraintRefused, match="larger than"):
         constraints.check(_grammar("start: /" + "a" * MAX_GRAMMAR_BYTES + "/"))
