@@ -82,7 +82,7 @@ def compile_grammar(trie: TokenTrie, text: str) -> GrammarMatcher:
 def _limits() -> LLParserLimits:
     """Below the library's own. A mask takes a few milliseconds at most, and a matcher some 50 MB."""
     return LLParserLimits(
-        max_items_in_row=2_000,
+        max_items_in_row=5_000,
         initial_lexer_fuel=500_000,
         step_lexer_fuel=50_000,
         step_max_items=20_000,
