@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 #: Seconds of a processor that compiling may take.
 MOST_SECONDS = 1.0
 #: Address space of the process.
-_MOST_BYTES = 2 * 1024**3
+_MOST_BYTES = 1024**3
 #: Its vocabulary: bytes, the marks, the end.
 _FIRST_MARK = 256
 _TOO_MUCH = (
