@@ -45,7 +45,11 @@ def model_loads(settings: Settings) -> dict[str, tuple[LoadModel, ...]]:
         tables[DEMO_MODEL] = ModelTable(path=demo_model_path())
     gpus = visible_count(len(read_memory().gpus), os.environ)
     prefixes = _prefixes(settings, tables.keys())
-    return {name: _loads(name, table, settings, prefixes.get(name, ()), gpus) for name, table in tables.items()}
+    loads = {name: _loads(name, table, settings, prefixes.get(name, ()), gpus) for name, table in tables.items()}
+    for name, prefix in settings.prefix.items():
+        if embeds := [model for model in prefix.models if loads[model][0].pooling]:
+            raise ConfigError(f"'prefix.{name}.models' names '{embeds[0]}', which embeds and keeps nothing")
+    return loads
 
 
 def _prefixes(settings: Settings, models: Collection[str]) -> dict[str, tuple[NamedPrefix, ...]]:

@@ -80,6 +80,8 @@ class EmbedPrompt(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
     inputs: tuple[TextPrompt | TokenPrompt, ...]
     #: The request's field that they come from, for errors.
     param: str = "input"
+    #: What does not fit into the model's context is cut off, since the client said so. Otherwise it is refused.
+    cut: bool = False
 
 
 class RankPrompt(msgspec.Struct, frozen=True, tag="rank", omit_defaults=True):
@@ -239,6 +241,8 @@ class TokenChunk(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    #: The stop string that ended it, where one did.
+    stopped_by: str | None = None
     #: Of a request that is not to be answered: all there is to tell.
     examined: Examined | None = None
     #: Of an `EmbedPrompt` or a `RankPrompt`, of the inputs after those that were told before: float32, little-endian.

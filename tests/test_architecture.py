@@ -72,6 +72,9 @@ PURE = [
             "vectors",
         )
     ),
+    *(f"slotwise.api.{name}" for name in ("openapi_agents", "thinking")),
+    *(f"slotwise.api.anthropic.{name}" for name in ("blocks", "errors", "schema", "telling")),
+    *(f"slotwise.api.responses.{name}" for name in ("items", "output", "schema", "settings", "store", "telling")),
     *(
         f"slotwise.api.ollama.{name}"
         for name in ("document", "embedding", "messages", "models", "names", "options", "schema", "store", "telling")

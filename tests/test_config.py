@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from slotwise.config import ConfigError, load_settings, memory_budgets, parse_bytes, parse_duration
-from slotwise.loads import model_loads
+from slotwise.loads import facts_of_load, model_loads
 from slotwise.memory.footprint import HOST
 from slotwise.workers.protocol import LoadModel
+from tests.tiny_models import write_encoder, write_model
 
 FAKE = "fake:step_ms=1"
 
@@ -210,6 +211,73 @@ def test_a_models_table_wins_over_the_settings_for_all(tmp_path: Path) -> None:
 
     assert (loads["own"].slots, loads["own"].context_cap, loads["own"].flash_attn) == (5, 100, "off")
     assert loads["all"].slots == 3
+
+
+def _kinds(tmp_path: Path, **tables: tuple[str, str]) -> dict[str, LoadModel]:
+    """Loads of models by name: of a path and a kind."""
+    config = tmp_path / "slotwise.toml"
+    lines = [f'[model.{name}]\npath = "{path}"\nkind = "{kind}"\n' for name, (path, kind) in tables.items()]
+    config.write_text("".join(lines))
+    loads = model_loads(load_settings({}, config_file=str(config), environment={}))
+    return {name: of_places[0] for name, of_places in loads.items()}
+
+
+def test_a_model_is_for_what_its_file_says_or_its_table(tmp_path: Path) -> None:
+    encoder, ranker, writer = (
+        write_encoder(tmp_path, "cls"),
+        write_encoder(tmp_path, "rank"),
+        write_model(tmp_path, "llama"),
+    )
+    loads = _kinds(
+        tmp_path,
+        encoder=(encoder, "auto"),
+        ranker=(ranker, "auto"),
+        same=(ranker, "embedding"),
+        writer=(writer, "auto"),
+        text=(writer, "text"),
+        both=(writer, "embedding"),
+        fake=("fake:", "embedding"),
+    )
+
+    assert {name: load.pooling for name, load in loads.items()} == {
+        "encoder": "cls",
+        "ranker": "rank",
+        "same": "rank",
+        "writer": "",
+        "text": "",
+        "both": "mean",
+        "fake": "mean",
+    }
+    assert loads["writer"].host_bytes > loads["both"].host_bytes == 0, "nothing is kept of what is embedded"
+    assert {name: facts_of_load(load).kind for name, load in loads.items()} == {
+        "encoder": "embedding",
+        "ranker": "rank",
+        "same": "rank",
+        "writer": "text",
+        "text": "text",
+        "both": "embedding",
+        "fake": "embedding",
+    }
+
+
+def test_a_prefix_is_not_kept_for_a_model_that_embeds(tmp_path: Path) -> None:
+    text = '[model.e]\npath = "fake:"\nkind = "embedding"\n[model.w]\npath = "fake:"\n[prefix.p]\nsystem = "S"\n'
+    loads = model_loads(load_settings({}, config_file=_file(tmp_path, text), environment={}))
+    assert [len(loads[name][0].prefixes) for name in "ew"] == [0, 1]
+
+    named = load_settings({}, config_file=_file(tmp_path, text + 'models = ["e"]\n'), environment={})
+    with pytest.raises(ConfigError, match="embeds"):
+        model_loads(named)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says", "words"),
+    [("bert", "text", "can only embed"), ("mamba", "embedding", "recurrent"), ("llama", "vision", "'auto', 'text'")],
+)
+def test_a_kind_that_a_model_can_not_be_is_refused(tmp_path: Path, kind: str, says: str, words: str) -> None:
+    path = write_encoder(tmp_path) if kind == "bert" else write_model(tmp_path, kind)
+    with pytest.raises(ConfigError, match=words):
+        _kinds(tmp_path, m=(path, says))
 
 
 def test_without_a_model_the_demo_model_is_served() -> None:

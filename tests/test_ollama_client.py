@@ -193,7 +193,8 @@ async def test_texts_are_embedded(tmp_path_factory: pytest.TempPathFactory) -> N
         one = client.embed("vectors", "rain in the night", dimensions=64)
         older = client.embeddings("vectors", "rain in the night")
         with pytest.raises(ollama.ResponseError) as caught:
-            client.embed("vectors", ["short", "word " * 2000], truncate=True)
+            client.embed("vectors", ["short", "word " * 2000])
+        cut = client.embed("vectors", "word " * 2000, truncate=True)
         async with ollama.AsyncClient(server.root, timeout=60) as aclient:
             again = await aclient.embed("vectors", "a sunny day")
         able = client.show("vectors").capabilities
@@ -201,6 +202,7 @@ async def test_texts_are_embedded(tmp_path_factory: pytest.TempPathFactory) -> N
         _until_loaded(client, False)
         loaded = client.generate("vectors").done_reason
 
+    assert cut.prompt_eval_count == 512
     first, other, same = several.embeddings
     assert first == pytest.approx(same, abs=1e-3)
     assert older.embedding == pytest.approx(first, abs=1e-3)

@@ -4,7 +4,6 @@ The demo model has 135 million parameters: what it says is not judged, only that
 asked for, and with the right members.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,19 +11,11 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr
 
 from slotwise.loads import demo_model_path
+from tests import libraries
+from tests.libraries import what_they_left_open as what_they_left_open
 from tests.server_process import ServerProcess, run_server
 
-# Else it asks the network for prices at import.
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-
-pytestmark = [
-    pytest.mark.model,
-    # Theirs: old ways of pydantic, and sockets that they leave to the garbage collector.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = libraries.MARKS
 
 KEY = "sw-test-key"
 CHAT, EMBED = "demo", "embedder"
@@ -112,10 +103,14 @@ def test_litellm_maps_our_errors(openai_url: str) -> None:
         )
 
 
-def test_litellm_asks_as_of_ollama(ollama_url: str) -> None:
-    answer = _litellm(ollama_url, "ollama_chat")
+@pytest.mark.parametrize("provider", ["ollama_chat", "ollama"])
+def test_litellm_asks_and_streams_as_of_ollama(ollama_url: str, provider: str) -> None:
+    whole = _litellm(ollama_url, provider)
+    parts = list(_litellm(ollama_url, provider, stream=True))
 
-    assert answer.choices[0].message.content
+    text = "".join(part.choices[0].delta.content or "" for part in parts)
+    assert whole.choices[0].message.content == text != ""
+    assert 1 <= whole.usage.completion_tokens <= 20
 
 
 def test_litellm_embeds(openai_url: str) -> None:
@@ -188,10 +183,11 @@ def _chat_ollama(url: str, **options: Any) -> Any:
 
 
 def test_langchain_asks_and_streams_as_of_ollama(ollama_url: str) -> None:
-    chat = _chat_ollama(ollama_url)
+    chat = _chat_ollama(ollama_url, validate_model_on_init=True)
 
-    assert chat.invoke("Say hello.").content
-    assert "".join(chunk.content for chunk in chat.stream("Say hello."))
+    answer = chat.invoke("Say hello.")
+    assert answer.content == "".join(chunk.content for chunk in chat.stream("Say hello.")) != ""
+    assert answer.response_metadata["done_reason"] in ("stop", "length")
 
 
 def test_langchain_has_structured_output_as_of_ollama(ollama_url: str) -> None:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from slotwise import __version__
 from slotwise.api import queueing
 from slotwise.api.access import UnknownUrl
+from slotwise.api.anthropic.routes import routes as anthropic_routes
 from slotwise.api.catalogue import routes as catalogue_routes
 from slotwise.api.edge import Edge
 from slotwise.api.embeddings import embeddings, rerank
@@ -29,6 +30,7 @@ from slotwise.api.ollama import routes as ollama
 from slotwise.api.openai import tell_chat, tell_completion
 from slotwise.api.openapi import RERANK_PATHS, document
 from slotwise.api.replies import as_response, error_reply, internal_error, json_reply, raw_reply
+from slotwise.api.responses.routes import routes as responses_routes
 from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.api.seam import Generation
 from slotwise.errors import SlotwiseError
@@ -80,6 +82,8 @@ def create_app(
             Route("/apply-template", examination.apply_template, methods=["POST"]),
             Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
             *(Route(path, routes.rerank, methods=["POST"]) for path in RERANK_PATHS),
+            *anthropic_routes(entrance),
+            *responses_routes(entrance),
             *catalogue_routes(entrance),
             # LM Studio's names of the same.
             Route("/api/v0/chat/completions", routes.chat, methods=["POST"]),
@@ -209,7 +213,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 async def _refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, SlotwiseError)
-    return as_response(error_reply(error, request.scope["path"]))
+    return as_response(error_reply(error, request.scope["path"], request_id=request.scope["slotwise.request_id"]))
 
 
 async def _fault(request: Request, error: Exception) -> Response:

@@ -98,5 +98,5 @@ def choices_of(
     return tuple(choices)
 
 
-def new_id(prefix: str) -> str:
-    return f"{prefix}-{secrets.token_hex(12)}"
+def new_id(prefix: str, joint: str = "-") -> str:
+    return f"{prefix}{joint}{secrets.token_hex(12)}"

@@ -101,7 +101,7 @@ class Edge:
         except SlotwiseError as error:
             self._on_refusal(error.code)
             closing = [(b"connection", b"close")] if isinstance(error, AmbiguousLength) else []
-            answer = error_reply(error, scope["path"], closing)
+            answer = error_reply(error, scope["path"], closing, request_id=scope["slotwise.request_id"])
         if answer is not None:
             await answer(stamped)
             return
@@ -214,6 +214,8 @@ class _Stamp:
         if message["type"] == "http.response.start":
             milliseconds = b"%d" % round(1000 * (time.perf_counter() - self._began))
             own = [(b"x-request-id", self.request_id), (b"openai-processing-ms", milliseconds), (b"vary", b"Origin")]
+            # Anthropic's name for it.
+            own.append((b"request-id", self.request_id))
             message = {**message, "headers": [*message.get("headers", []), *own, *self.lines]}
         await self._send(message)
 

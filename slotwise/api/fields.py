@@ -6,12 +6,14 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from slotwise.durations import ALLOWED, seconds_of
 from slotwise.errors import InvalidRequest
+
+T = TypeVar("T")
 
 MAX_DEPTH = 64
 #: Lists and objects of one body. The largest honest bodies have some ten thousand; building millions takes a second, in
@@ -161,8 +163,9 @@ def boolean(data: Mapping[str, Any], name: str, default: bool = False, *, path: 
     return value
 
 
-def integer(data: Mapping[str, Any], name: str, low: int, high: int | None = None) -> int | None:
-    """A whole number (2.0 counts as one), at least `low`; `high` = None for no bound. None where absent or null."""
+def integer(data: Mapping[str, Any], name: str, low: int, high: int | None = None, *, path: str = "") -> int | None:
+    """A whole number (2.0 counts as one), at least `low`; `high` = None for no bound. None where absent or null.
+    `path`: as of `boolean`."""
     value = data.get(name)
     if value is None:
         return None
@@ -170,7 +173,7 @@ def integer(data: Mapping[str, Any], name: str, low: int, high: int | None = Non
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        raise invalid(name, value, allowed)
+        raise invalid(path or name, value, allowed)
     return value
 
 
@@ -200,3 +203,33 @@ def sequence(value: object, path: str, low: int, high: int) -> Sequence[Any]:
     if not isinstance(value, list) or not low <= len(value) <= high:
         raise invalid(path, value, f"a list of {low} to {high} items")
     return value
+
+
+def named(data: Mapping[str, Any], name: str, choices: Mapping[str, T], *, path: str = "") -> T | None:
+    """What one of a few names stands for; None where absent or null. `path`: as of `boolean`."""
+    value = data.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in choices:
+        raise invalid(path or name, value, f"one of {', '.join(choices)}")
+    return choices[value]
+
+
+def mapping(value: object, path: str, allowed: str = "an object") -> dict[str, Any]:
+    """An object; `allowed`: what it must be, for errors."""
+    if not isinstance(value, dict):
+        raise invalid(path, value, allowed)
+    return value
+
+
+def strings(value: object, path: str, high: int, *, max_length: int) -> tuple[str, ...]:
+    """A list of at most `high` strings, none of them empty; () where null."""
+    if value is None:
+        return ()
+    texts = []
+    for index, item in enumerate(sequence(value, path, 0, high)):
+        text = checked_text(item, f"{path}[{index}]", max_length=max_length)
+        if not text:
+            raise invalid(f"{path}[{index}]", item, f"a string of 1 to {max_length} characters")
+        texts.append(text)
+    return tuple(texts)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from slotwise import __version__
-from slotwise.api import waits
+from slotwise.api import openapi_agents, waits
 from slotwise.api.embeddingschema import MAX_INPUTS
 from slotwise.api.fields import MAX_NAME_LENGTH
 from slotwise.api.messages import MAX_CALLS, MAX_MESSAGES, ROLES
 from slotwise.api.ollama import document as ollama
 from slotwise.api.schema import MAX_CHOICES, MAX_STOP_LENGTH, MAX_STOPS, MAX_TOP_LOGPROBS, MAX_USER_LENGTH
-from slotwise.api.shape import EFFORTS
+from slotwise.api.thinking import EFFORTS
 from slotwise.api.toolfields import MAX_TOOLS
 from slotwise.request import ServiceTier
 
@@ -373,6 +373,7 @@ def document() -> dict[str, Any]:
             "/apply-template": _examine("A conversation as the model reads it", _CHAT_REF),
             "/v1/embeddings": _compute("Vectors of texts", "EmbeddingRequest"),
             **{path: _compute("How well documents answer a query", "RerankRequest") for path in RERANK_PATHS},
+            **openapi_agents.paths(_HEADERS),
             "/v1/models": _read("The models there are"),
             "/v1/models/{model_id}": _one_model("One model"),
             "/models": _read("The models there are, as llama.cpp's router lists them"),
@@ -404,6 +405,7 @@ def document() -> dict[str, Any]:
                 "Queue": _QUEUE,
                 "ToolCall": _TOOL_CALL,
                 **ollama.SCHEMAS,
+                **openapi_agents.SCHEMAS,
             },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },

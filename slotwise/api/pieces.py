@@ -76,6 +76,8 @@ class Answer:
         self._calls: list[tuple[str, str, list[str]]] = []
         self.logprobs: list[TokenLogprob] = []
         self.finish_reason: FinishReason | None = None
+        #: The stop string that ended it, where one did.
+        self.stopped_by: str | None = None
         #: Tokens of steps that said nothing but thoughts.
         self.reasoning_tokens = 0
 

@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from slotwise.api.errorbodies import error_body
+from slotwise.api.errorbodies import error_body, error_status
 from slotwise.errors import InvalidApiKey, SlotwiseError
 
 Reply = Callable[[Send], Awaitable[None]]
@@ -39,7 +39,9 @@ def internal_error(request_id: str) -> SlotwiseError:
     return SlotwiseError(f"Something went wrong inside the server; its log has the details under {request_id}.")
 
 
-def error_reply(error: SlotwiseError, path: str, headers: list[tuple[bytes, bytes]] | None = None) -> Reply:
+def error_reply(
+    error: SlotwiseError, path: str, headers: list[tuple[bytes, bytes]] | None = None, *, request_id: str = ""
+) -> Reply:
     """In the words of the API that `path` belongs to. Retry-After is whole seconds within 1..60: the official
     clients ignore or refuse longer ones."""
     lines = list(headers or [])
@@ -50,7 +52,7 @@ def error_reply(error: SlotwiseError, path: str, headers: list[tuple[bytes, byte
         lines.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
     if isinstance(error, InvalidApiKey):
         lines.append((b"www-authenticate", b"Bearer"))
-    return json_reply(error_body(error, path), error.status, lines)
+    return json_reply(error_body(error, path, request_id), error_status(error, path), lines)
 
 
 class _AsResponse(Response):

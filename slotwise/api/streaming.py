@@ -73,18 +73,17 @@ class GenerationResponse:
         self._parsers = [request.parser() for _ in request.choices]
         self._answers = [Answer() for _ in request.choices]
         self._told: Teller | None = None
-        self._path = ""
+        self._path = self._request_id = ""
         self._leases: list[Lease] = []
         self._committed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or stop as soon as the client is gone."""
-        self._path = scope.get("path", "")
-        answer = partial(self._answer, send, scope.get("slotwise.request_id", ""))
-        if not await unless_left(receive, answer):
+        self._path, self._request_id = scope.get("path", ""), scope.get("slotwise.request_id", "")
+        if not await unless_left(receive, partial(self._answer, send)):
             self._figures.left()
 
-    async def _answer(self, send: Send, request_id: str) -> None:
+    async def _answer(self, send: Send) -> None:
         figures = self._figures
         try:
             await (self._stream(send) if self._request.stream else self._collect(send))
@@ -93,7 +92,7 @@ class GenerationResponse:
             await (self._end_with(error, send) if self._committed else self._refuse(error, send))
         except Exception:
             # Ours. A stream that is merely cut looks like success to many clients; before it, the app answers.
-            figures.error = internal_error(request_id)
+            figures.error = internal_error(self._request_id)
             figures.ended(self._leases, committed=self._committed)
             if self._committed:
                 await self._end_with(figures.error, send)
@@ -101,10 +100,12 @@ class GenerationResponse:
         figures.ended(self._leases, committed=self._committed)
 
     async def _refuse(self, error: SlotwiseError, send: Send) -> None:
-        await error_reply(error, self._path, self._limits() if error.status == 429 else None)(send)
+        limits = self._limits() if error.status == 429 else None
+        await error_reply(error, self._path, limits, request_id=self._request_id)(send)
 
     async def _end_with(self, error: SlotwiseError, send: Send) -> None:
-        await send(_body(self._teller().failure(error_body(error, self._path)), more=False))
+        told = error_body(error, self._path, self._request_id)
+        await send(_body(self._teller().failure(told), more=False))
 
     # ---- one JSON object
 
@@ -224,7 +225,7 @@ class GenerationResponse:
         pieces = parser.feed(chunk.text)
         if chunk.finish_reason is not None:
             pieces += parser.finish()
-            answer.finish_reason = chunk.finish_reason
+            answer.finish_reason, answer.stopped_by = chunk.finish_reason, chunk.stopped_by
         answer.add(pieces, chunk.tokens)
         answer.logprobs += chunk.logprobs
         return pieces, first

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from slotwise.api import fields
 from slotwise.api.formats.arrange import ToolChoice
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION_LENGTH = 64 * 1024
-_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-NAME_RULE = "1 to 64 letters, digits, underscores, dots or hyphens"
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+NAME_RULE = "1 to 128 letters, digits, underscores, dots or hyphens"
 _CHOICES = "'none', 'auto', 'required', or an object that names a function of 'tools'"
 
 
@@ -28,9 +31,14 @@ def parse_tools(data: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         for index, value in enumerate(fields.sequence(data["tools"], "tools", 1, MAX_TOOLS))
     )
     names = [tool["function"]["name"] for tool in tools]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise fields.invalid("tools", twice, "functions with different names")
+    check_names(names)
     return tools
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises InvalidRequest where two tools have the same name."""
+    if twice := next((name for name, times in Counter(names).items() if times > 1), None):
+        raise fields.invalid("tools", twice, "functions with different names")
 
 
 def _tool(value: object, path: str) -> dict[str, Any]:
@@ -45,19 +53,21 @@ def _tool(value: object, path: str) -> dict[str, Any]:
 
 
 def function_of(value: Mapping[str, Any], path: str, *, schema: str = "parameters") -> dict[str, Any]:
-    """A function as templates have it. `schema`: what the API calls the JSON schema of its arguments."""
-    name = fields.string(value, "name", max_length=64, path=f"{path}.name")
+    """A function as templates have it, and `strict` where its schema is to be kept to. `schema`: what the API calls the
+    JSON schema of its arguments."""
+    name = fields.string(value, "name", max_length=128, path=f"{path}.name")
     if name is None or not _NAME.fullmatch(name):
         raise fields.invalid(f"{path}.name", name, NAME_RULE)
     described = fields.string(value, "description", max_length=MAX_DESCRIPTION_LENGTH, path=f"{path}.description")
-    if described:
-        fields.prompt_text(described, f"{path}.description")
     parameters = value.get(schema)
     if parameters is None:
         parameters = {"type": "object", "properties": {}}
     if not isinstance(parameters, dict):
         raise fields.invalid(f"{path}.{schema}", parameters, "a JSON schema")
-    return {"name": name, "description": described or "", "parameters": parameters}
+    function = {"name": name, "description": described or "", "parameters": parameters}
+    # All of it may become a part of the prompt.
+    fields.prompt_text(msgspec.json.encode(function).decode(), path)
+    return function | ({"strict": True} if fields.boolean(value, "strict", path=f"{path}.strict") else {})
 
 
 def parse_choice(data: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> ToolChoice:

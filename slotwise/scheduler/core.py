@@ -235,6 +235,9 @@ class Scheduler:
             if (request := self._books.requests.get(request_id)) is not None:
                 model.demand.said(request.claim, tokens)
                 self._placement.extend(model, worker, request, now)
+        for request_id, count in event.inputs:
+            if (request := self._books.requests.get(request_id)) is not None:
+                request.inputs_done += count
         model.demand.rates.observe(event.decode_rows, event.prompt_tokens, output_tokens, event.seconds)
         model.demand.backlog.computed(event.prompt_tokens)
         # What drafts give is a text's, not a number of rows'.

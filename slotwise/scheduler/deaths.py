@@ -107,7 +107,7 @@ def _is_to_blame(request: RequestRecord, event: WorkerLost) -> bool:
     counts as one too, once it no longer comes further between them: nothing goes in a circle for ever."""
     if not event.from_outside:
         return True
-    came_further = request.state is RequestState.RUNNING and request.output_tokens > request.came_with
+    came_further = request.state is RequestState.RUNNING and request.progress > request.came_with
     request.fruitless = 0 if came_further else request.fruitless + 1
     if request.fruitless < _MOST_FRUITLESS:
         return False

@@ -309,16 +309,18 @@ class Dispatcher:
         self._post(ev.WorkerLost(worker_id, reason, from_outside))
 
     def _step(self, worker_id: int, report: StepReport, counters: ModelCounters) -> None:
-        outputs = []
+        outputs, inputs = [], []
         # Before the core hears of the step: it may have a request go on elsewhere, after what it has by now.
         for delta in report.deltas:
             request_id = self._names.request(worker_id, delta.request_id)
             if request_id is not None:
                 if delta.tokens:
                     outputs.append((request_id, len(delta.tokens)))
+                if delta.vectors:
+                    inputs.append((request_id, len(delta.vectors)))
                 self._deliver(request_id, delta, counters)
         took = report.decode_rows, report.prefill_tokens, tuple(outputs), report.seconds, report.drafted
-        self._post(ev.StepDone(worker_id, *took))
+        self._post(ev.StepDone(worker_id, *took, tuple(inputs)))
         counters.steps_total += 1
         counters.step_seconds_total += report.seconds
         counters.decode_rows_total += report.decode_rows
@@ -475,6 +477,7 @@ def _chunk(lease: Lease, delta: Delta) -> TokenChunk:
         finish_reason=delta.finish_reason,
         usage=delta.usage,
         logprobs=lease.told(delta.logprobs, delta.logprobs_told),
+        stopped_by=delta.stopped_by,
         vectors=delta.vectors,
     )
 

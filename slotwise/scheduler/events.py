@@ -95,6 +95,8 @@ class StepDone:
     seconds: float
     #: Rows of guesses that were checked beside them.
     drafted: int = 0
+    #: Inputs of requests of which the vectors came.
+    inputs: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,7 +282,7 @@ class Placement:
         model.demand.run(request.claim, model.slots, now)
         self._books.advance(request, RequestState.RUNNING)
         request.granted_at = model.last_used = now
-        request.begun, request.came_with = True, request.output_tokens
+        request.begun, request.came_with = True, request.progress
         if request.paused:
             request.paused = False
             worker.paused -= 1

@@ -56,6 +56,8 @@ class RequestRecord:
     #: Kills from outside in a row that it met without having come further, and how far it was at its last start.
     fruitless: int = 0
     came_with: int = 0
+    #: Of its inputs, those of which the vectors were told.
+    inputs_done: int = 0
 
     @property
     def request_id(self) -> str:
@@ -82,6 +84,11 @@ class RequestRecord:
     def output_tokens(self) -> int:
         """As far as it was told."""
         return self.claim.generated
+
+    @property
+    def progress(self) -> int:
+        """What need not be done again if its worker dies."""
+        return self.output_tokens + self.inputs_done
 
     @property
     def tokens(self) -> int:

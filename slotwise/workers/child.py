@@ -313,9 +313,8 @@ def _writing(
 
 
 def _embedding(model: Embedder, load: LoadModel) -> tuple[Embedder, EmbedLoop, Preparing]:
-    size, ranks = model.info.vocab_size, model.info.pooling == "rank"
-    inputs = InputPreparer(model.vocabulary, size, model.rank_format, ranks=ranks)
-    prepare = for_vectors(inputs, PromptPreparer(model.vocabulary, size))
+    inputs = InputPreparer(model.vocabulary, model.info, model.rank_format)
+    prepare = for_vectors(inputs, PromptPreparer(model.vocabulary, model.info.vocab_size))
     return model, EmbedLoop(model, budget=load.n_batch), prepare
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from slotwise.request import EmbedPrompt, Prompt, RankPrompt, TokenPrompt, input_name
+from slotwise.request import EmbedPrompt, Prompt, RankPrompt, TextPrompt, TokenPrompt, input_name
 from slotwise.workers.model import RankFormat, Vocabulary
 from slotwise.workers.prepare import PromptRefused
+from slotwise.workers.protocol import ModelInfo
 
 _PLACES = re.compile(r"(\{query\}|\{document\})")
 _IS_FOR = {False: "embeds texts: ask /v1/embeddings", True: "ranks documents: ask /v1/rerank"}
@@ -16,11 +17,12 @@ _IS_FOR = {False: "embeds texts: ask /v1/embeddings", True: "ranks documents: as
 class InputPreparer:
     """Tokenises with the vocabulary of a model that embeds, or ranks."""
 
-    def __init__(self, vocabulary: Vocabulary, vocab_size: int, rank_format: RankFormat, *, ranks: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, info: ModelInfo, rank_format: RankFormat) -> None:
         self._vocabulary = vocabulary
-        self._vocab_size = vocab_size
+        self._vocab_size = info.vocab_size
+        self._context_cap = info.context_cap
         self._format = rank_format
-        self._ranks = ranks
+        self._ranks = info.pooling == "rank"
 
     def prepare(self, prompt: Prompt) -> list[list[int]]:
         """The token ids of each input, at least one.
@@ -32,12 +34,9 @@ class InputPreparer:
             query = self._text(prompt.query)
             inputs = [self._pair(prompt.query, query, document) for document in prompt.documents]
         elif not self._ranks and isinstance(prompt, EmbedPrompt):
-            inputs = [
-                self._checked(one.tokens, input_name(prompt, index))
-                if isinstance(one, TokenPrompt)
-                else self._vocabulary.tokenize(one.text, add_special=True, parse_special=False)
-                for index, one in enumerate(prompt.inputs)
-            ]
+            inputs = [self._input(one, input_name(prompt, index)) for index, one in enumerate(prompt.inputs)]
+            if prompt.cut:
+                inputs = [self._cut(tokens) for tokens in inputs]
         else:
             said = f"this model {_IS_FOR[self._ranks]}"
             raise PromptRefused(said, param="model", code="model_not_suitable")
@@ -46,6 +45,19 @@ class InputPreparer:
                 name = input_name(prompt, index)
                 raise PromptRefused(f"'{name}' has no tokens", param=name)
         return inputs
+
+    def _input(self, one: TextPrompt | TokenPrompt, name: str) -> list[int]:
+        if isinstance(one, TokenPrompt):
+            return self._checked(one.tokens, name)
+        return self._vocabulary.tokenize(one.text, add_special=True, parse_special=False)
+
+    def _cut(self, tokens: list[int]) -> list[int]:
+        """As long as the context, and with the mark at its end that the tokenizer puts there."""
+        if len(tokens) <= self._context_cap:
+            return tokens
+        marks = self._vocabulary.tokenize("", add_special=True, parse_special=False)[-1:]
+        end = marks if tokens[-1:] == marks else []
+        return [*tokens[: self._context_cap - len(end)], *end]
 
     def _text(self, text: str) -> list[int]:
         return self._vocabulary.tokenize(text, add_special=False, parse_special=False)

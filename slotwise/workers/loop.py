@@ -407,7 +407,13 @@ def _terminal(sequence: Sequence, reason: FinishReason, *, error: str | None = N
         completion_tokens=sequence.output_tokens,
         cached_tokens=sequence.shared,
     )
-    return Delta(sequence.request_id, finish_reason=reason, usage=usage, error=error)
+    return Delta(
+        sequence.request_id,
+        finish_reason=reason,
+        usage=usage,
+        error=error,
+        stopped_by=sequence.text.stopped_by,
+    )
 
 
 def _failure(request_id: str, error: str) -> Delta:

@@ -272,6 +272,8 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None  # with FinishReason.ERROR
+    #: With FinishReason.STOP: the stop string that ended it, if it was not the model itself.
+    stopped_by: str | None = None
     #: Of each of the tokens that does not end the answer, where they are wanted; and of how many tokens, those of
     #: earlier steps first, the text is told by now. The rest is told with its text, by whichever worker says it.
     logprobs: tuple[TokenLogprob, ...] = ()

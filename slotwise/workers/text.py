@@ -50,9 +50,14 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._matchers = [StopMatcher(text) for text in stop]
         self._held = ""
-        self.stopped = False
+        #: The stop string that ended the answer.
+        self.stopped_by: str | None = None
         #: Characters so far: that there are, and that may be sent.
         self.characters = self.released = 0
+
+    @property
+    def stopped(self) -> bool:
+        return self.stopped_by is not None
 
     def push(self, piece: bytes) -> str:
         """Add the bytes of one token; returns the text that may be sent now.
@@ -85,9 +90,10 @@ class TextStream:
             completed = [m for m in self._matchers if m.feed(self._held[position])]
             if completed:
                 # Several may end here: the longest begins first, and nothing of it may be sent.
-                cut = position + 1 - max(len(m.stop) for m in completed)
+                longest = max((m.stop for m in completed), key=len)
+                cut = position + 1 - len(longest)
                 released, self._held = self._held[: max(cut, 0)], ""
-                self.stopped = True
+                self.stopped_by = longest
                 return released
         keep = max(m.matched for m in self._matchers)
         cut = len(self._held) - keep

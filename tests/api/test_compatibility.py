@@ -10,15 +10,25 @@ from typing import Any
 
 import msgspec
 import pytest
+from anthropic.types import message_create_params as anthropic_messages
 from openai.types import completion_create_params as openai_completion
 from openai.types.chat import completion_create_params as openai_chat
+from openai.types.responses import response_create_params as openai_responses
 
+from slotwise.api.anthropic.schema import parse_messages
 from slotwise.api.asked import ParsedRequest
+from slotwise.api.responses.schema import parse_response
+from slotwise.api.responses.store import Kept, ResponseStore
 from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.errors import InvalidRequest
 from slotwise.memory.facts import ModelFacts
+from slotwise.request import ChatMessage
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"
+ANTHROPIC_TOOL = {"name": "f", "input_schema": {"type": "object", "properties": {}}}
+RESPONSE_TOOL = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}
+STORE = ResponseStore()
+STORE.put("", Kept.of({"id": "resp_1", "output": []}, [], (ChatMessage("user", "before"),)))
 STATES = ("supported", "ignored", "refused")
 USER = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
@@ -105,6 +115,89 @@ ENDPOINTS: dict[str, Endpoint] = {
         _SAMPLING | {"prompt": ["a", "b"], "logprobs": 3, "echo": True, "best_of": 5, "suffix": "x"},
         fields=frozenset(openai_completion.CompletionCreateParamsBase.__annotations__) | {"stream"},
     ),
+    "POST /v1/messages": Endpoint(
+        lambda body: parse_messages(body, catalogue=FACTS),
+        {"model": "m", "max_tokens": 9, "messages": [USER]},
+        {
+            "model": "other",
+            "max_tokens": 5,
+            "messages": [USER, {"role": "assistant", "content": "x"}, USER],
+            "system": "x",
+            "stop_sequences": ["x"],
+            "temperature": 0.1,
+            "top_p": 0.1,
+            "top_k": 3,
+            "tools": [ANTHROPIC_TOOL],
+            "tool_choice": {"type": "any"},
+            "thinking": {"type": "disabled"},
+            "output_config": {"effort": "low"},
+            "output_format": {"type": "json_schema", "schema": {"type": "object"}},
+            "metadata": {"user_id": "ann"},
+            "service_tier": "standard_only",
+            "stream": True,
+            "keep_alive": "5m",
+            "chat_template_kwargs": {"a": 1},
+            "cache_control": {"type": "ephemeral"},
+            "diagnostics": {"previous_message_id": "x"},
+            "context_management": {"edits": [{"type": "clear_thinking_20251015"}]},
+            "inference_geo": "eu",
+            "user_profile_id": "x",
+            "workspace_id": "x",
+            "container": "x",
+            "mcp_servers": [{"type": "url", "url": "https://x"}],
+            "speed": "fast",
+            "chat_template": "x",
+        },
+        {"tool_choice": {"tools": [ANTHROPIC_TOOL]}},
+        frozenset(anthropic_messages.MessageCreateParamsBase.__annotations__) | {"stream"},
+    ),
+    "POST /v1/responses": Endpoint(
+        lambda body: parse_response(body, catalogue=FACTS, store=STORE),
+        {"model": "m", "input": "hi"},
+        {
+            "model": "other",
+            "input": [USER, {"role": "assistant", "content": "x"}, USER],
+            "instructions": "x",
+            "previous_response_id": "resp_1",
+            "store": False,
+            "max_output_tokens": 5,
+            "temperature": 0.1,
+            "top_p": 0.1,
+            "top_logprobs": 3,
+            "include": ["message.output_text.logprobs"],
+            "tools": [RESPONSE_TOOL],
+            "tool_choice": "required",
+            "parallel_tool_calls": False,
+            "text": {"format": {"type": "json_object"}},
+            "reasoning": {"effort": "low"},
+            "metadata": {"a": "b"},
+            "service_tier": "flex",
+            "user": "ann",
+            "safety_identifier": "ann",
+            "stream": True,
+            "keep_alive": "5m",
+            "chat_template_kwargs": {"a": 1},
+            "max_tool_calls": 3,
+            "moderation": {"model": "x"},
+            "image": {"context_compression": "auto"},
+            "access_programs": {"cyber": "standard"},
+            "prompt_cache_key": "x",
+            "prompt_cache_options": {"mode": "explicit"},
+            "prompt_cache_retention": "24h",
+            "stream_options": {"include_obfuscation": True},
+            "background": True,
+            "conversation": "x",
+            "prompt": {"id": "x"},
+            "context_management": [{"type": "compaction"}],
+            "truncation": "auto",
+            "chat_template": "x",
+        },
+        {
+            "tool_choice": {"tools": [RESPONSE_TOOL]},
+            "parallel_tool_calls": {"tools": [RESPONSE_TOOL], "tool_choice": "required"},
+        },
+        frozenset(openai_responses.ResponseCreateParamsBase.__annotations__) | {"stream"},
+    ),
 }
 
 
@@ -128,7 +221,9 @@ def _meant(outcome: object) -> object:
     if not isinstance(outcome, ParsedRequest):
         return outcome
     choices = [msgspec.to_builtins(choice) | {"request_id": ""} for choice in outcome.choices]
-    return choices, outcome.model, outcome.stream, outcome.include_usage, outcome.tells_tier, outcome.echo
+    # What is told again of a request is not what is done.
+    told = (getattr(outcome, "stored", None), getattr(outcome, "said", {}).get("metadata"))
+    return choices, told, outcome.model, outcome.stream, outcome.include_usage, outcome.tells_tier, outcome.echo
 
 
 def _outcome(endpoint: Endpoint, body: Mapping[str, Any]) -> object:

@@ -62,3 +62,21 @@ def test_it_goes_on_after_its_worker_died(driver: Driver) -> None:
 
     driver.ready(2)
     assert _price(driver, "first", 1000, 10) == [ev.Grant("first", 2, 0, 0)]
+
+
+@pytest.mark.parametrize("comes_further", [True, False])
+def test_kills_from_outside_are_held_against_it_only_where_it_does_not_come_further(
+    driver: Driver, comes_further: bool
+) -> None:
+    _price(driver, "first", 1000, 10)
+    for worker_id in range(1, 9):
+        done = (("first", 2),) if comes_further else ()
+        driver.do(ev.StepDone(worker_id, 0, 500, (), 1.0, inputs=done))
+        driver.lose(worker_id, from_outside=True)
+        if "first" in driver.usage:
+            break
+        driver.tick(100.0)
+        driver.ready(worker_id + 1)
+        _price(driver, "first", 1000, 10)
+
+    assert ("first" in driver.usage) != comes_further

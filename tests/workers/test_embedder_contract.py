@@ -65,9 +65,8 @@ def model(load: LoadModel) -> Iterator[Embedder]:
 
 
 def _inputs(model: Embedder, texts: list[str] = TEXTS) -> list[list[int]]:
-    ranks = model.info.pooling == "rank"
-    preparer = InputPreparer(model.vocabulary, model.info.vocab_size, model.rank_format, ranks=ranks)
-    if ranks:
+    preparer = InputPreparer(model.vocabulary, model.info, model.rank_format)
+    if model.info.pooling == "rank":
         return preparer.prepare(RankPrompt("the cat", tuple(texts)))
     return preparer.prepare(EmbedPrompt(tuple(TextPrompt(text) for text in texts)))
 
@@ -136,3 +135,16 @@ def test_what_a_dry_run_says_is_what_the_load_takes(load: LoadModel, model: Embe
     formula = ModelFile(load.path).by_formula(load)
     assert formula.devices[HOST].memory == sum(kind.memory for kind in took.values())
     assert (formula.cells, formula.rows, formula.context_cap) == (run.cells, run.rows, run.context_cap)
+
+
+def test_an_input_that_is_cut_keeps_the_mark_at_its_end(model: Embedder) -> None:
+    if model.info.pooling == "rank":
+        return
+    preparer = InputPreparer(model.vocabulary, model.info, model.rank_format)
+    whole, cut = (preparer.prepare(EmbedPrompt((TextPrompt("cats " * 200),), cut=cut))[0] for cut in (False, True))
+    marks = preparer.prepare(EmbedPrompt((TextPrompt("a"),)))[0]
+
+    assert len(whole) > len(cut) == CONTEXT
+    assert (cut[-1] == whole[-1]) if model.info.architecture == "bert" else (cut == whole[:CONTEXT])
+    assert cut[0] == whole[0]
+    assert model.info.architecture != "bert" or cut[-1] == marks[-1]

@@ -4,21 +4,34 @@ import pytest
 
 from slotwise.request import ChatMessage, ChatPrompt, EmbedPrompt, Prompt, RankPrompt, TextPrompt, TokenPrompt
 from slotwise.workers.fake import FakeVocabulary
+from slotwise.workers.fake_embedder import FakeEmbedder
 from slotwise.workers.inputs import InputPreparer
 from slotwise.workers.model import RankFormat
 from slotwise.workers.prepare import PromptPreparer, PromptRefused
+from slotwise.workers.protocol import LoadModel
 
-BEGIN, END = 255, 256
+BEGIN, END, CONTEXT = 255, 256, 40
 
 
 def _preparer(form: RankFormat | None = None) -> InputPreparer:
-    return InputPreparer(FakeVocabulary(), 257, form or RankFormat(), ranks=form is not None)
+    load = LoadModel("m", "fake:", 1, CONTEXT, pooling="mean" if form is None else "rank")
+    return InputPreparer(FakeVocabulary(), FakeEmbedder(load).info, form or RankFormat())
 
 
 def test_texts_and_tokens_may_be_mixed() -> None:
     prompt = EmbedPrompt((TextPrompt("ab"), TokenPrompt((1, 2, 256))))
 
     assert _preparer().prepare(prompt) == [[97, 98], [1, 2, 256]]
+
+
+def test_what_is_too_long_is_cut_only_if_that_was_asked_for() -> None:
+    long = TextPrompt("a" * (CONTEXT + 5))
+
+    assert [len(tokens) for tokens in _preparer().prepare(EmbedPrompt((long,)))] == [CONTEXT + 5]
+    assert [len(tokens) for tokens in _preparer().prepare(EmbedPrompt((long, TextPrompt("b")), cut=True))] == [
+        CONTEXT,
+        1,
+    ]
 
 
 def test_special_tokens_in_a_text_stay_text() -> None:

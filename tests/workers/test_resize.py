@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from slotwise.loads import demo_model_path
 from slotwise.request import ChatMessage, ChatPrompt, SamplingParams
 from slotwise.workers.fake import FakeModel
-from slotwise.workers.layout import pool_sizes
+from slotwise.workers.layout import context_layout, pool_sizes
 from slotwise.workers.loop import StepLoop
 from slotwise.workers.model import ContextLost, Model
 from slotwise.workers.prepare import PromptPreparer
@@ -186,3 +187,14 @@ def test_sizes_go_down_by_halves_to_one_whole_context() -> None:
 )
 def test_one_size_alone_where_there_is_no_choice(load: LoadModel) -> None:
     assert len(pool_sizes(load, context_train=8192)) == 1
+
+
+def test_a_model_that_embeds_has_one_size_with_room_for_its_longest_input() -> None:
+    load = LoadModel("m", "", 8, 4096, n_batch=512, pooling="mean")
+
+    assert pool_sizes(load, context_train=8192) == (4096,)
+    assert pool_sizes(load, context_train=300) == (512,)
+    layout = context_layout(load, context_train=300, can_go_back=True)
+    assert (layout.context_cap, layout.context.n_batch, layout.context.outputs) == (300, 512, 512)
+    reproducible = msgspec.structs.replace(load, reproducible=True)
+    assert context_layout(reproducible, context_train=300, can_go_back=True).context.sequences == 1

@@ -1,7 +1,8 @@
 """From the bodies of /api/embed and the older /api/embeddings to what is to be computed. Pure.
 
-No input is cut, whatever `truncate` says: one that is longer than the model's context is refused with both numbers.
-`options` are about loading and sampling, and do not matter here.
+An input that is longer than the model's context is cut where the body says `truncate: true`, and else refused with both
+numbers: nobody gets the vector of half a text without having said so. `options` are about loading and sampling, and do
+not matter here.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ def parse_embed(body: bytes, asker: Asker = NOBODY, *, find: Find) -> EmbedReque
     """The body of POST /api/embed. Raises InvalidRequest, or ModelNotFound."""
     data = fields.parse_object(body)
     model = find(data.get("model"))
-    fields.boolean(data, "truncate")
+    cut = fields.boolean(data, "truncate")
     dimensions = fields.integer(data, "dimensions", 1, MAX_DIMENSIONS)
     length = model.facts.embedding_length
     if dimensions is not None and length and dimensions > length:
         raise fields.invalid("dimensions", dimensions, f"at most {length}, as this model's vectors have")
     texts = _texts(data.get("input"))
-    return _request(model, texts, "input", asker, fields.duration(data, "keep_alive"), dimensions)
+    return _request(model, texts, "input", asker, fields.duration(data, "keep_alive"), dimensions, cut=cut)
 
 
 def parse_embeddings(body: bytes, asker: Asker = NOBODY, *, find: Find) -> EmbedRequest:
@@ -68,10 +69,17 @@ def _texts(value: object) -> list[str]:
 
 
 def _request(
-    model: Served, texts: Sequence[str], param: str, asker: Asker, keep_alive_s: float | None, dimensions: int | None
+    model: Served,
+    texts: Sequence[str],
+    param: str,
+    asker: Asker,
+    keep_alive_s: float | None,
+    dimensions: int | None,
+    *,
+    cut: bool = False,
 ) -> EmbedRequest:
     if not texts:
         return EmbedRequest(model.name, model.called, None)
-    prompt = EmbedPrompt(tuple(map(TextPrompt, texts)), param)
+    prompt = EmbedPrompt(tuple(map(TextPrompt, texts)), param, cut)
     generation = request_of("ollama", model.name, prompt, asker, keep_alive_s=keep_alive_s)
     return EmbedRequest(model.name, model.called, generation, dimensions)

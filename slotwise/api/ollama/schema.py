@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from slotwise.api import fields
+from slotwise.api import fields, thinking
 from slotwise.api.asked import NOBODY, Asker, ParsedRequest, Wanted, choices_of, new_id
 from slotwise.api.formats.arrange import Arrangement, ToolChoice, arrange
 from slotwise.api.ollama.messages import parse_messages, parse_tools, refuse_images
@@ -26,8 +26,8 @@ from slotwise.memory.facts import Kind, ModelFacts
 from slotwise.request import ChatMessage, ChatPrompt, Constraint, EmbedPrompt, Prompt, RankPrompt, TextPrompt
 
 MAX_TOP_LOGPROBS = 20
-#: Ollama's levels of thinking, and the word that templates have for each.
-LEVELS = {"low": "low", "medium": "medium", "high": "high", "max": "high"}
+#: Ollama's levels of thinking.
+LEVELS = ("low", "medium", "high", "max")
 #: From what a request calls a model to that model. Raises InvalidRequest or ModelNotFound.
 Find = Callable[[object], Served]
 Purpose = Literal["answer", "load", "unload"]
@@ -138,8 +138,8 @@ def _thinking(data: Mapping[str, Any], facts: ModelFacts) -> dict[str, Any]:
     if value and not facts.thinks:
         raise InvalidRequest(f'"{facts.name}" does not support thinking', param="think", code="unsupported_parameter")
     if isinstance(value, str):
-        return {"enable_thinking": True, "reasoning_effort": LEVELS[value]}
-    return {"enable_thinking": value}
+        return thinking.template_args(effort=value)
+    return thinking.template_args(thinks=value)
 
 
 def _format(data: Mapping[str, Any]) -> Constraint | None:

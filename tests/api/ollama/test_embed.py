@@ -64,6 +64,15 @@ def test_inputs_are_a_text_or_several(value: object, texts: list[str]) -> None:
     assert generation.model == "e"
 
 
+@pytest.mark.parametrize(("fields", "cut"), [({}, False), ({"truncate": False}, False), ({"truncate": True}, True)])
+def test_what_is_too_long_is_cut_only_if_that_was_asked_for(fields: dict[str, Any], cut: bool) -> None:
+    generation = _embed(input="hi", **fields).generation
+
+    assert generation is not None
+    assert isinstance(generation.prompt, EmbedPrompt)
+    assert generation.prompt.cut == cut
+
+
 def test_the_older_route_has_one_prompt() -> None:
     generation = _embeddings(options={"num_ctx": 9}).generation
 

@@ -119,10 +119,10 @@ def test_a_model_without_a_template_continues_the_text() -> None:
     ("value", "args"),
     [
         (None, {}),
-        (False, {"enable_thinking": False}),
-        (True, {"enable_thinking": True}),
-        ("low", {"enable_thinking": True, "reasoning_effort": "low"}),
-        ("max", {"enable_thinking": True, "reasoning_effort": "high"}),
+        (False, {"enable_thinking": False, "thinking": False}),
+        (True, {"enable_thinking": True, "thinking": True}),
+        ("low", {"enable_thinking": True, "thinking": True, "reasoning_effort": "low"}),
+        ("max", {"enable_thinking": True, "thinking": True, "reasoning_effort": "high"}),
     ],
 )
 def test_thinking_is_the_templates_business(value: object, args: dict[str, Any]) -> None:

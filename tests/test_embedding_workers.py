@@ -1,5 +1,5 @@
-"""The worker of a model that embeds dies in the middle: vectors that are there are not computed again, and nobody gets
-another's."""
+"""Workers that embed, with scripted vectors: nobody is held up by another's thousands of inputs; and when a worker dies
+in the middle, vectors that are there are not computed again, and nobody gets another's."""
 
 import threading
 import time
@@ -80,3 +80,20 @@ def test_a_text_that_kills_its_worker_is_refused_and_others_are_not(tmp_path: Pa
         assert answers["bad"].status_code == 500
         assert answers["bad"].json()["error"]["code"] == "engine_error"
         assert len(_vectors(answers["good"])) == len(TEXTS)
+
+
+def test_thousands_of_inputs_of_one_do_not_hold_up_anothers_one(tmp_path: Path) -> None:
+    with _serve(tmp_path, "step_ms=20", "--num-parallel", "2") as server:
+        many = threading.Thread(target=_embed, args=(server, ["x" * 12] * 2000))
+        many.start()
+        while not server.model()["steps_total"]:
+            time.sleep(0.01)
+        began = time.monotonic()
+        for _ in range(5):
+            _vectors(_embed(server, ["one"]))
+        took, busy = time.monotonic() - began, server.model()["busy_slots"]
+        many.join()
+
+    assert busy == 1, "the others' are still at work"
+    # Of the 400 steps that the many take, 8 s, each of the five waits for two at most.
+    assert took < 3
