@@ -11,7 +11,16 @@ import pytest
 from slotwise.errors import ModelNotFound, ServerDraining, WorkerFailed
 from slotwise.memory.accounts import on_host
 from slotwise.memory.footprint import HOST
-from slotwise.request import Examine, Examined, FinishReason, GenerationRequest, TextPrompt, TokenLogprob, Usage
+from slotwise.request import (
+    Constraint,
+    Examine,
+    Examined,
+    FinishReason,
+    GenerationRequest,
+    TextPrompt,
+    TokenLogprob,
+    Usage,
+)
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
@@ -171,6 +180,20 @@ async def test_a_death_in_mid_answer_is_a_pause_too(stream: bool) -> None:
         assert (await lease.next_chunk()).text == "half and half"
         started = [command for _, command in pool.sent if isinstance(command, StartSequence)]
         assert [command.generated for command in started] == [(), (120,)]
+
+
+async def test_what_an_answer_is_held_to_is_told_to_each_worker_that_has_it() -> None:
+    constraint = Constraint("start: /[0-9]+/", "format")
+    request = msgspec.structs.replace(_request("a"), constraint=constraint)
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(request):
+        pool.prepared("a")
+        pool.delta("a", "1")
+        pool.hears().worker_lost(1, "killed")
+        pool.ready(2)
+        pool.prepared("a", worker_id=2)
+
+        told = [command for _, command in pool.sent if isinstance(command, Prepare | StartSequence)]
+        assert [command.constraint for command in told] == [constraint] * 4
 
 
 async def test_what_the_template_has_written_of_an_answer_is_said_once_and_only_to_those_who_want_it() -> None:
