@@ -74,6 +74,15 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
     tokens: tuple[int, ...]
 
 
+class InfillPrompt(msgspec.Struct, frozen=True, tag="infill", omit_defaults=True):
+    """A text with a gap, which the answer fills; for models that were trained for it. Special tokens in it are text."""
+
+    prefix: str
+    suffix: str
+    #: The request's field that the suffix comes from, for errors.
+    param: str = "suffix"
+
+
 class EmbedPrompt(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
     """Texts that are turned into vectors, each on its own."""
 
@@ -91,7 +100,7 @@ class RankPrompt(msgspec.Struct, frozen=True, tag="rank", omit_defaults=True):
     param: str = "documents"
 
 
-Prompt = ChatPrompt | TextPrompt | TokenPrompt | EmbedPrompt | RankPrompt
+Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt | EmbedPrompt | RankPrompt
 
 
 def input_name(prompt: Prompt, index: int) -> str:
@@ -114,6 +123,8 @@ def prompt_characters(prompt: Prompt) -> int:
             return len(text)
         case TokenPrompt():
             return 0
+        case InfillPrompt(prefix, suffix):
+            return len(prefix) + len(suffix)
         case EmbedPrompt(inputs):
             return sum(map(prompt_characters, inputs))
         case RankPrompt(query, documents):

@@ -19,8 +19,8 @@ from slotwise.api import fields
 from slotwise.api.asked import Asker, ParsedRequest, new_id
 from slotwise.api.body import ClientLeft
 from slotwise.api.entrance import Entrance, Parse, silence
+from slotwise.api.prompts import MAX_PROMPT_TOKENS
 from slotwise.api.replies import json_reply
-from slotwise.api.schema import MAX_PROMPT_TOKENS
 from slotwise.errors import InvalidRequest, SlotwiseError
 from slotwise.request import Examine, Examined, GenerationRequest, Prompt, TextPrompt, TokenPrompt
 

@@ -75,7 +75,7 @@ def capabilities(facts: ModelFacts) -> list[str]:
     """In Ollama's words, and "rerank"."""
     if facts.pooling is not None:
         return ["rerank" if facts.ranks else "embedding"]
-    more = {"tools": facts.takes_tools, "thinking": facts.thinks}
+    more = {"tools": facts.takes_tools, "insert": facts.infills, "thinking": facts.thinks}
     return ["completion", *(name for name, has in more.items() if has)]
 
 

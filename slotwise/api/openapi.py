@@ -147,6 +147,7 @@ _COMPLETION = {
         },
         "logprobs": _range("integer", 0, MAX_TOP_LOGPROBS),
         "echo": _nullable(_BOOLEAN),
+        "suffix": _nullable(_STRING),
         "best_of": _range("integer", 1),
         "response_format": _nullable(_FORMAT),
     },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slotwise.request import ChatPrompt, Examine, Examined, Prompt, TextPrompt, TokenPrompt
+from slotwise.request import ChatPrompt, Examine, Examined, InfillPrompt, Prompt, TextPrompt, TokenPrompt
 from slotwise.workers.marks import opening_of
 from slotwise.workers.model import Vocabulary
 from slotwise.workers.template import ChatTemplate, TemplateError
@@ -63,6 +63,8 @@ class PromptPreparer:
             prepared = PreparedPrompt(self._chat(pieces), opening)
         elif isinstance(prompt, TextPrompt | TokenPrompt):
             prepared = PreparedPrompt(self._plain(prompt))
+        elif isinstance(prompt, InfillPrompt):
+            prepared = PreparedPrompt(self._infill(prompt))
         else:
             said = "this model writes text, and neither embeds nor ranks it"
             raise PromptRefused(said, param="model", code="model_not_suitable")
@@ -99,6 +101,17 @@ class PromptPreparer:
         return self._vocabulary.tokenize(
             prompt.text, add_special=prompt.add_special, parse_special=prompt.parse_special
         )
+
+    def _infill(self, prompt: InfillPrompt) -> list[int]:
+        marks = self._vocabulary.infill
+        if marks is None:
+            said = "this model does not fill gaps: its vocabulary has no tokens that mark a prefix, suffix and middle"
+            raise PromptRefused(said, param=prompt.param, code="model_not_suitable")
+        prefix, suffix = (
+            self._vocabulary.tokenize(text, add_special=False, parse_special=False)
+            for text in (prompt.prefix, prompt.suffix)
+        )
+        return [*marks.begin, marks.prefix, *prefix, marks.suffix, *suffix, marks.middle]
 
     def _checked(self, tokens: tuple[int, ...]) -> list[int]:
         for index, token in enumerate(tokens):
