@@ -81,6 +81,10 @@ class InfillPrompt(msgspec.Struct, frozen=True, tag="infill", omit_defaults=True
     suffix: str
     #: The request's field that the suffix comes from, for errors.
     param: str = "suffix"
+    #: Names and texts of what stands elsewhere, the least important first: these are left out where there are more
+    #: tokens in all than `most`.
+    extra: tuple[tuple[str, str], ...] = ()
+    most: int = 0
 
 
 class EmbedPrompt(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
@@ -123,8 +127,8 @@ def prompt_characters(prompt: Prompt) -> int:
             return len(text)
         case TokenPrompt():
             return 0
-        case InfillPrompt(prefix, suffix):
-            return len(prefix) + len(suffix)
+        case InfillPrompt(prefix, suffix, _, extra):
+            return len(prefix) + len(suffix) + sum(len(name) + len(text) for name, text in extra)
         case EmbedPrompt(inputs):
             return sum(map(prompt_characters, inputs))
         case RankPrompt(query, documents):

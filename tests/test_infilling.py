@@ -1,6 +1,7 @@
 """What stands between two texts, asked of a real server: of a model that was made for it, and of one that was not."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import ollama
@@ -74,3 +75,17 @@ def test_a_model_that_was_not_made_for_it_says_so(client: openai.OpenAI, server:
     ):
         other.generate("demo", PREFIX, suffix=SUFFIX)
     assert refused.value.status_code == 400
+
+
+def test_an_editor_is_told_what_stands_between(server: ServerProcess, tokens: int) -> None:
+    asked = {"model": "coder", "input_prefix": PREFIX, "input_suffix": SUFFIX, "n_predict": 8, "temperature": 0}
+
+    def fill(**more: Any) -> dict[str, Any]:
+        body: dict[str, Any] = httpx.post(f"{server.root}/infill", json=asked | more, timeout=60).json()
+        return body
+
+    alone, beside = fill(), fill(input_extra=[{"text": "y" * 400}, {"text": "x"}])
+
+    assert alone["tokens_evaluated"] == tokens
+    assert tokens < beside["tokens_evaluated"] < 256 - 8, "the long one has no room beside the other"
+    assert fill(model="demo")["error"]["param"] == "input_suffix"

@@ -54,7 +54,7 @@ def parse_chat(
         constraint=parse_format(data),
     )
     wanted = msgspec.structs.replace(
-        _wanted(data),
+        parse_wanted(data),
         constraint=arranged.constraint,
         special_text=arranged.special_text,
         top_logprobs=_top_logprobs(data),
@@ -73,7 +73,7 @@ def parse_completion(body: bytes, asker: Asker = NOBODY) -> ParsedRequest:
     if best_of is not None and best_of > copies:
         raise fields.unsupported("best_of", "choices are not ranked, so it can not be more than n.")
     wanted = msgspec.structs.replace(
-        _wanted(data),
+        parse_wanted(data),
         constraint=parse_format(data),
         top_logprobs=None if data.get("logprobs") is False else fields.integer(data, "logprobs", 0, MAX_TOP_LOGPROBS),
     )
@@ -112,8 +112,8 @@ def _finish(
     )
 
 
-def _wanted(data: Mapping[str, Any]) -> Wanted:
-    """What both endpoints read alike."""
+def parse_wanted(data: Mapping[str, Any]) -> Wanted:
+    """What all read alike of what is to be generated. Raises InvalidRequest."""
     return Wanted(
         sampling=_sampling(data),
         max_output_tokens=_output_limit(data),

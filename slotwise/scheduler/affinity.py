@@ -57,7 +57,9 @@ def _pieces(prompt: Prompt) -> Iterator[str]:
                 yield message.content
         case TextPrompt(text):
             yield text
-        case InfillPrompt(prefix, suffix):
+        case InfillPrompt(prefix, suffix, _, extra):
+            for name, text in extra:
+                yield f"\0{name}\0{text}"
             yield f"\0{prefix}\0"
             yield suffix
         case TokenPrompt(tokens):

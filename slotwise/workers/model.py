@@ -59,12 +59,15 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InfillMarks:
-    """Tokens around the parts of a text with a gap. `begin`: what the model's prompts begin with."""
+    """Tokens around the parts of a text with a gap. `begin`: what the model's prompts begin with; `repository`, `file`:
+    before what stands elsewhere, where there are such."""
 
     prefix: int
     suffix: int
     middle: int
     begin: tuple[int, ...] = ()
+    repository: int | None = None
+    file: int | None = None
 
 
 class Vocabulary(Protocol):

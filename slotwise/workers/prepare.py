@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from slotwise.request import ChatPrompt, Examine, Examined, InfillPrompt, Prompt, TextPrompt, TokenPrompt
 from slotwise.workers.marks import opening_of
-from slotwise.workers.model import Vocabulary
+from slotwise.workers.model import InfillMarks, Vocabulary
 from slotwise.workers.template import ChatTemplate, TemplateError
+
+#: Before a text from elsewhere, where no token marks files.
+_SNIPPET = "\n\n--- snippet ---\n\n"
 
 
 class PromptRefused(Exception):
@@ -107,11 +112,27 @@ class PromptPreparer:
         if marks is None:
             said = "this model does not fill gaps: its vocabulary has no tokens that mark a prefix, suffix and middle"
             raise PromptRefused(said, param=prompt.param, code="model_not_suitable")
-        prefix, suffix = (
-            self._vocabulary.tokenize(text, add_special=False, parse_special=False)
-            for text in (prompt.prefix, prompt.suffix)
-        )
-        return [*marks.begin, marks.prefix, *prefix, marks.suffix, *suffix, marks.middle]
+        tokens = [marks.prefix, *self._text(prompt.prefix), marks.suffix, *self._text(prompt.suffix), marks.middle]
+        room = prompt.most - len(marks.begin) - len(tokens)
+        return [*marks.begin, *self._extra(marks, prompt.extra, room), *tokens]
+
+    def _extra(self, marks: InfillMarks, extra: Sequence[tuple[str, str]], room: int) -> list[int]:
+        """As models learn it of files of a repository (arXiv 2409.12186), and as llama-server asks."""
+        head = [] if marks.repository is None else [marks.repository, *self._text("myproject\n")]
+        tail = [] if marks.file is None else [marks.file, *self._text("filename\n")]
+        room -= len(head) + len(tail)
+        taken: list[list[int]] = []
+        for name, text in reversed(extra):
+            before = self._text(_SNIPPET) if marks.file is None else [marks.file, *self._text(f"{name}\n")]
+            tokens = [*before, *self._text(text)]
+            room -= len(tokens)
+            if room < 0:
+                break
+            taken.insert(0, tokens)
+        return [*head, *chain.from_iterable(taken), *tail] if taken else []
+
+    def _text(self, text: str) -> list[int]:
+        return self._vocabulary.tokenize(text, add_special=False, parse_special=False)
 
     def _checked(self, tokens: tuple[int, ...]) -> list[int]:
         for index, token in enumerate(tokens):

@@ -72,6 +72,58 @@ def test_a_model_without_the_marks_refuses_by_the_name_of_the_field() -> None:
     assert (caught.value.param, caught.value.code) == ("input_suffix", "model_not_suitable")
 
 
+# ---- what stands elsewhere
+
+
+class _Files(FakeVocabulary):
+    """With tokens for a repository and its files."""
+
+    def __init__(self) -> None:
+        super().__init__(infills=True)
+        self.infill = InfillMarks(258, 259, 260, (1,), 300, 301)
+
+
+EXTRA = (("a.py", "one"), ("b.py", "two"))
+GAP = [258, *b"x", 259, *b"y", 260]
+
+
+def test_files_of_a_repository_are_named() -> None:
+    tokens = PromptPreparer(_Files(), 302).prepare(InfillPrompt("x", "y", extra=EXTRA, most=100))
+
+    files = [300, *b"myproject\n", 301, *b"a.py\none", 301, *b"b.py\ntwo", 301, *b"filename\n"]
+    assert tokens == [1, *files, *GAP]
+
+
+def test_without_such_tokens_they_are_snippets() -> None:
+    tokens = PromptPreparer(FakeVocabulary(infills=True), 261).prepare(InfillPrompt("x", "y", extra=EXTRA, most=100))
+
+    assert tokens == [*b"\n\n--- snippet ---\n\none\n\n--- snippet ---\n\ntwo", *GAP]
+
+
+@pytest.mark.parametrize(("most", "kept"), [(45, b"ab"), (44, b"b"), (36, b"b"), (35, b""), (0, b"")])
+def test_the_least_important_are_left_out_where_there_is_no_room(most: int, kept: bytes) -> None:
+    tokens = PromptPreparer(_Files(), 302).prepare(InfillPrompt("x", "y", extra=EXTRA, most=most))
+
+    assert len(tokens) <= max(most, 1 + len(GAP))
+    assert bytes(token for token in b"ab" if [301, token, *b".py"] in _windows(tokens, 5)) == kept
+    assert tokens[-len(GAP) :] == GAP
+
+
+def _windows(tokens: list[int], size: int) -> list[list[int]]:
+    return [tokens[at : at + size] for at in range(len(tokens))]
+
+
+@pytest.mark.model
+def test_llama_cpp_knows_these_marks_too(tmp_path: Path) -> None:
+    from slotwise.workers.llama.vocabulary import load_vocabulary
+
+    path = write_model(tmp_path, "llama", marks=(*MARKS, "<|repo_name|>", "<|file_sep|>"))
+    marks = load_vocabulary(path).infill
+
+    assert marks is not None
+    assert (marks.repository, marks.file) == (VOCABULARY + 3, VOCABULARY + 4)
+
+
 # ---- what files say
 
 

@@ -67,7 +67,15 @@ def _infill_marks(vocab: Any) -> InfillMarks | None:
     if min(prefix, suffix, middle) < 0:
         return None
     begin = int(llama_cpp.llama_vocab_bos(vocab)) if llama_cpp.llama_vocab_get_add_bos(vocab) else -1
-    return InfillMarks(prefix, suffix, middle, (begin,) if begin >= 0 else ())
+    repository, file = llama_cpp.llama_vocab_fim_rep(vocab), llama_cpp.llama_vocab_fim_sep(vocab)
+    return InfillMarks(
+        prefix,
+        suffix,
+        middle,
+        begin=(begin,) if begin >= 0 else (),
+        repository=repository if repository >= 0 else None,
+        file=file if file >= 0 else None,
+    )
 
 
 def _token_text(token: int, piece: Callable[[int, bool], bytes]) -> str:

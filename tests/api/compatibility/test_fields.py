@@ -15,10 +15,10 @@ from slotwise.api.embeddingschema import EmbeddingRequest, RerankRequest
 from slotwise.api.ollama.embedding import EmbedRequest
 from slotwise.errors import InvalidRequest
 from slotwise.request import GenerationRequest
-from tests.api.compatibility import of_anthropic, of_ollama, of_openai
+from tests.api.compatibility import of_anthropic, of_llama_cpp, of_ollama, of_openai
 from tests.api.compatibility.endpoint import DOCUMENT, Endpoint
 
-ENDPOINTS = of_openai.ENDPOINTS | of_anthropic.ENDPOINTS | of_ollama.ENDPOINTS
+ENDPOINTS = of_openai.ENDPOINTS | of_anthropic.ENDPOINTS | of_ollama.ENDPOINTS | of_llama_cpp.ENDPOINTS
 STATES = ("supported", "ignored", "refused")
 
 
@@ -48,7 +48,11 @@ def _meant(outcome: object) -> object:
         return outcome
     choices = [_anonymous(choice) for choice in outcome.choices]
     # What is told again of a request is not what is done.
-    told = (getattr(outcome, "stored", None), getattr(outcome, "said", {}).get("metadata"))
+    told = [
+        getattr(outcome, "stored", None),
+        getattr(outcome, "said", {}).get("metadata"),
+        getattr(outcome, "told", ()),
+    ]
     return choices, told, outcome.model, outcome.stream, outcome.include_usage, outcome.tells_tier, outcome.echo
 
 
