@@ -147,8 +147,22 @@ _COMPLETION = {
         },
         "logprobs": _range("integer", 0, MAX_TOP_LOGPROBS),
         "echo": _nullable(_BOOLEAN),
+        "suffix": _nullable(_STRING),
         "best_of": _range("integer", 1),
         "response_format": _nullable(_FORMAT),
+    },
+}
+_INFILL = {
+    "type": "object",
+    "required": ["input_prefix", "input_suffix"],
+    "properties": _GENERATION
+    | {
+        "input_prefix": _STRING,
+        "input_suffix": _STRING,
+        "prompt": _nullable(_STRING),
+        "input_extra": _nullable({"type": "array", "items": {"type": "object", "required": ["text"]}}),
+        "n_predict": _range("integer", -2, 2**31 - 1),
+        "response_fields": _nullable({"type": "array", "items": _STRING}),
     },
 }
 _EMBEDDED: dict[str, Any] = {
@@ -371,6 +385,7 @@ def document() -> dict[str, Any]:
             "/tokenize": _examine("The tokens of a text", _TOKENIZE),
             "/detokenize": _examine("The text of tokens", _DETOKENIZE),
             "/apply-template": _examine("A conversation as the model reads it", _CHAT_REF),
+            "/infill": _generate("Fill a gap in a text, as llama-server does", "InfillRequest"),
             "/v1/embeddings": _compute("Vectors of texts", "EmbeddingRequest"),
             **{path: _compute("How well documents answer a query", "RerankRequest") for path in RERANK_PATHS},
             **openapi_agents.paths(_HEADERS),
@@ -398,6 +413,7 @@ def document() -> dict[str, Any]:
             "schemas": {
                 "ChatRequest": _CHAT,
                 "CompletionRequest": _COMPLETION,
+                "InfillRequest": _INFILL,
                 "EmbeddingRequest": _EMBEDDING,
                 "RerankRequest": _RERANK,
                 "Error": _ERROR,

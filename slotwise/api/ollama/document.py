@@ -103,7 +103,8 @@ SCHEMAS: Json = {
         "type": "object",
         "required": ["model"],
         "properties": _COMMON
-        | {"prompt": _nullable(_STRING), "system": _nullable(_STRING), "raw": _nullable(_BOOLEAN)},
+        | {name: _nullable(_STRING) for name in ("prompt", "suffix", "system")}
+        | {"raw": _nullable(_BOOLEAN)},
     },
     "OllamaEmbedRequest": {
         "type": "object",

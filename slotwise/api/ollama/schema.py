@@ -23,7 +23,16 @@ from slotwise.api.schemas import json_constraint
 from slotwise.api.suitable import check_suitable
 from slotwise.errors import InvalidRequest
 from slotwise.memory.facts import Kind, ModelFacts
-from slotwise.request import ChatMessage, ChatPrompt, Constraint, EmbedPrompt, Prompt, RankPrompt, TextPrompt
+from slotwise.request import (
+    ChatMessage,
+    ChatPrompt,
+    Constraint,
+    EmbedPrompt,
+    InfillPrompt,
+    Prompt,
+    RankPrompt,
+    TextPrompt,
+)
 
 MAX_TOP_LOGPROBS = 20
 #: Ollama's levels of thinking.
@@ -64,15 +73,20 @@ def parse_generate(body: bytes, asker: Asker = NOBODY, *, find: Find) -> OllamaR
     data = fields.parse_object(body)
     model = find(data.get("model"))
     _refuse_unsupported(data)
-    prompt, system = _text(data, "prompt"), _text(data, "system")
+    prompt, suffix, system = (_text(data, name) for name in ("prompt", "suffix", "system"))
     raw = fields.boolean(data, "raw")
     if raw and system:
         raise fields.unsupported("system", "with 'raw' the prompt is used as it is; put it there.")
+    if suffix and system:
+        raise fields.unsupported("system", "with 'suffix' there is no conversation; put it into the prompt.")
     wanted, warning = _wanted(data, model)
-    if not prompt:
+    if not prompt and not suffix:
         return _load(model, wanted, asker)
     check_suitable(model.facts, "text")
     args, constraint = _thinking(data, model.facts), _format(data)
+    if suffix:
+        wanted = msgspec.structs.replace(wanted, constraint=constraint)
+        return _request(model, InfillPrompt(prompt, suffix), wanted, asker, warning=warning)
     if raw or model.facts.template is None:
         text = f"{system}\n\n{prompt}" if system else prompt
         wanted = msgspec.structs.replace(wanted, constraint=constraint)
@@ -162,7 +176,6 @@ def _refuse_unsupported(data: Mapping[str, Any]) -> None:
     refuse_images(data.get("images"), "images")
     for name, why in {
         "template": "templates come from the model, never from a request.",
-        "suffix": "infilling is not built.",
         "context": "send the conversation to /api/chat as 'messages'.",
     }.items():
         if data.get(name) not in (None, "", []):
