@@ -72,7 +72,7 @@ PURE = [
             "vectors",
         )
     ),
-    *(f"slotwise.api.{name}" for name in ("openapi_agents", "thinking")),
+    *(f"slotwise.api.{name}" for name in ("numerals", "openapi_agents", "thinking")),
     *(f"slotwise.api.anthropic.{name}" for name in ("blocks", "errors", "schema", "telling")),
     *(f"slotwise.api.responses.{name}" for name in ("items", "output", "schema", "settings", "store", "telling")),
     *(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from slotwise.api import numerals
 from slotwise.durations import ALLOWED, seconds_of
 from slotwise.errors import InvalidRequest
 
@@ -34,7 +35,7 @@ _short.maxlevel, _short.maxlist, _short.maxdict, _short.maxstring = 1, _SHOWN_IT
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """The body as a JSON object.
+    """The body as a JSON object; whole numbers of more than 64 bits are floats.
 
     Raises:
         InvalidRequest: not JSON (NaN, lone surrogates and endless nesting included), or not an object.
@@ -44,7 +45,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
         message = f"The body has {containers} lists and objects; more than {MAX_CONTAINERS} are not read."
         raise InvalidRequest(message, code="invalid_json")
     try:
-        value = msgspec.json.decode(body)
+        value = numerals.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}", code="invalid_json") from error
     except RecursionError as error:
@@ -170,7 +171,8 @@ def integer(data: Mapping[str, Any], name: str, low: int, high: int | None = Non
     if value is None:
         return None
     allowed = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+    # Where there is no bound, how exact a large one is does not matter.
+    if isinstance(value, float) and value.is_integer() and (abs(value) < 2**53 or high is None):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         raise invalid(path or name, value, allowed)

@@ -147,6 +147,10 @@ class WorkerHandle:
                 await stdin.send(encode(command))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):
             logger.debug("worker %s no longer reads", self.pid)
+        except (FrameError, OverflowError, TypeError, ValueError) as error:
+            # Whoever asked for this has lost its worker, which it is blamed for; the server goes on.
+            self._fault = f"it could not be told what to do ({error})"
+            self._kill()
 
     async def _read(self, stdout: anyio.abc.ByteReceiveStream | None) -> None:
         assert stdout is not None

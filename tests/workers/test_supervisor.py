@@ -132,6 +132,17 @@ async def test_a_load_that_fails_says_why() -> None:
         await listener.wait_lost()
 
 
+async def test_a_command_that_can_not_be_written_costs_its_worker_and_nothing_else() -> None:
+    async with _pool() as (pool, listener):
+        for worker_id in (1, 2):
+            pool.start(worker_id, _load())
+        await listener.wait_for(Ready, 2)
+        pool.send(1, Prepare("r", ChatPrompt((ChatMessage("user", "hi"),), template_args={"x": 10**30})))
+        assert "could not be told what to do" in await listener.wait_lost()
+        assert not listener.from_outside[1]
+        assert list(pool.pids) == [2]
+
+
 async def test_a_prompt_that_can_not_be_used_is_refused_with_its_field() -> None:
     async with _pool() as (pool, listener):
         pool.start(1, _load())

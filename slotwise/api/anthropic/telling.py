@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from slotwise.api import sse
+from slotwise.api import numerals, sse
 from slotwise.api.anthropic.schema import MessagesRequest
 from slotwise.api.asked import ParsedRequest
 from slotwise.api.pieces import Answer, CallArguments, CallBegins, Piece, Reasoning, Text
@@ -163,7 +163,7 @@ def tell_messages(request: ParsedRequest, created: int, tier: str | None) -> Mes
 def input_of(arguments: str) -> dict[str, Any]:
     """The arguments of a call. A model may write what is no object, or be cut in the middle of it."""
     try:
-        value = msgspec.json.decode(arguments) if arguments else {}
+        value = numerals.decode(arguments) if arguments else {}
     except (msgspec.DecodeError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {INVALID_JSON: arguments}

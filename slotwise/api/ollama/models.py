@@ -42,7 +42,7 @@ def running(facts: ModelFacts, context: int, memory: ServedMemory, expires_in_s:
     return _head(facts) | {
         "size": sum(sum(amounts.values()) for amounts in reserved),
         "size_vram": sum(size for amounts in reserved for device, size in amounts.items() if device != HOST),
-        "expires_at": rfc3339(now + (_FOREVER_S if expires_in_s is None else expires_in_s)),
+        "expires_at": rfc3339(now + min(_FOREVER_S if expires_in_s is None else expires_in_s, _FOREVER_S)),
         "context_length": context,
     }
 

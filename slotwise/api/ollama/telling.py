@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from slotwise.api import numerals
 from slotwise.api.ollama.schema import Purpose
 from slotwise.api.pieces import Answer, CallArguments, CallBegins, Piece, Reasoning, Text
 from slotwise.api.telling import Ending
@@ -43,8 +44,8 @@ def _ns(milliseconds: float) -> int:
 def call_object(index: int, call: ToolCall) -> dict[str, Any] | None:
     """A whole call; None where its arguments are not an object, because the answer was cut or the model erred."""
     try:
-        arguments = msgspec.json.decode(call.arguments or "{}")
-    except msgspec.DecodeError:
+        arguments = numerals.decode(call.arguments or "{}")
+    except (msgspec.DecodeError, RecursionError):
         return None
     if not isinstance(arguments, dict):
         return None

@@ -126,4 +126,6 @@ def test_a_loaded_model_takes_what_is_reserved_for_it() -> None:
     assert model.expires_at is not None
     assert model.expires_at.timestamp() == 1_700_000_060
     kept = running(FACTS, 512, memory, None, 1_700_000_000.0)["expires_at"]
+    # As a keep_alive of so many seconds has it: no calendar goes so far.
+    assert running(FACTS, 512, memory, 1e300, 1_700_000_000.0)["expires_at"] == kept
     assert kept.startswith("2123-"), "more than twenty years is for ever"
