@@ -68,7 +68,7 @@ class ContextLengthExceeded(InvalidRequest):
         super().__init__(
             f"This model's maximum context length is {context_cap} tokens. Your prompt has {prompt_tokens} tokens "
             "and at least 1 is reserved for the answer, which exceeds the available context size "
-            f"({context_cap} tokens). Shorten the prompt or raise --context.",
+            f"({context_cap} tokens). Shorten the prompt, of which tools are a part, or raise --context.",
             param=param,
             details={"n_prompt_tokens": prompt_tokens, "n_ctx": context_cap},
         )

@@ -31,6 +31,7 @@ def openai_card(served: ServedModel, facts: ModelFacts, created: int) -> dict[st
         "state": status.state,
         "load_progress": _percent(counters.load_progress),
         "failure": status.failure,
+        "status": _router_state(served),
         "max_model_len": status.context_cap,
         "context_length": status.context_cap,
         "context": {"per_request": status.context_cap, "train": train or None},
@@ -49,14 +50,8 @@ def openai_card(served: ServedModel, facts: ModelFacts, created: int) -> dict[st
 
 
 def router_card(served: ServedModel, facts: ModelFacts, created: int) -> dict[str, Any]:
-    """Of llama.cpp's `/models`: the same, with the state in its words."""
-    status = served.status
-    state: dict[str, Any] = {"value": _ROUTER_STATES.get(status.state, "unloaded")}
-    if status.failure is not None:
-        state |= {"failed": True, "failure": status.failure}
-    if (progress := _percent(served.counters.load_progress)) is not None:
-        state["progress"] = progress
-    return openai_card(served, facts, created) | {"in_cache": True, "status": state}
+    """Of llama.cpp's `/models`: the same, and that nothing is fetched for it."""
+    return openai_card(served, facts, created) | {"in_cache": True}
 
 
 def lmstudio_card(served: ServedModel, facts: ModelFacts) -> dict[str, Any]:
@@ -98,6 +93,18 @@ def _publisher(facts: ModelFacts) -> str:
         return said[:100]
     owner, separator, _ = facts.name.partition("/")
     return owner if separator else "local"
+
+
+def _router_state(served: ServedModel) -> dict[str, Any]:
+    """In the words of llama.cpp's router. Its clients look for it in `/v1/models` too, and take a model of which
+    nothing is said for one that is loaded."""
+    status = served.status
+    state: dict[str, Any] = {"value": _ROUTER_STATES.get(status.state, "unloaded")}
+    if status.failure is not None:
+        state |= {"failed": True, "failure": status.failure}
+    if (progress := _percent(served.counters.load_progress)) is not None:
+        state["progress"] = progress
+    return state
 
 
 def _percent(progress: float | None) -> int | None:

@@ -81,10 +81,11 @@ async def test_of_a_model_of_which_nothing_is_known_nothing_is_made_up() -> None
         ("failed", {"value": "unloaded", "failed": True, "failure": "no such file"}),
     ],
 )
-async def test_the_router_tells_states_in_llama_cpps_words(state: str, expected: dict[str, Any]) -> None:
+@pytest.mark.parametrize("path", ["/models", "/v1/models"])
+async def test_the_router_tells_states_in_llama_cpps_words(path: str, state: str, expected: dict[str, Any]) -> None:
     progress = {"load_progress": 0.42} if state == "starting" else {}
     app, _ = _app(served("org/m:1b", state, **progress))
-    listed = await _get(app, "/models")
+    listed = await _get(app, path)
 
     assert listed["object"] == "list"
     assert listed["data"][0]["status"] == expected
