@@ -175,7 +175,9 @@ class Settings(BaseSettings):
     speculation: bool = Field(
         True, description="Check tokens that a request's own text suggests, where that is faster. Changes no answer."
     )
-    isolate_keys: bool = Field(False, description="Share what prompts have in common within an API key only.")
+    isolate_keys: bool = Field(
+        False, description="Share what prompts have in common within an API key only, or within its group."
+    )
     flash_attn: FlashAttn = Field("auto", description="Flash attention: auto, on or off.")
     reproducible: bool = Field(
         False, description="Greedy answers the same bits alone and in company; CPU, quantised weights, slower."

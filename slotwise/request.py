@@ -74,6 +74,19 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
     tokens: tuple[int, ...]
 
 
+class InfillPrompt(msgspec.Struct, frozen=True, tag="infill", omit_defaults=True):
+    """A text with a gap, which the answer fills; for models that were trained for it. Special tokens in it are text."""
+
+    prefix: str
+    suffix: str
+    #: The request's field that the suffix comes from, for errors.
+    param: str = "suffix"
+    #: Names and texts of what stands elsewhere, the least important first: these are left out where there are more
+    #: tokens in all than `most`.
+    extra: tuple[tuple[str, str], ...] = ()
+    most: int = 0
+
+
 class EmbedPrompt(msgspec.Struct, frozen=True, tag="embed", omit_defaults=True):
     """Texts that are turned into vectors, each on its own."""
 
@@ -93,7 +106,7 @@ class RankPrompt(msgspec.Struct, frozen=True, tag="rank", omit_defaults=True):
     param: str = "documents"
 
 
-Prompt = ChatPrompt | TextPrompt | TokenPrompt | EmbedPrompt | RankPrompt
+Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt | EmbedPrompt | RankPrompt
 
 
 def input_name(prompt: Prompt, index: int) -> str:
@@ -116,6 +129,8 @@ def prompt_characters(prompt: Prompt) -> int:
             return len(text)
         case TokenPrompt():
             return 0
+        case InfillPrompt(prefix, suffix, _, extra):
+            return len(prefix) + len(suffix) + sum(len(name) + len(text) for name, text in extra)
         case EmbedPrompt(inputs):
             return sum(map(prompt_characters, inputs))
         case RankPrompt(query, documents):

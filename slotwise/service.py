@@ -75,6 +75,7 @@ class Service:
             self.supervisor,
             {model: plan.loads for model, plan in plans.items()},
             isolate_keys=settings.isolate_keys,
+            policies=keyring.policies,
             on_usage=self._book,
             on_gone=self._remember,
         )

@@ -32,6 +32,8 @@ BEYOND_SCHEMAS = (
     r"the id of one of the items",
     r"Previous response with id .* not found",
     r"with 'raw' the prompt is used as it is",
+    r"'suffix' is not supported: it follows prompts that are text",
+    r"with 'suffix' there is no conversation",
     # What this model is.
     r"maximum context length is",
     r"does not support thinking",

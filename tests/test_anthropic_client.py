@@ -1,6 +1,7 @@
 """Anthropic's client against a real server process with the demo model."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anthropic
@@ -62,6 +63,16 @@ def test_a_message(client: anthropic.Anthropic) -> None:
     assert message.usage.input_tokens + message.usage.cache_read_input_tokens > 5
     assert 1 <= message.usage.output_tokens <= 20
     assert message._request_id
+
+
+def test_models_are_listed(client: anthropic.Anthropic) -> None:
+    listed = list(client.models.list(limit=1))
+    one = client.models.retrieve(MODEL)
+
+    assert [model.id for model in listed] == [MODEL]
+    for model in (listed[0], one):
+        assert (model.type, model.display_name, model.max_input_tokens) == ("model", MODEL, 512)
+        assert abs(model.created_at - datetime.now(UTC)) < timedelta(hours=1)
 
 
 def test_a_stream_is_accumulated_by_the_client_to_the_same_message(client: anthropic.Anthropic) -> None:

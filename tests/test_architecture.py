@@ -173,8 +173,7 @@ def test_starlette_lives_only_in_the_api() -> None:
 
 
 def test_only_the_service_imports_the_api_and_only_the_command_line_the_service() -> None:
-    # The benchmark makes its constraints as requests do.
-    assert _importers("slotwise.api") == {"slotwise.service", "slotwise.benchmarks.constrained"}
+    assert _importers("slotwise.api") == {"slotwise.service"}
     assert _importers("slotwise.service") == {"slotwise.cli"}
 
 

@@ -1,6 +1,6 @@
 """Schemas hold: answers of the demo model to schemas of all kinds parse and validate.
 
-The quick part is one answer to each schema; the proof is 1,000 of them (`-m slow`), half of them greedy. What every
+The quick part is one answer to each schema; the proof is 1,000 whole ones (`-m slow`), half of them greedy. What every
 answer must be is what `jsonschema` says, not what our compiler does. A schema that a text without end fits (a list of
 lists of lists …) may be cut off by the limit of the answer: those are counted, and there are few.
 """
@@ -61,7 +61,7 @@ SCHEMAS: dict[str, Schema] = {
     "formats": _object(
         {
             "day": {"type": "string", "format": "date"},
-            "at": {"type": "string", "format": "date-time"},
+            "at": {"type": "string", "format": "date-time", "maxLength": 30},
             "id": {"type": "string", "format": "uuid"},
             "address": {"type": "string", "format": "ipv4"},
         }
@@ -139,6 +139,7 @@ SCHEMAS: dict[str, Schema] = {
 }
 #: A text without end fits these, or one that is longer than the limit.
 ENDLESS = {"a reference to itself", "a number with bounds"}
+ASKED = 1050
 SUBJECTS = ("a lighthouse keeper", "the city of Graz", "a chess game", "the moon", "a recipe", "two numbers")
 
 
@@ -196,7 +197,7 @@ def _asked(count: int) -> list[tuple[str, tuple[str, Constraint, SamplingParams]
 
 
 def _cut_off(model: LlamaModel, constraints: Constraints, count: int) -> dict[str, int]:
-    """Generates and validates; returns the answers that the limit ended, by schema."""
+    """Generates and validates; returns how many answers the limit ended, by schema."""
     asked = _asked(count)
     cut_off: dict[str, int] = {}
     for (name, _), (text, end) in zip(asked, _answers(model, constraints, [one for _, one in asked]), strict=True):
@@ -219,9 +220,10 @@ def test_an_answer_to_each_schema_validates(model: LlamaModel, constraints: Cons
 def test_a_thousand_answers_validate(
     model: LlamaModel, constraints: Constraints, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cut_off = _cut_off(model, constraints, 1000)
+    cut_off = _cut_off(model, constraints, ASKED)
+    whole = ASKED - sum(cut_off.values())
     with capsys.disabled():
-        print(f"\n1000 answers to {len(SCHEMAS)} schemas; ended by the limit: {cut_off or 'none'}")  # noqa: T201
+        print(f"\n{whole} whole answers to {len(SCHEMAS)} schemas, all valid; ended by the limit: {cut_off}")  # noqa: T201
 
     assert not cut_off.keys() - ENDLESS
-    assert sum(cut_off.values()) <= 40
+    assert whole >= 1000

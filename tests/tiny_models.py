@@ -3,7 +3,7 @@
 What they say is nonsense, and depends on every token before it: a wrong cell or state gives another text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import gguf
@@ -30,15 +30,17 @@ _BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def write_model(folder: Path, kind: str, seed: int = 1, *, context_length: int = CONTEXT) -> str:
+def write_model(
+    folder: Path, kind: str, seed: int = 1, *, context_length: int = CONTEXT, marks: Sequence[str] = ()
+) -> str:
     """Path of a GGUF file. `kind`: "llama" (plain attention), "gemma2" (sliding window) or "mamba" (recurrent).
-    `context_length`: tokens that it claims to be trained for."""
+    `context_length`: tokens that it claims to be trained for. `marks`: further control tokens."""
     path = folder / f"tiny-{kind}.gguf"
     writer = gguf.GGUFWriter(path, kind)
-    _describe(writer, kind, context_length)
-    add_vocabulary(writer)
+    _describe(writer, kind, context_length, VOCABULARY + len(marks))
+    vocabulary = add_vocabulary(writer, marks)
     rng = np.random.default_rng(seed)
-    for name, shape in _tensors(kind):
+    for name, shape in _tensors(kind, vocabulary):
         writer.add_tensor(name, _weights(rng, name, shape))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -104,13 +106,13 @@ def _with_bias(name: str, shape: tuple[int, ...]) -> Tensors:
     yield f"{name}.bias", shape[:1]
 
 
-def _describe(writer: gguf.GGUFWriter, kind: str, context_length: int) -> None:
+def _describe(writer: gguf.GGUFWriter, kind: str, context_length: int, vocabulary: int) -> None:
     writer.add_context_length(context_length)
     writer.add_embedding_length(_WIDTH)
     writer.add_block_count(_LAYERS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_vocab_size(VOCABULARY)
+    writer.add_vocab_size(vocabulary)
     if kind == "mamba":
         writer.add_feed_forward_length(0)
         writer.add_head_count(0)
@@ -129,26 +131,27 @@ def _describe(writer: gguf.GGUFWriter, kind: str, context_length: int) -> None:
         writer.add_sliding_window(WINDOW)
 
 
-def add_vocabulary(writer: gguf.GGUFWriter) -> int:
+def add_vocabulary(writer: gguf.GGUFWriter, marks: Sequence[str] = ()) -> int:
     """A token for each byte, and a template for chats; returns how many tokens there are."""
-    tokens = [*_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokens = [*_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *marks]
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, *[gguf.TokenType.BYTE] * 256]
+    kinds += [gguf.TokenType.CONTROL] * len(marks)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * VOCABULARY)
+    writer.add_token_scores([0.0] * len(tokens))
     writer.add_token_types(kinds)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_chat_template("{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]")
-    return VOCABULARY
+    return len(tokens)
 
 
-def _tensors(kind: str) -> Tensors:
+def _tensors(kind: str, vocabulary: int) -> Tensors:
     """Names and shapes, the slowest index first."""
-    yield "token_embd.weight", (VOCABULARY, _WIDTH)
+    yield "token_embd.weight", (vocabulary, _WIDTH)
     yield "output_norm.weight", (_WIDTH,)
     if kind != "gemma2":
-        yield "output.weight", (VOCABULARY, _WIDTH)
+        yield "output.weight", (vocabulary, _WIDTH)
     for layer in range(_LAYERS):
         block = f"blk.{layer}."
         yield block + "attn_norm.weight", (_WIDTH,)

@@ -29,7 +29,7 @@ _OLLAMA = (
     *("/api/tags", "/api/show", "/api/ps", "/api/version"),
     "/api/pull",  # it fetches nothing: it says of a model that it is there
 )
-_LLAMA_CPP = ("/tokenize", "/detokenize", "/apply-template", "/models")
+_LLAMA_CPP = ("/tokenize", "/detokenize", "/apply-template", "/infill", "/models")
 _LM_STUDIO = ("/api/v0/models", "/api/v0/chat/completions", "/api/v0/completions", "/api/v0/embeddings")
 _OWN = ("/v1/slotwise/status", "/v1/slotwise/queue", "/metrics", "/openapi.json")
 _CHANGES = (

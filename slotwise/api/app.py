@@ -27,6 +27,7 @@ from slotwise.api.edge import Edge
 from slotwise.api.embeddings import embeddings, rerank
 from slotwise.api.entrance import Entrance
 from slotwise.api.examine import Examination
+from slotwise.api.infill import routes as infill_routes
 from slotwise.api.metrics import Metrics
 from slotwise.api.ollama import routes as ollama
 from slotwise.api.openai import tell_chat, tell_completion
@@ -86,6 +87,7 @@ def create_app(
             *anthropic_routes(entrance),
             *responses_routes(entrance),
             *catalogue_routes(entrance),
+            *infill_routes(entrance),
             # LM Studio's names of the same.
             Route("/api/v0/chat/completions", routes.chat, methods=["POST"]),
             Route("/api/v0/completions", routes.completion, methods=["POST"]),

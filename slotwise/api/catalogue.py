@@ -1,8 +1,8 @@
 """The models there are, in three dialects, and llama.cpp's way to have one loaded or unloaded.
 
-OpenAI's `/v1/models`; `/models` with `/models/load` and `/models/unload` of llama.cpp's router, by which front ends
-show what is loaded and give its memory back; LM Studio's `/api/v0/models`, from which editors learn how long a context
-is.
+OpenAI's `/v1/models`, which has Anthropic's members too; `/models` with `/models/load` and `/models/unload` of
+llama.cpp's router, by which front ends show what is loaded and give its memory back; LM Studio's `/api/v0/models`, from
+which editors learn how long a context is.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ModelPinned(InvalidRequest):
 def routes(entrance: Entrance) -> list[Route]:
     catalogue = Catalogue(entrance)
     return [
-        Route("/v1/models", catalogue.listing(catalogue.openai), methods=["GET"]),
+        Route("/v1/models", catalogue.listing(catalogue.openai, paged=True), methods=["GET"]),
         Route("/v1/models/{model_id:path}", catalogue.single(catalogue.openai), methods=["GET"]),
         Route("/models", catalogue.listing(catalogue.router), methods=["GET"]),
         Route("/models/load", catalogue.order(catalogue.load), methods=["POST"]),
@@ -63,10 +63,14 @@ class Catalogue:
     def router(self, served: ServedModel, facts: ModelFacts) -> dict[str, Any]:
         return router_card(served, facts, self._created)
 
-    def listing(self, card: Card) -> Callable[[Request], Any]:
+    def listing(self, card: Card, *, paged: bool = False) -> Callable[[Request], Any]:
+        """`paged`: with what Anthropic's clients turn pages by; there is one."""
+
         async def answer(request: Request) -> Response:
             cards = [card(served, self._facts(served)) for served in self._service.status()]
-            return as_response(json_reply({"object": "list", "data": cards}))
+            ends = [cards[at]["id"] if cards else None for at in (0, -1)]
+            page = {"has_more": False, "first_id": ends[0], "last_id": ends[1]} if paged else {}
+            return as_response(json_reply({"object": "list", "data": cards} | page))
 
         return answer
 

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from slotwise.api import waits
+from slotwise.api import fields, waits
 from slotwise.api.asked import Asker, ParsedRequest
 from slotwise.api.body import ClientLeft, read_json_body
 from slotwise.api.metrics import Metrics
@@ -110,6 +110,16 @@ class Entrance:
         if model in self.catalogue:
             return self.catalogue[model]
         raise ModelNotFound(f"The model '{model[:100]}' does not exist.", param=param)
+
+    def named(self, data: Mapping[str, Any]) -> str:
+        """The model that a body names; it need not where there is only one. Raises InvalidRequest."""
+        named = fields.string(data, "model", max_length=512)
+        if named:
+            return named
+        names = [served.status.model for served in self.service.status()]
+        if len(names) != 1:
+            raise fields.invalid("model", named, f"one of {', '.join(names)}")
+        return names[0]
 
     def count_refusal(self, code: str) -> None:
         self.metrics.rejected.labels(code).inc()

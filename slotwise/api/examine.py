@@ -7,7 +7,7 @@ cancels it. It takes no slot.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -19,8 +19,8 @@ from slotwise.api import fields
 from slotwise.api.asked import Asker, ParsedRequest, new_id
 from slotwise.api.body import ClientLeft
 from slotwise.api.entrance import Entrance, Parse, silence
+from slotwise.api.prompts import MAX_PROMPT_TOKENS
 from slotwise.api.replies import json_reply
-from slotwise.api.schema import MAX_PROMPT_TOKENS
 from slotwise.errors import InvalidRequest, SlotwiseError
 from slotwise.request import Examine, Examined, GenerationRequest, Prompt, TextPrompt, TokenPrompt
 
@@ -105,7 +105,7 @@ class Examination:
     async def _answer(self, request: Request, tell: Callable[[Request, dict[str, Any]], Awaitable[object]]) -> ASGIApp:
         try:
             data = fields.parse_object(await self._entrance.body(request))
-            reply = json_reply(await tell(request, data | {"model": self._model(data)}))
+            reply = json_reply(await tell(request, data | {"model": self._entrance.named(data)}))
         except ClientLeft:
             return silence
         except SlotwiseError as error:
@@ -151,15 +151,6 @@ class Examination:
 
     def _chat(self, request: Request, data: dict[str, Any]) -> ParsedRequest:
         return self._parse_chat(msgspec.json.encode(data), self._entrance.asker(request))
-
-    def _model(self, data: Mapping[str, Any]) -> str:
-        named = fields.string(data, "model", max_length=512)
-        if named:
-            return named
-        names = [served.status.model for served in self._entrance.service.status()]
-        if len(names) != 1:
-            raise fields.invalid("model", named, f"one of {', '.join(names)}")
-        return names[0]
 
 
 def _token_ids(value: object, path: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from slotwise.memory.facts import ModelFacts
@@ -12,7 +13,8 @@ _ROUTER_STATES = {"ready": "loaded", "starting": "loading", "draining": "unloade
 
 
 def openai_card(served: ServedModel, facts: ModelFacts, created: int) -> dict[str, Any]:
-    """Of `/v1/models`: OpenAI's members, those that clients of vLLM, llama.cpp and OpenRouter look for, and ours."""
+    """Of `/v1/models`: OpenAI's members, Anthropic's, those that clients of vLLM, llama.cpp and OpenRouter look for,
+    and ours."""
     status, counters = served.status, served.counters
     train = counters.info.context_train if counters.info else facts.context_train
     return {
@@ -20,6 +22,11 @@ def openai_card(served: ServedModel, facts: ModelFacts, created: int) -> dict[st
         "object": "model",
         "created": created,
         "owned_by": "slotwise",
+        "type": "model",
+        "display_name": status.model,
+        "created_at": datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "max_input_tokens": status.context_cap,
+        "max_tokens": status.context_cap,
         "name": status.model,
         "state": status.state,
         "load_progress": _percent(counters.load_progress),
@@ -75,7 +82,7 @@ def capabilities(facts: ModelFacts) -> list[str]:
     """In Ollama's words, and "rerank"."""
     if facts.pooling is not None:
         return ["rerank" if facts.ranks else "embedding"]
-    more = {"tools": facts.takes_tools, "thinking": facts.thinks}
+    more = {"tools": facts.takes_tools, "insert": facts.infills, "thinking": facts.thinks}
     return ["completion", *(name for name, has in more.items() if has)]
 
 

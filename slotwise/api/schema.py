@@ -17,21 +17,20 @@ from slotwise.api.asked import NOBODY, Asker, ParsedRequest, Wanted, choices_of,
 from slotwise.api.formats.arrange import arrange
 from slotwise.api.messages import parse_messages
 from slotwise.api.pieces import AnswerParser, PlainText
+from slotwise.api.prompts import MAX_PROMPTS, parse_prompts
 from slotwise.api.shape import parse_format, parse_template_args
 from slotwise.api.toolfields import parse_choice, parse_tools
 from slotwise.memory.facts import ModelFacts
 from slotwise.request import (
     ChatPrompt,
+    InfillPrompt,
     Prompt,
     SamplingParams,
     ServiceTier,
     TextPrompt,
-    TokenPrompt,
 )
 
-MAX_PROMPTS = 64
 MAX_CHOICES = 8
-MAX_PROMPT_TOKENS = 4_000_000
 MAX_STOPS, MAX_STOP_LENGTH = 16, 1024
 MAX_LOGIT_BIAS = 1024
 MAX_USER_LENGTH = 512
@@ -55,7 +54,7 @@ def parse_chat(
         constraint=parse_format(data),
     )
     wanted = msgspec.structs.replace(
-        _wanted(data),
+        parse_wanted(data),
         constraint=arranged.constraint,
         special_text=arranged.special_text,
         top_logprobs=_top_logprobs(data),
@@ -67,14 +66,14 @@ def parse_completion(body: bytes, asker: Asker = NOBODY) -> ParsedRequest:
     """The body of POST /v1/completions. Raises InvalidRequest."""
     data = fields.parse_object(body)
     model = _model(data)
-    prompts = _prompts(data.get("prompt"))
+    prompts = parse_prompts(data)
     _refuse_unsupported(data, _UNSUPPORTED_COMPLETION)
     copies = fields.integer(data, "n", 1, MAX_CHOICES) or 1
     best_of = fields.integer(data, "best_of", 1)
     if best_of is not None and best_of > copies:
         raise fields.unsupported("best_of", "choices are not ranked, so it can not be more than n.")
     wanted = msgspec.structs.replace(
-        _wanted(data),
+        parse_wanted(data),
         constraint=parse_format(data),
         top_logprobs=None if data.get("logprobs") is False else fields.integer(data, "logprobs", 0, MAX_TOP_LOGPROBS),
     )
@@ -113,8 +112,8 @@ def _finish(
     )
 
 
-def _wanted(data: Mapping[str, Any]) -> Wanted:
-    """What both endpoints read alike."""
+def parse_wanted(data: Mapping[str, Any]) -> Wanted:
+    """What all read alike of what is to be generated. Raises InvalidRequest."""
     return Wanted(
         sampling=_sampling(data),
         max_output_tokens=_output_limit(data),
@@ -135,9 +134,13 @@ def _top_logprobs(data: Mapping[str, Any]) -> int | None:
 
 def _echo(data: Mapping[str, Any], prompts: list[Prompt], copies: int) -> tuple[str, ...]:
     """The prompt of each choice."""
-    texts = [prompt.text for prompt in prompts if isinstance(prompt, TextPrompt)]
-    if len(texts) < len(prompts):
-        raise fields.unsupported("echo", "a prompt of token ids is not told again; send it as text.")
+    texts = []
+    for prompt in prompts:
+        match prompt:
+            case TextPrompt(text) | InfillPrompt(text):
+                texts.append(text)
+            case _:
+                raise fields.unsupported("echo", "a prompt of token ids is not told again; send it as text.")
     return tuple(text for text in texts for _ in range(copies))
 
 
@@ -161,45 +164,6 @@ def _model(data: Mapping[str, Any]) -> str:
     if not model:
         raise fields.invalid("model", model, "the name of a model; GET /v1/models lists them")
     return model
-
-
-def _prompts(value: object) -> list[Prompt]:
-    """One string, one list of token ids, or a list of either."""
-    if isinstance(value, str):
-        return [_text_prompt(value, "prompt")]
-    allowed = "a string, a list of strings, a list of token ids, or a list of those"
-    if not isinstance(value, list) or not value:
-        raise fields.invalid("prompt", value, allowed)
-    if _is_token(value[0]):
-        return [_token_prompt(value, "prompt")]
-    if len(value) > MAX_PROMPTS:
-        raise fields.invalid("prompt", value, f"at most {MAX_PROMPTS} prompts")
-    prompts: list[Prompt] = []
-    for index, item in enumerate(value):
-        path = f"prompt[{index}]"
-        if not isinstance(item, str | list):
-            raise fields.invalid(path, item, "a string or a list of token ids")
-        prompts.append(_text_prompt(item, path) if isinstance(item, str) else _token_prompt(item, path))
-    return prompts
-
-
-def _text_prompt(value: str, path: str) -> TextPrompt:
-    if not value:
-        raise fields.invalid(path, value, "at least one character long")
-    return TextPrompt(fields.prompt_text(value, path))
-
-
-def _token_prompt(value: list[Any], path: str) -> TokenPrompt:
-    fields.sequence(value, path, 1, MAX_PROMPT_TOKENS)
-    # The whole list at the speed of C; only a bad one is searched.
-    if set(map(type, value)) != {int} or min(value) < 0 or max(value) >= 2**31:
-        index, token = next((i, t) for i, t in enumerate(value) if not _is_token(t) or not 0 <= t < 2**31)
-        raise fields.invalid(f"{path}[{index}]", token, "a token id")
-    return TokenPrompt(tuple(value))
-
-
-def _is_token(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _sampling(data: Mapping[str, Any]) -> SamplingParams:
@@ -285,7 +249,6 @@ _UNSUPPORTED_CHAT: dict[str, tuple[Harmless, str]] = _COMMON | {
 }
 _UNSUPPORTED_COMPLETION: dict[str, tuple[Harmless, str]] = _COMMON | {
     "chat_template_kwargs": (lambda value: not value, "a completion has no template."),
-    "suffix": (lambda value: value == "", "infilling is not built."),
 }
 
 

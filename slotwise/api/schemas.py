@@ -17,6 +17,8 @@ from slotwise.request import Constraint
 MAX_SCHEMA_BYTES = 256 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_PROPERTIES = 5_000
+#: Of one object: each may come next at any place in it, which the grammar has to follow.
+MAX_OPTIONAL = 1_000
 MAX_ENUM_VALUES = 10_000
 MAX_PATTERN_LENGTH = 1_024
 #: Of llguidance, in a schema: clients may not set them.
@@ -67,6 +69,8 @@ def _check(schema: dict[str, Any], param: str) -> None:
             raise _refused(param, f"is nested deeper than {MAX_SCHEMA_DEPTH} levels")
         for name in ("properties", "patternProperties"):
             properties += len(node[name]) if isinstance(node.get(name), dict) else 0
+        if (optional := _optional(node)) > MAX_OPTIONAL:
+            raise _refused(param, f"has an object with {optional} optional properties; at most {MAX_OPTIONAL} may be")
         values += len(node["enum"]) if isinstance(node.get("enum"), list) else 0
         for pattern in _patterns(node):
             if len(pattern) > MAX_PATTERN_LENGTH:
@@ -77,6 +81,13 @@ def _check(schema: dict[str, Any], param: str) -> None:
         raise _refused(param, f"has {properties} properties; at most {MAX_PROPERTIES} may be")
     if values > MAX_ENUM_VALUES:
         raise _refused(param, f"has {values} enum values; at most {MAX_ENUM_VALUES} may be")
+
+
+def _optional(node: dict[str, Any]) -> int:
+    """At least so many properties of an object are optional."""
+    properties, required = node.get("properties"), node.get("required")
+    named = len(properties) if isinstance(properties, dict) else 0
+    return named - len(required) if isinstance(required, list) else named
 
 
 def _patterns(node: dict[str, Any]) -> Iterator[str]:

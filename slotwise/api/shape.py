@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slotwise.api import fields
+from slotwise.api import fields, thinking
 from slotwise.api.schemas import json_constraint
+from slotwise.api.thinking import EFFORTS
 from slotwise.request import Constraint
 
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 MAX_TEMPLATE_ARGS = 32
 #: What a template gets from us, and never from a request.
 _OURS = frozenset(
@@ -58,13 +58,7 @@ def parse_template_args(data: Mapping[str, Any]) -> dict[str, Any]:
         raise fields.invalid("chat_template_kwargs", own, f"an object of at most {MAX_TEMPLATE_ARGS} members")
     if taken := sorted(_OURS & own.keys()):
         raise fields.invalid(f"chat_template_kwargs.{taken[0]}", own[taken[0]], "left to the server")
-    return effort_args(fields.string(data, "reasoning_effort", max_length=16), "reasoning_effort") | own
-
-
-def effort_args(effort: str | None, path: str) -> dict[str, Any]:
-    """What templates know by the two names that are in use: `reasoning_effort` (gpt-oss) and `enable_thinking`."""
-    if effort is None:
-        return {}
-    if effort not in EFFORTS:
-        raise fields.invalid(path, effort, f"one of {', '.join(EFFORTS)}")
-    return {"enable_thinking": effort != "none"} | ({"reasoning_effort": effort} if effort != "none" else {})
+    effort = fields.string(data, "reasoning_effort", max_length=16)
+    if effort is not None and effort not in EFFORTS:
+        raise fields.invalid("reasoning_effort", effort, f"one of {', '.join(EFFORTS)}")
+    return thinking.template_args(effort=effort) | own

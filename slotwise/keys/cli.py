@@ -34,6 +34,10 @@ def add(
     tokens_per_minute: Annotated[int | None, typer.Option(help="Most tokens, prompts and answers.", min=1)] = None,
     context_cap: Annotated[int | None, typer.Option(help="Most tokens of one request.", min=2)] = None,
     models: Annotated[str | None, typer.Option(help="Models that it may use, with commas between; none = all.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Keys of one group share what their prompts have in common, and with no others."),
+    ] = None,
     expires: Annotated[str | None, typer.Option(help="Good for so long: 12h, 30d.")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="It may also load and unload models.")] = False,
     data: Folder = None,
@@ -46,8 +50,10 @@ def add(
     names = None if models is None else frozenset(part.strip() for part in models.split(",") if part.strip())
     if names is not None and not names:
         raise refused("--models names no model")
+    if group is not None and not _NAME.fullmatch(group):
+        raise refused(f"--group is {group!r}: it must be 1 to 64 letters, digits and any of . _ @ -")
     policy = KeyPolicy(
-        weight, Priority[priority.upper()], max_parallel, max_queued, tokens_per_minute, context_cap, names
+        weight, Priority[priority.upper()], max_parallel, max_queued, tokens_per_minute, context_cap, names, group
     )
     now = time.time()
     until = None if expires is None else now + seconds(expires)
@@ -141,6 +147,8 @@ def _limits(key: Key) -> str:
     parts = [f"{limit} {name}" for limit, name in said if limit is not None]
     if policy.models is not None:
         parts.append(f"only {' '.join(sorted(policy.models))}")
+    if policy.group is not None:
+        parts.append(f"group {policy.group}")
     if key.admin:
         parts.append("admin")
     return ", ".join(parts) or "none"
@@ -170,6 +178,7 @@ def _as_json(key: Key, shown: dict[str, str], now: float) -> dict[str, object]:
         "tokens_per_minute": policy.tokens_per_minute,
         "context_cap": policy.context_cap,
         "models": None if policy.models is None else sorted(policy.models),
+        "group": policy.group,
         "admin": key.admin,
         "created": key.created,
         "expires": key.expires,

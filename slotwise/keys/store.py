@@ -47,6 +47,7 @@ CREATE TABLE secrets (
 ) STRICT""",
     ),
     ("ALTER TABLE keys ADD COLUMN admin INTEGER NOT NULL DEFAULT 0",),
+    ('ALTER TABLE keys ADD COLUMN "group" TEXT',),
 )
 
 
@@ -104,7 +105,7 @@ class KeyStore:
                 raise KeyStoreError(f"there is a key {name!r} already, or was one: names are not used again")
             models = None if policy.models is None else json.dumps(sorted(policy.models))
             database.execute(
-                "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)",
+                "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?)",
                 (
                     name,
                     policy.weight,
@@ -117,6 +118,7 @@ class KeyStore:
                     now,
                     expires,
                     admin,
+                    policy.group,
                 ),
             )
             self._insert_secret(database, name, secret, now)
@@ -198,7 +200,7 @@ class KeyStore:
 
 
 def _key(row: tuple[Any, ...]) -> Key:
-    name, weight, priority, parallel, queued, per_minute, cap, models, created, expires, revoked, admin = row
+    name, weight, priority, parallel, queued, per_minute, cap, models, created, expires, revoked, admin, group = row
     policy = KeyPolicy(
         weight=weight,
         priority=Priority[priority.upper()],
@@ -207,5 +209,6 @@ def _key(row: tuple[Any, ...]) -> Key:
         tokens_per_minute=per_minute,
         context_cap=cap,
         models=None if models is None else frozenset(json.loads(models)),
+        group=group,
     )
     return Key(name, policy, created, expires, revoked, bool(admin))

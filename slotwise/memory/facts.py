@@ -10,6 +10,7 @@ from typing import Literal
 
 from slotwise.memory.architectures import EMBEDDERS
 from slotwise.memory.gguf import GGUFError, GGUFHeader, Value
+from slotwise.memory.infilling import infills
 from slotwise.memory.shards import read_model
 
 #: llama_ftype (llama.h).
@@ -83,6 +84,8 @@ class ModelFacts:
     template: str | None = None
     #: None: it is made to write, not to embed.
     pooling: Pooling | None = None
+    #: It was trained to fill gaps in a text.
+    infills: bool = False
     metadata: dict[str, Value] = field(default_factory=dict)
 
     @property
@@ -135,6 +138,7 @@ def facts_of(name: str, model: GGUFHeader, modified_at: float) -> ModelFacts:
         embedding_length=model.integer("embedding_length", 0),
         template=template if isinstance(template, str) and template else None,
         pooling=_pooling(model),
+        infills=infills(model.metadata, model.marks),
         metadata=model.metadata,
     )
 

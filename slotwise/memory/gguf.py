@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from slotwise.memory.ggml_types import TYPES
+from slotwise.memory.infilling import MARKS
 
 MAX_HEADER_BYTES = 256 * 1024 * 1024
 MAX_ENTRIES = 100_000
@@ -30,6 +31,8 @@ DEFAULT_ALIGNMENT = 32
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_TOKENS = "tokenizer.ggml.tokens"
+_SOUGHT = frozenset(mark.encode() for mark in MARKS)
 
 Scalar = int | float | bool | str
 Value = Scalar | list[Scalar] | None
@@ -70,6 +73,8 @@ class GGUFHeader:
     #: Where the data of the tensors begins.
     data_offset: int = 0
     lengths: dict[str, int] = field(default_factory=dict)
+    #: Those of its tokens that mark a gap in a text, if they have the names that are in use.
+    marks: frozenset[str] = frozenset()
 
     @property
     def architecture(self) -> str:
@@ -118,6 +123,7 @@ class _Reader:
         self._offset = 0
         self._lengths: dict[str, int] = {}
         self._kept = 0
+        self._marks: frozenset[str] = frozenset()
 
     def header(self) -> GGUFHeader:
         if self._take(4, "magic") != b"GGUF":
@@ -140,7 +146,7 @@ class _Reader:
         described = [self._tensor() for _ in range(count)]
         data = -(-self._offset // alignment) * alignment
         tensors = self._placed(described, alignment, data)
-        return GGUFHeader(version, metadata, tensors, self._size, data, self._lengths)
+        return GGUFHeader(version, metadata, tensors, self._size, data, self._lengths, self._marks)
 
     # ---- tensors
 
@@ -216,19 +222,24 @@ class _Reader:
         if kind in _SCALARS:
             return list(struct.unpack(f"<{count}{_SCALARS[kind]}", self._take(count * width, f"'{key[:60]}'")))
         items = [self._value(kind, key, nested=True) for _ in range(count)]
+        if key == _TOKENS:
+            self._marks = MARKS & {item for item in items if isinstance(item, str)}
         return [item for item in items if isinstance(item, Scalar)]
 
     def _skip_texts(self, count: int, key: str) -> None:
         if count > MAX_TEXTS:
             raise self._fault(f"'{key[:60]}' announces {count} texts, more than {MAX_TEXTS}")
         unpack, read = struct.Struct("<Q").unpack, self._file.read
+        sought, found = _SOUGHT if key == _TOKENS else frozenset(), []
         for _ in range(count):
             head = read(8)
             length = unpack(head)[0] if len(head) == 8 else MAX_STRING_BYTES + 1
             if length > min(self._limit - self._offset - 8, MAX_STRING_BYTES):
                 raise self._fault(f"it ends within '{key[:60]}'")
-            read(length)
+            if (text := read(length)) in sought:
+                found.append(text.decode())
             self._offset += 8 + length
+        self._marks |= frozenset(found)
 
     def _text(self, what: str) -> str:
         length = self._number("Q", what)

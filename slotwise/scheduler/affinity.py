@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from slotwise.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from slotwise.request import ChatPrompt, InfillPrompt, Prompt, TextPrompt, TokenPrompt
 
 #: Characters of the first mark. Shorter beginnings are computed as quickly as they are found.
 FIRST_MARK = 256
@@ -57,6 +57,11 @@ def _pieces(prompt: Prompt) -> Iterator[str]:
                 yield message.content
         case TextPrompt(text):
             yield text
+        case InfillPrompt(prefix, suffix, _, extra):
+            for name, text in extra:
+                yield f"\0{name}\0{text}"
+            yield f"\0{prefix}\0"
+            yield suffix
         case TokenPrompt(tokens):
             yield ",".join(map(str, tokens[: characters_of(_MOST_MARKS)]))
         case _:

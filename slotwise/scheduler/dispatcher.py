@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import assert_never
 
 import anyio
@@ -26,6 +27,7 @@ from slotwise.scheduler.enquiries import PRIORITIES, Enquiries
 from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.measured import Measured, MeasuredMemory, ServedMemory, WorkerMemory
 from slotwise.scheduler.names import SequenceNames
+from slotwise.scheduler.policy import OPEN, Policies
 from slotwise.scheduler.shares import Flow
 from slotwise.scheduler.status import MemoryStatus, ModelStatus
 from slotwise.workers import protocol
@@ -60,17 +62,19 @@ class Dispatcher:
         loads: Mapping[str, Sequence[LoadModel]],
         *,
         isolate_keys: bool = False,
+        policies: Policies = MappingProxyType({}),
         on_usage: Callable[[ev.BookUsage], None] = lambda usage: None,
         on_gone: Callable[[WorkerMemory], None] = lambda memory: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`loads`: of each of a model's places. With `isolate_keys`, what one key's requests have computed is not taken
-        over by another's. `on_usage` hears what each request took, once it is over, and `on_gone` what a worker has
-        had of the memory."""
+        """`loads`: of each of a model's places. `policies`: of keys; what requests of one group have computed is taken
+        over by those of the same group only, and with `isolate_keys` that of a key without a group by its own only.
+        `on_usage` hears what each request took, once it is over, and `on_gone` what a worker has had of the memory."""
         self._core = core
         self._pool = pool
         self._loads = loads
         self._isolate_keys = isolate_keys
+        self._policies = policies
         self._on_usage = on_usage
         self._on_gone = on_gone
         self._clock = clock
@@ -209,7 +213,7 @@ class Dispatcher:
 
     def _scope(self, request: GenerationRequest) -> str:
         """Only requests of one scope share what they have computed."""
-        return request.key if self._isolate_keys else ""
+        return self._policies.get(request.key, OPEN).scope(request.key, isolated=self._isolate_keys)
 
     def _leave(self, lease: Lease) -> None:
         request_id = lease.request.request_id

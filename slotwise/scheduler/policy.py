@@ -26,9 +26,17 @@ class KeyPolicy:
     context_cap: int | None = None
     #: Names of models; None = all.
     models: frozenset[str] | None = None
+    #: Whose prompts it shares computed beginnings with: keys of the same group, and no others.
+    group: str | None = None
 
     def allows(self, model: str) -> bool:
         return self.models is None or model in self.models
+
+    def scope(self, key: str, *, isolated: bool) -> str:
+        """Requests of one scope share what they have computed. `isolated`: keys without a group share with none."""
+        if self.group is not None:
+            return f"group {self.group}"
+        return f"key {key}" if isolated else ""
 
     def class_of(self, tier: Priority | None) -> Priority:
         """The class of a request that asks for `tier` (None: for nothing in particular)."""

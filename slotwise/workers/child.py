@@ -279,22 +279,32 @@ def _load(load: LoadModel, writer: FrameWriter) -> Callable[[], tuple[Model | Em
     if load.path.startswith(SCHEME):
         if load.pooling:
             return partial(_embedding, FakeEmbedder(load, on_progress), load)
-        return partial(_writing, FakeModel(load, on_progress), load, writer)
+        fake = FakeModel(load, on_progress)
+        return partial(_writing, fake, _constraints(fake), load, writer)
     # The native library, loaded only where a model is.
     from slotwise.workers.llama import LlamaEmbedder, LlamaModel
 
     model = LlamaEmbedder(load, on_progress) if load.pooling else LlamaModel(load, on_progress)
     writer.send(Loading("warm-up", 1.0))
-    model.warm_up()
     if isinstance(model, LlamaEmbedder):
+        model.warm_up()
         return partial(_embedding, model, load)
-    return partial(_writing, model, load, writer)
+    constraints = _constraints(model)
+    model.warm_up()
+    return partial(_writing, model, constraints, load, writer)
 
 
-def _writing(model: Model, load: LoadModel, writer: FrameWriter) -> tuple[Model, StepLoop, Preparing]:
-    # Its process ends with this one, whose end of the pipe it reads.
+def _constraints(model: Model) -> Constraints:
+    """Their part of the vocabulary is made on another thread, while the weights are paged in. Their process ends with
+    this one, whose end of the pipe it reads."""
     constraints = Constraints(model.vocabulary)
     constraints.prepare()
+    return constraints
+
+
+def _writing(
+    model: Model, constraints: Constraints, load: LoadModel, writer: FrameWriter
+) -> tuple[Model, StepLoop, Preparing]:
     prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
     prepare = _with_large_stack(prompts.prepare)
     warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))

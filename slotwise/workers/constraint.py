@@ -17,15 +17,18 @@ from slotwise.workers.grammarcheck import GrammarCheck
 from slotwise.workers.marks import completed, opening_of
 from slotwise.workers.model import NoTokenAllowed, Vocabulary
 
-#: Compiled grammars, and refusals, that are kept.
+#: Compiled grammars, and refusals, that are kept; bytes of their texts. One takes up to a hundred times its text.
 _KEPT = 64
-_KEPT_BYTES = 4 * 1024**2
+_KEPT_BYTES = 1024**2
 #: The library's compiler calls itself once for each reference to a definition in a row.
 _STACK_BYTES = 512 * 1024**2
 #: A mask that took so many seconds is computed beside the next decode: handing it over takes a tenth of that.
 _WORTH_HANDING_OVER = 2e-4
 #: A thought that a template opens is within so many tokens of the prompt's end, where it is no token of its own.
 _OPENING_TOKENS = 16
+#: Of what a grammar leaves no choice about, so many bytes are written as the tokenizer would. Only the first token of
+#: them is used, all of them are there again for the next one, and they may be most of a schema.
+_WRITTEN_BYTES = 512
 #: Nothing in a text for the tokenizer grows together with it.
 _SENTINEL = "\x02"
 
@@ -197,7 +200,8 @@ def _tokenizer(vocabulary: Vocabulary) -> Callable[[bytes], list[int]]:
         return b"".join(map(vocabulary.piece, tokens)) == text.encode()
 
     def tokenize(data: bytes) -> list[int]:
-        text = data.decode("utf-8", "replace")
+        # Characters that are cut are left out.
+        text = data[:_WRITTEN_BYTES].decode("utf-8", "ignore")
         tokens = spelled(text)
         if not fits(tokens, text):
             # SentencePiece puts a space before a text: not where it is not the first.

@@ -21,23 +21,28 @@ import numpy as np
 import numpy.typing as npt
 
 from slotwise.request import SamplingParams
-from slotwise.workers.model import Chunk, Matcher
+from slotwise.workers.model import Chunk, InfillMarks, Matcher
 from slotwise.workers.protocol import LoadModel, ModelInfo
 from slotwise.workers.speculation import MOST_DRAFTED
 
 SCHEME = "fake:"
 _END, _MARK = 256, 257
+_INFILL = InfillMarks(258, 259, 260)
 _ALPHABET = b" abcdefghijklmnopqrstuvwxyz"
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
 
 
 class FakeVocabulary:
-    """Bytes as tokens, one end token, and a control token, `<mark>`."""
+    """Bytes as tokens, one end token, and a control token, `<mark>`; with `infills`, those that mark a gap."""
 
-    def __init__(self, crash_in_prepare: str = "") -> None:
+    def __init__(self, crash_in_prepare: str = "", *, infills: bool = False) -> None:
         self.end_tokens = frozenset({_END})
-        self.size = _MARK + 1
         self.special_tokens = {_END: "<end>", _MARK: "<mark>"}
+        self.infill: InfillMarks | None = None
+        if infills:
+            self.infill = _INFILL
+            self.special_tokens |= {258: "<prefix>", 259: "<suffix>", 260: "<middle>"}
+        self.size = _END + len(self.special_tokens)
         self.chat_template: str | None = TEMPLATE
         self.bos_text = ""
         self.eos_text = "<end>"
@@ -142,7 +147,7 @@ class FakeModel:
         on_progress("warm-up", 1.0)
         if "crash_in_warm_up" in options and load.use_extra_bufts:
             os.abort()
-        self.vocabulary = FakeVocabulary(options.get("crash_in_prepare", ""))
+        self.vocabulary = FakeVocabulary(options.get("crash_in_prepare", ""), infills="infills" in options)
         context_cap = load.context_cap or 2048
         reuse = options.get("reuse", "partial")
         self._retained_rows = int(options.get("retained_rows", 8))
@@ -156,7 +161,7 @@ class FakeModel:
             kv_cells=load.kv_cells or load.slots * context_cap,
             context_cap=context_cap,
             context_train=max(context_cap, 8192),
-            vocab_size=_MARK + 1,
+            vocab_size=self.vocabulary.size,
             n_params=0,
             size_bytes=0,
             has_chat_template=True,
@@ -226,7 +231,7 @@ class FakeModel:
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """Any, and that of the next token above them."""
-        noise = hashlib.shake_128(repr(self.history(row)).encode()).digest(_MARK + 1)
+        noise = hashlib.shake_128(repr(self.history(row)).encode()).digest(self.info.vocab_size)
         logits = np.frombuffer(noise, np.uint8).astype(np.float32)
         logits /= 64
         logits[self.likeliest(row)] = 8.0

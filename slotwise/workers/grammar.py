@@ -13,10 +13,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 #: Bytes of a grammar's text. Schemas are held to less in front.
 MAX_GRAMMAR_BYTES = 512 * 1024
-#: Token marks that a grammar may name and a vocabulary not have.
-_MOST_SPELLED = 32
 _MOST_WORDS = 300
-_UNKNOWN_MARK = re.compile(r'^at (\d+)\((\d+)\): unknown special token: "(<[^"]*>)"')
 #: What comes before the library's own reason, and the excerpt of the grammar after it.
 _PLACE = re.compile(r"^(?:at )?\d+\(\d+\): (?:failed to compile JSON schema: )?")
 _EXCERPT = re.compile(r"\n\s*\d+ \| .*|\n?<non-verbose/>.*", re.DOTALL)
@@ -64,25 +61,11 @@ def token_trie(
 def compile_grammar(trie: TokenTrie, text: str) -> GrammarMatcher:
     """A matcher at its beginning, whose first mask has been computed.
 
-    A mark that this vocabulary has no token for (`<tool_call>`) is spelled.
-
     Raises:
         GrammarRefused: it can not be used, for whatever reason.
     """
     if len(text.encode()) > MAX_GRAMMAR_BYTES:
         raise GrammarRefused(f"it is larger than {MAX_GRAMMAR_BYTES} bytes")
-    for _ in range(_MOST_SPELLED):
-        matcher = _compiled(trie, text)
-        if not (fault := matcher.get_error()):
-            return matcher
-        spelled = _spell_unknown(text, fault)
-        if spelled is None:
-            raise GrammarRefused(in_words(fault))
-        text = spelled
-    raise GrammarRefused("it names too many token marks that the model does not have")
-
-
-def _compiled(trie: TokenTrie, text: str) -> GrammarMatcher:
     try:
         matcher = LLMatcher(trie, text, log_level=0, limits=_limits())
         if not matcher.get_error():
@@ -91,13 +74,15 @@ def _compiled(trie: TokenTrie, text: str) -> GrammarMatcher:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         raise GrammarRefused("it can not be compiled") from error
+    if fault := matcher.get_error():
+        raise GrammarRefused(in_words(fault))
     return matcher
 
 
 def _limits() -> LLParserLimits:
     """Below the library's own. A mask takes a few milliseconds at most, and a matcher some 50 MB."""
     return LLParserLimits(
-        max_items_in_row=2_000,
+        max_items_in_row=5_000,
         initial_lexer_fuel=500_000,
         step_lexer_fuel=50_000,
         step_max_items=20_000,
@@ -105,21 +90,6 @@ def _limits() -> LLParserLimits:
         max_grammar_size=200_000,
         verbose_errors=False,
     )
-
-
-def _spell_unknown(text: str, fault: str) -> str | None:
-    """The grammar with the mark that `fault` complains of written as a string; None: it complains of something else."""
-    found = _UNKNOWN_MARK.match(fault)
-    if found is None:
-        return None
-    line, column, mark = int(found[1]) - 1, int(found[2]) - 1, found[3]
-    lines = text.split("\n")
-    if line >= len(lines) or not lines[line].startswith(mark, column):
-        return None
-    before, after = lines[line][:column], lines[line][column + len(mark) :]
-    quoted = mark.replace("\\", "\\\\").replace('"', '\\"')
-    lines[line] = f'{before}"{quoted}"{after}'
-    return "\n".join(lines)
 
 
 def in_words(fault: str) -> str:

@@ -15,16 +15,17 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import NoReturn
 
 from slotwise.workers.grammar import GrammarRefused, TokenTrie, compile_grammar, token_trie
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that compiling may take.
+#: Seconds of a processor that compiling may take.
 MOST_SECONDS = 1.0
 #: Address space of the process.
-_MOST_BYTES = 2 * 1024**3
+_MOST_BYTES = 1024**3
 #: Its vocabulary: bytes, the marks, the end.
 _FIRST_MARK = 256
 _TOO_MUCH = (
@@ -75,8 +76,11 @@ class GrammarCheck:
     def _end(self) -> None:
         if self._process is None:
             return
-        with self._process as process:  # closes the pipes and waits
-            process.kill()
+        process = self._process
+        process.kill()
+        # Closes the pipes, of which one may hold what was not read any more, and waits.
+        with suppress(BrokenPipeError), process:
+            pass
         logger.info("the grammar check ended with %d", process.returncode)
         self._process = None
 
@@ -110,9 +114,9 @@ def main() -> NoReturn:
     trie = token_trie(tokens, special, [len(tokens) - 1], list)
     for line in lines:
         # Nobody catches the signal: it ends the process, whatever that is at.
-        signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
         words = _fault(trie, json.loads(line))
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps(words).encode() + b"\n")
         answers.flush()
     sys.exit(0)

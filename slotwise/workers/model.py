@@ -57,6 +57,19 @@ class Sampler(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class InfillMarks:
+    """Tokens around the parts of a text with a gap. `begin`: what the model's prompts begin with; `repository`, `file`:
+    before what stands elsewhere, where there are such."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    begin: tuple[int, ...] = ()
+    repository: int | None = None
+    file: int | None = None
+
+
 class Vocabulary(Protocol):
     """Text to tokens and back. `tokenize` is called from the prepare thread while a step runs."""
 
@@ -67,6 +80,8 @@ class Vocabulary(Protocol):
     #: Texts of the begin/end tokens, for chat templates.
     bos_text: str
     eos_text: str
+    #: None: the model is not made to fill gaps.
+    infill: InfillMarks | None
 
     @property
     def special_tokens(self) -> Mapping[int, str]:

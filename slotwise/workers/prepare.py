@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from slotwise.request import ChatPrompt, Examine, Examined, Prompt, TextPrompt, TokenPrompt
+from slotwise.request import ChatPrompt, Examine, Examined, InfillPrompt, Prompt, TextPrompt, TokenPrompt
 from slotwise.workers.marks import opening_of
-from slotwise.workers.model import Vocabulary
+from slotwise.workers.model import InfillMarks, Vocabulary
 from slotwise.workers.template import ChatTemplate, TemplateError
+
+#: Before a text from elsewhere, where no token marks files.
+_SNIPPET = "\n\n--- snippet ---\n\n"
 
 
 class PromptRefused(Exception):
@@ -63,6 +68,8 @@ class PromptPreparer:
             prepared = PreparedPrompt(self._chat(pieces), opening)
         elif isinstance(prompt, TextPrompt | TokenPrompt):
             prepared = PreparedPrompt(self._plain(prompt))
+        elif isinstance(prompt, InfillPrompt):
+            prepared = PreparedPrompt(self._infill(prompt))
         else:
             said = "this model writes text, and neither embeds nor ranks it"
             raise PromptRefused(said, param="model", code="model_not_suitable")
@@ -99,6 +106,33 @@ class PromptPreparer:
         return self._vocabulary.tokenize(
             prompt.text, add_special=prompt.add_special, parse_special=prompt.parse_special
         )
+
+    def _infill(self, prompt: InfillPrompt) -> list[int]:
+        marks = self._vocabulary.infill
+        if marks is None:
+            said = "this model does not fill gaps: its vocabulary has no tokens that mark a prefix, suffix and middle"
+            raise PromptRefused(said, param=prompt.param, code="model_not_suitable")
+        tokens = [marks.prefix, *self._text(prompt.prefix), marks.suffix, *self._text(prompt.suffix), marks.middle]
+        room = prompt.most - len(marks.begin) - len(tokens)
+        return [*marks.begin, *self._extra(marks, prompt.extra, room), *tokens]
+
+    def _extra(self, marks: InfillMarks, extra: Sequence[tuple[str, str]], room: int) -> list[int]:
+        """As models learn it of files of a repository (arXiv 2409.12186), and as llama-server asks."""
+        head = [] if marks.repository is None else [marks.repository, *self._text("myproject\n")]
+        tail = [] if marks.file is None else [marks.file, *self._text("filename\n")]
+        room -= len(head) + len(tail)
+        taken: list[list[int]] = []
+        for name, text in reversed(extra):
+            before = self._text(_SNIPPET) if marks.file is None else [marks.file, *self._text(f"{name}\n")]
+            tokens = [*before, *self._text(text)]
+            room -= len(tokens)
+            if room < 0:
+                break
+            taken.insert(0, tokens)
+        return [*head, *chain.from_iterable(taken), *tail] if taken else []
+
+    def _text(self, text: str) -> list[int]:
+        return self._vocabulary.tokenize(text, add_special=False, parse_special=False)
 
     def _checked(self, tokens: tuple[int, ...]) -> list[int]:
         for index, token in enumerate(tokens):

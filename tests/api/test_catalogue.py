@@ -45,6 +45,7 @@ async def test_v1_models_has_what_clients_of_others_look_for() -> None:
         "slotwise",
         "model",
     )
+    assert (model["type"], model["display_name"], model["max_input_tokens"]) == ("model", "org/m:1b", 512)
     assert model["max_model_len"] == model["context_length"] == model["context"]["per_request"] == 512
     assert model["context"]["train"] == 8192, "known without loading it"
     assert model["capabilities"] == ["completion", "tools", "thinking"]

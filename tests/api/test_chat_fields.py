@@ -97,10 +97,11 @@ def test_a_format_is_a_constraint_that_names_its_field() -> None:
 
 
 def test_how_much_is_thought_reaches_the_template_by_both_names() -> None:
-    assert _prompt(reasoning_effort="low").template_args == {"enable_thinking": True, "reasoning_effort": "low"}
-    assert _prompt(reasoning_effort="none").template_args == {"enable_thinking": False}
+    low = {"enable_thinking": True, "thinking": True, "reasoning_effort": "low"}
+    assert _prompt(reasoning_effort="low").template_args == low
+    assert _prompt(reasoning_effort="none").template_args == {"enable_thinking": False, "thinking": False}
     own = _prompt(reasoning_effort="low", chat_template_kwargs={"enable_thinking": False, "x": [1]}).template_args
-    assert own == {"enable_thinking": False, "reasoning_effort": "low", "x": [1]}
+    assert own == low | {"enable_thinking": False, "x": [1]}
 
 
 def test_log_probabilities_of_a_chat() -> None:

@@ -107,7 +107,10 @@ BAD_COMPLETION: list[tuple[dict[str, Any], str]] = [
     ({"prompt": ["x"] * 65}, "prompt"),
     ({"prompt": ["x"] * 33, "n": 2}, "n"),
     ({"echo": 1}, "echo"),
-    ({"suffix": "x"}, "suffix"),
+    ({"suffix": 1}, "suffix"),
+    ({"suffix": "x", "prompt": [1, 2]}, "suffix"),
+    ({"suffix": "x", "prompt": ["a", [1]]}, "suffix"),
+    ({"suffix": "x", "prompt": None}, "prompt"),
     ({"best_of": 3}, "best_of"),
     ({"logprobs": 21}, "logprobs"),
 ]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from slotwise.api.asked import NOBODY, Wanted, choices_of
 from slotwise.api.schemas import (
     MAX_ENUM_VALUES,
+    MAX_OPTIONAL,
     MAX_PATTERN_LENGTH,
     MAX_PROPERTIES,
     MAX_SCHEMA_BYTES,
@@ -33,6 +34,11 @@ def _deep(levels: int) -> dict[str, Any]:
     for _ in range(levels):
         schema = {"type": "array", "items": schema}
     return schema
+
+
+def _object(count: int) -> dict[str, Any]:
+    names = [f"p{index}" for index in range(count)]
+    return {"properties": dict.fromkeys(names, {}), "required": names}
 
 
 def test_a_schema_is_written_into_the_grammar_as_json() -> None:
@@ -73,12 +79,13 @@ def test_what_is_no_object_is_no_schema(value: object) -> None:
     [
         (_deep(MAX_SCHEMA_DEPTH + 1), "deeper than 32 levels"),
         ({"type": "string", "description": "x" * MAX_SCHEMA_BYTES}, "bytes; at most"),
-        ({"properties": {f"p{i}": {} for i in range(MAX_PROPERTIES + 1)}}, "5001 properties"),
+        ({"anyOf": [_object(2_500), _object(MAX_PROPERTIES - 2_499)]}, "5001 properties"),
+        ({"properties": {f"p{i}": {} for i in range(MAX_OPTIONAL + 1)}}, "1001 optional properties"),
         ({"anyOf": [{"enum": list(range(6_000))}, {"enum": list(range(MAX_ENUM_VALUES - 5_999))}]}, "10001 enum"),
         ({"items": {"pattern": "a" * (MAX_PATTERN_LENGTH + 1)}}, "pattern of 1025 characters"),
         ({"patternProperties": {"a" * (MAX_PATTERN_LENGTH + 1): {}}}, "pattern of 1025 characters"),
     ],
-    ids=["depth", "bytes", "properties", "enum values", "a pattern", "a pattern of names"],
+    ids=["depth", "bytes", "properties", "optional properties", "enum values", "a pattern", "a pattern of names"],
 )
 def test_what_is_larger_than_any_honest_schema_is_refused(schema: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words) as refused:
@@ -88,7 +95,8 @@ def test_what_is_larger_than_any_honest_schema_is_refused(schema: dict[str, Any]
 
 def test_what_is_just_not_too_large_is_taken() -> None:
     json_constraint(_deep(MAX_SCHEMA_DEPTH), PARAM)
-    json_constraint({"properties": {f"p{i}": {} for i in range(MAX_PROPERTIES)}}, PARAM)
+    json_constraint(_object(MAX_PROPERTIES), PARAM)
+    json_constraint({"properties": {f"p{i}": {} for i in range(MAX_OPTIONAL)}}, PARAM)
 
 
 def test_clients_set_no_options_of_the_compiler() -> None:

@@ -12,7 +12,7 @@ from slotwise.keys.store import KeyStore, KeyStoreError
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.policy import KeyPolicy
 
-POLICY = KeyPolicy(2.5, Priority.HIGH, 3, 0, 60_000, 2048, frozenset({"a", "b"}))
+POLICY = KeyPolicy(2.5, Priority.HIGH, 3, 0, 60_000, 2048, frozenset({"a", "b"}), "law")
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -130,12 +130,13 @@ def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_file_from_before_there_were_admins_is_read(tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
-    store.add("ann", POLICY, now=1.0)
+    store.add("ann", KeyPolicy(2.0), now=1.0)
     with sqlite3.connect(store.path) as database:
         database.execute("ALTER TABLE keys DROP COLUMN admin")
+        database.execute('ALTER TABLE keys DROP COLUMN "group"')
         database.execute("PRAGMA user_version = 1")
     database.close()
     store.add("root", KeyPolicy(), now=2.0, admin=True)
 
     (ann, root), _ = store.read()
-    assert (ann.policy, ann.admin, root.admin) == (POLICY, False, True)
+    assert (ann.policy, ann.admin, root.admin) == (KeyPolicy(2.0), False, True)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 
 import anyio
 import msgspec
@@ -10,12 +11,22 @@ import pytest
 from slotwise.errors import ModelNotFound, ServerDraining, WorkerFailed
 from slotwise.memory.accounts import on_host
 from slotwise.memory.footprint import HOST
-from slotwise.request import Examine, Examined, FinishReason, GenerationRequest, TextPrompt, TokenLogprob, Usage
+from slotwise.request import (
+    Constraint,
+    Examine,
+    Examined,
+    FinishReason,
+    GenerationRequest,
+    TextPrompt,
+    TokenLogprob,
+    Usage,
+)
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import MAX_UNREAD_BYTES, ClientTooSlow
 from slotwise.scheduler.measured import Measured, WorkerMemory
+from slotwise.scheduler.policy import KeyPolicy, Policies
 from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
 from slotwise.scheduler.status import Reservation
 from slotwise.workers.protocol import CancelSequence, Delta, LoadModel, Prepare, StartSequence, StepReport
@@ -32,12 +43,13 @@ async def _dispatcher(
     *,
     ready: bool = True,
     isolate_keys: bool = False,
+    policies: Policies = MappingProxyType({}),
     on_usage: Callable[[ev.BookUsage], None] = lambda usage: None,
 ) -> AsyncIterator[tuple[Dispatcher, FakePool]]:
     pool = FakePool()
     core = Scheduler(SchedulerConfig(), {"m": ModelSpec(on_host(10), 2, 100, 50)})
     loads = {"m": [LoadModel("m", "fake:", 2, 50)]}
-    dispatcher = Dispatcher(core, pool, loads, isolate_keys=isolate_keys, on_usage=on_usage)
+    dispatcher = Dispatcher(core, pool, loads, isolate_keys=isolate_keys, policies=policies, on_usage=on_usage)
     pool.listener = dispatcher
     if ready:
         dispatcher.preload("m")
@@ -90,20 +102,31 @@ async def test_a_model_that_is_told_to_go_answers_first() -> None:
         assert dispatcher.status()[0].status.state == "unloaded"
 
 
-@pytest.mark.parametrize(("isolate_keys", "scopes"), [(False, ["", ""]), (True, ["alice", "bob"])])
+@pytest.mark.parametrize(("isolate_keys", "scopes"), [(False, ["", ""]), (True, ["key alice", "key bob"])])
 async def test_keys_share_what_they_computed_unless_they_are_isolated(isolate_keys: bool, scopes: list[str]) -> None:
+    assert await _scopes({}, "alice", "bob", isolate_keys=isolate_keys) == scopes
+
+
+async def test_keys_of_a_group_share_with_each_other_only() -> None:
+    law = {"carol": KeyPolicy(group="law"), "dora": KeyPolicy(group="law")}
+
+    assert await _scopes(law, "carol", "dora") == ["group law", "group law"]
+    assert await _scopes(law, "alice", "dora") == ["", "group law"]
+
+
+async def _scopes(policies: Policies, *keys: str, isolate_keys: bool = False) -> list[str]:
+    """Of a request of each of two keys."""
     async with (
-        _dispatcher(isolate_keys=isolate_keys) as (dispatcher, pool),
-        dispatcher.lease(_request("a", key="alice")),
-        dispatcher.lease(_request("b", key="bob")),
+        _dispatcher(isolate_keys=isolate_keys, policies=policies) as (dispatcher, pool),
+        dispatcher.lease(_request("a", key=keys[0])),
+        dispatcher.lease(_request("b", key=keys[1])),
     ):
         for name in "ab":
             pool.prepared(name)
         started = [command for _, command in pool.sent if isinstance(command, StartSequence)]
         for name in "ab":
             pool.end(name)
-
-    assert [command.scope for command in started] == scopes
+    return [command.scope for command in started]
 
 
 async def test_a_refusal_is_raised_by_the_first_chunk() -> None:
@@ -157,6 +180,20 @@ async def test_a_death_in_mid_answer_is_a_pause_too(stream: bool) -> None:
         assert (await lease.next_chunk()).text == "half and half"
         started = [command for _, command in pool.sent if isinstance(command, StartSequence)]
         assert [command.generated for command in started] == [(), (120,)]
+
+
+async def test_what_an_answer_is_held_to_is_told_to_each_worker_that_has_it() -> None:
+    constraint = Constraint("start: /[0-9]+/", "format")
+    request = msgspec.structs.replace(_request("a"), constraint=constraint)
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(request):
+        pool.prepared("a")
+        pool.delta("a", "1")
+        pool.hears().worker_lost(1, "killed")
+        pool.ready(2)
+        pool.prepared("a", worker_id=2)
+
+        told = [command for _, command in pool.sent if isinstance(command, Prepare | StartSequence)]
+        assert [command.constraint for command in told] == [constraint] * 4
 
 
 async def test_what_the_template_has_written_of_an_answer_is_said_once_and_only_to_those_who_want_it() -> None:

@@ -98,14 +98,6 @@ def test_in_a_string_the_text_of_a_mark_can_be_spelled_but_not_be_the_token(cons
     assert matcher.finished
 
 
-def test_a_grammar_names_marks_and_those_that_a_model_has_not_are_spelled(constraints: Constraints) -> None:
-    matcher = constraints.matcher(_grammar('start: <tool_call> "x" more\nmore: <|other|> <|call|>\n'))
-    assert _allowed(matcher) == {TOOL_CALL}
-    matcher.accept(TOOL_CALL)
-    _says(matcher, "x<|other|>")
-    assert _allowed(matcher) == {CALL}
-
-
 def test_what_was_said_before_counts(constraints: Constraints) -> None:
     constraint = json_constraint({"enum": ["abc", "abd"]}, "p")
     matcher = constraints.matcher(constraint, generated=list(b'"ab'))
@@ -174,10 +166,6 @@ REFUSED = {
         {"allOf": [{"type": "string", "pattern": f"a{{{count}}}.*b"} for count in range(1, 31)]},
         "too long",
     ),
-    "too many optional properties": (
-        {"type": "object", "properties": {f"p{index}": {"type": "integer"} for index in range(4_000)}},
-        "",
-    ),
     "references two thousand deep": (
         {
             "$ref": "#/$defs/d0",
@@ -227,6 +215,10 @@ HARMLESS = {
         "$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}, "required": []}},
         "$ref": "#/$defs/node",
     },
+    "many optional properties": {
+        "type": "object",
+        "properties": {f"p{index}": {"type": "integer", "minimum": 0, "maximum": 9} for index in range(1_000)},
+    },
     "thirty levels": json.loads('{"type": "array", "items": ' * 30 + '{"type": "string"}' + "}" * 30),
     "text that looks like a grammar": {"const": 'x" | <end>\nstart: /.*/ // # %json {} \\'},
 }
@@ -245,6 +237,18 @@ def test_what_is_only_large_is_computed_in_time(constraints: Constraints, schema
         if matcher.finished:
             break
     assert slowest < 0.25
+
+
+def test_a_check_that_was_ended_by_somebody_is_made_again(constraints: Constraints) -> None:
+    constraints.check(json_constraint({"const": "before"}, "p"))
+    process = constraints._check._process
+    assert process is not None
+    process.kill()
+    process.wait()
+
+    # One that is larger than a pipe holds, too.
+    constraints.check(json_constraint({"enum": [f"after {index}" for index in range(9_000)]}, "p"))
+    assert constraints._check._process is not process
 
 
 def test_a_grammar_that_is_too_long_is_refused_before_anything_reads_it(constraints: Constraints) -> None:

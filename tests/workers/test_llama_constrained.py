@@ -147,3 +147,28 @@ def test_control_tokens_are_marks_and_bytes_are_text(model: LlamaModel, constrai
     for token in model.vocabulary.tokenize(text, add_special=False, parse_special=False):
         assert matcher.mask()[token]
         matcher.accept(token)
+
+
+def test_a_long_text_without_a_choice_takes_no_longer_for_each_token(
+    model: LlamaModel, constraints: Constraints
+) -> None:
+    """The tokenizer is asked for what is forced at each token, and never for all of it."""
+    text = "The harbour was quiet; 漢字 and 🦙🦙,  as ever. " * 100
+    matcher = constraints.matcher(json_constraint({"const": text}, "p"))
+    asked: list[int] = []
+    tokenize = model.vocabulary.tokenize
+
+    def counted(text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        asked.append(len(text))
+        return tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    answer = b""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.vocabulary, "tokenize", counted)
+        while not matcher.finished:
+            token = int(matcher.mask().nonzero()[0][0])
+            matcher.accept(token)
+            answer += model.vocabulary.piece(token)
+
+    assert json.loads(answer) == text
+    assert max(asked) < 600

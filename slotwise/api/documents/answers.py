@@ -7,6 +7,7 @@ from slotwise.api.documents.parts import (
     COUNT,
     NULL,
     NUMBER,
+    OBJECT,
     STRING,
     Json,
     listed,
@@ -110,7 +111,27 @@ _ERROR = record(
         )
     }
 )
+_INFILLED = record(
+    {
+        "index": COUNT,
+        "content": STRING,
+        "stop": {"const": True},
+        "model": STRING,
+        "tokens_predicted": COUNT,
+        "tokens_evaluated": COUNT,
+        "tokens_cached": COUNT,
+        "generation_settings": record({"n_ctx": COUNT}),
+        "truncated": {"const": False},
+        "stop_type": one_of(["limit", "word", "eos"]),
+        "stopping_word": STRING,
+        "timings": record(
+            {"cache_n": COUNT, "prompt_n": COUNT, "predicted_n": COUNT}
+            | {f"{part}_{name}": NUMBER for part in ("prompt", "predicted") for name in ("ms", "per_second")}
+        ),
+    }
+)
 SCHEMAS: Json = {
+    "Infilled": {"anyOf": [_INFILLED, OBJECT | {"description": "Of these, what `response_fields` names"}]},
     "ChatCompletion": _CHAT,
     "Completion": _COMPLETION,
     "Embeddings": _EMBEDDINGS,

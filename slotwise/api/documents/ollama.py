@@ -96,7 +96,8 @@ _REQUESTS: Json = {
     ),
     "OllamaGenerateRequest": record(
         {"model": _MODEL},
-        _COMMON | {"prompt": _MAYBE_TEXT, "system": _MAYBE_TEXT, "raw": _MAYBE_BOOLEAN, "images": _NONE},
+        _COMMON
+        | {"prompt": _MAYBE_TEXT, "suffix": _MAYBE_TEXT, "system": _MAYBE_TEXT, "raw": _MAYBE_BOOLEAN, "images": _NONE},
     ),
     "OllamaEmbedRequest": record(
         {"model": _MODEL},

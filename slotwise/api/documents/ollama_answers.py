@@ -39,7 +39,7 @@ _DETAILS = record(
     | {"families": listed(STRING)}
 )
 _HEAD: Json = {"name": STRING, "model": STRING, "size": COUNT, "digest": STRING, "details": _DETAILS}
-_CAPABILITIES = listed(one_of(["completion", "tools", "thinking", "embedding"]))
+_CAPABILITIES = listed(one_of(["completion", "tools", "insert", "thinking", "embedding"]))
 _VECTOR = listed(NUMBER)
 SCHEMAS: Json = {
     "OllamaChat": _answer({"message": _MESSAGE}, {}),

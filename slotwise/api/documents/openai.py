@@ -58,6 +58,7 @@ def paths() -> Json:
         "/tokenize": _examine("The tokens of a text", "TokenizeRequest", "Tokens"),
         "/detokenize": _examine("The text of tokens", "DetokenizeRequest", "Text"),
         "/apply-template": _examine("A conversation as the model reads it", "ExaminedChat", "AppliedTemplate"),
+        "/infill": _generate("Fill a gap in a text, as llama-server does", "InfillRequest", "Infilled"),
         "/v1/embeddings": _compute("Vectors of texts", "EmbeddingRequest", "Embeddings"),
         **{path: _compute("How well documents answer a query", "RerankRequest", "Ranking") for path in RERANK_PATHS},
         "/api/v0/chat/completions": _generate(

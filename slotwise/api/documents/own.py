@@ -36,6 +36,11 @@ _MAYBE_COUNT, _MAYBE_STRING = nullable(COUNT), nullable(STRING)
 _CARD: Json = {
     "id": STRING,
     "object": {"const": "model"},
+    "type": {"const": "model"},
+    "display_name": STRING,
+    "created_at": {"type": "string", "format": "date-time"},
+    "max_input_tokens": COUNT,
+    "max_tokens": COUNT,
     "created": COUNT,
     "owned_by": STRING,
     "name": STRING,
@@ -46,7 +51,7 @@ _CARD: Json = {
     "context_length": COUNT,
     "context": record({"per_request": COUNT, "train": _MAYBE_COUNT}),
     "slots": record({"total": COUNT, "free": COUNT}),
-    "capabilities": listed(one_of(["completion", "tools", "thinking", "embedding", "rerank"])),
+    "capabilities": listed(one_of(["completion", "tools", "insert", "thinking", "embedding", "rerank"])),
     "architecture": record({"input_modalities": listed(STRING), "output_modalities": listed(STRING)}),
     "meta": record(
         {

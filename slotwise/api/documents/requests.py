@@ -20,17 +20,18 @@ from slotwise.api.documents.parts import (
     text,
 )
 from slotwise.api.embeddingschema import MAX_DIMENSIONS, MAX_INPUT_TOKENS, MAX_INPUTS
+from slotwise.api.infill import MAX_EXTRA, MAX_RESPONSE_FIELDS
 from slotwise.api.messages import MAX_CALLS, MAX_ID_LENGTH, MAX_MESSAGES, ROLES
+from slotwise.api.prompts import MAX_PROMPT_TOKENS, MAX_PROMPTS
 from slotwise.api.schema import (
     MAX_CHOICES,
     MAX_LOGIT_BIAS,
-    MAX_PROMPT_TOKENS,
-    MAX_PROMPTS,
     MAX_STOP_LENGTH,
     MAX_STOPS,
     MAX_TOP_LOGPROBS,
 )
-from slotwise.api.shape import EFFORTS, MAX_TEMPLATE_ARGS
+from slotwise.api.shape import MAX_TEMPLATE_ARGS
+from slotwise.api.thinking import EFFORTS
 from slotwise.api.toolfields import MAX_DESCRIPTION_LENGTH, MAX_TOOLS
 from slotwise.request import ServiceTier
 
@@ -158,6 +159,7 @@ _COMPLETION = record(
         "logprobs": {
             "anyOf": [{"type": "integer", "minimum": 0, "maximum": MAX_TOP_LOGPROBS}, {"enum": [False, None]}]
         },
+        "suffix": nullable(TEXT) | {"description": "What comes after the answer, where the model can fill gaps"},
         "echo": nullable(BOOLEAN),
         "best_of": bounded("integer", 1, MAX_CHOICES) | {"description": "No more than n"},
         "response_format": nullable(_FORMAT),
@@ -203,6 +205,18 @@ _TOKENIZE = record(
         "with_pieces": _flag("Each token with its text"),
     },
 )
+_INFILL = record(
+    {"input_prefix": TEXT, "input_suffix": TEXT},
+    _GENERATION
+    | {
+        "model": _MODEL_IF_SEVERAL,
+        "prompt": nullable(TEXT),
+        "input_extra": nullable(listed(record({"text": TEXT}, {"filename": nullable(text(0, 4096))}), 0, MAX_EXTRA)),
+        "n_predict": bounded("integer", -2, 2**31 - 1),
+        "stop": nullable({"anyOf": [text(0, MAX_STOP_LENGTH), listed(_STOP, 0, MAX_STOPS)]}),
+        "response_fields": nullable(listed(text(0, 256), 0, MAX_RESPONSE_FIELDS)),
+    },
+)
 _DETOKENIZE = record({"tokens": listed(_TOKEN, 0, MAX_PROMPT_TOKENS)}, {"model": _MODEL_IF_SEVERAL})
 _EXAMINED_CHAT: Json = {
     "type": "object",
@@ -218,4 +232,5 @@ SCHEMAS: Json = {
     "TokenizeRequest": _TOKENIZE,
     "DetokenizeRequest": _DETOKENIZE,
     "ExaminedChat": _EXAMINED_CHAT,
+    "InfillRequest": _INFILL,
 }

@@ -27,7 +27,7 @@ def capabilities(facts: ModelFacts) -> list[str]:
     """By Ollama's names."""
     if facts.kind != "text":
         return ["embedding"] if facts.embeds else []
-    able = {"completion": True, "tools": facts.takes_tools, "thinking": facts.thinks}
+    able = {"completion": True, "tools": facts.takes_tools, "insert": facts.infills, "thinking": facts.thinks}
     return [name for name, there in able.items() if there]
 
 

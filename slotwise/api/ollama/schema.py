@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from slotwise.api import fields
+from slotwise.api import fields, thinking
 from slotwise.api.asked import NOBODY, Asker, ParsedRequest, Wanted, choices_of, new_id
 from slotwise.api.formats.arrange import Arrangement, ToolChoice, arrange
 from slotwise.api.ollama.messages import parse_messages, parse_tools, refuse_images
@@ -23,11 +23,20 @@ from slotwise.api.schemas import json_constraint
 from slotwise.api.suitable import check_suitable
 from slotwise.errors import InvalidRequest
 from slotwise.memory.facts import Kind, ModelFacts
-from slotwise.request import ChatMessage, ChatPrompt, Constraint, EmbedPrompt, Prompt, RankPrompt, TextPrompt
+from slotwise.request import (
+    ChatMessage,
+    ChatPrompt,
+    Constraint,
+    EmbedPrompt,
+    InfillPrompt,
+    Prompt,
+    RankPrompt,
+    TextPrompt,
+)
 
 MAX_TOP_LOGPROBS = 20
-#: Ollama's levels of thinking, and the word that templates have for each.
-LEVELS = {"low": "low", "medium": "medium", "high": "high", "max": "high"}
+#: Ollama's levels of thinking.
+LEVELS = ("low", "medium", "high", "max")
 #: From what a request calls a model to that model. Raises InvalidRequest or ModelNotFound.
 Find = Callable[[object], Served]
 Purpose = Literal["answer", "load", "unload"]
@@ -64,15 +73,20 @@ def parse_generate(body: bytes, asker: Asker = NOBODY, *, find: Find) -> OllamaR
     data = fields.parse_object(body)
     model = find(data.get("model"))
     _refuse_unsupported(data)
-    prompt, system = _text(data, "prompt"), _text(data, "system")
+    prompt, suffix, system = (_text(data, name) for name in ("prompt", "suffix", "system"))
     raw = fields.boolean(data, "raw")
     if raw and system:
         raise fields.unsupported("system", "with 'raw' the prompt is used as it is; put it there.")
+    if suffix and system:
+        raise fields.unsupported("system", "with 'suffix' there is no conversation; put it into the prompt.")
     wanted, warning = _wanted(data, model)
-    if not prompt:
+    if not prompt and not suffix:
         return _load(model, wanted, asker)
     check_suitable(model.facts, "text")
     args, constraint = _thinking(data, model.facts), _format(data)
+    if suffix:
+        wanted = msgspec.structs.replace(wanted, constraint=constraint)
+        return _request(model, InfillPrompt(prompt, suffix), wanted, asker, warning=warning)
     if raw or model.facts.template is None:
         text = f"{system}\n\n{prompt}" if system else prompt
         wanted = msgspec.structs.replace(wanted, constraint=constraint)
@@ -138,8 +152,8 @@ def _thinking(data: Mapping[str, Any], facts: ModelFacts) -> dict[str, Any]:
     if value and not facts.thinks:
         raise InvalidRequest(f'"{facts.name}" does not support thinking', param="think", code="unsupported_parameter")
     if isinstance(value, str):
-        return {"enable_thinking": True, "reasoning_effort": LEVELS[value]}
-    return {"enable_thinking": value}
+        return thinking.template_args(effort=value)
+    return thinking.template_args(thinks=value)
 
 
 def _format(data: Mapping[str, Any]) -> Constraint | None:
@@ -162,7 +176,6 @@ def _refuse_unsupported(data: Mapping[str, Any]) -> None:
     refuse_images(data.get("images"), "images")
     for name, why in {
         "template": "templates come from the model, never from a request.",
-        "suffix": "infilling is not built.",
         "context": "send the conversation to /api/chat as 'messages'.",
     }.items():
         if data.get(name) not in (None, "", []):

@@ -9,6 +9,7 @@ from typing import Any
 import llama_cpp
 
 from slotwise.workers.llama.library import LoadError, NativeLog, TinyCalls
+from slotwise.workers.model import InfillMarks
 
 _MAX_PIECE_BYTES = 4096
 
@@ -40,6 +41,7 @@ class LlamaVocabulary:
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
         self.bos_text = _token_text(llama_cpp.llama_vocab_bos(vocab), piece)
         self.eos_text = _token_text(llama_cpp.llama_vocab_eos(vocab), piece)
+        self.infill = _infill_marks(vocab)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode("utf-8")
@@ -56,6 +58,24 @@ class LlamaVocabulary:
 
     def special_piece(self, token: int) -> bytes:
         return self._names.get(token) or self._pieces[token]
+
+
+def _infill_marks(vocab: Any) -> InfillMarks | None:
+    """As the file says, or else as llama.cpp knows them by their texts (`<|fim_prefix|>`, `<PRE>`, …)."""
+    prefix, suffix = llama_cpp.llama_vocab_fim_pre(vocab), llama_cpp.llama_vocab_fim_suf(vocab)
+    middle = llama_cpp.llama_vocab_fim_mid(vocab)
+    if min(prefix, suffix, middle) < 0:
+        return None
+    begin = int(llama_cpp.llama_vocab_bos(vocab)) if llama_cpp.llama_vocab_get_add_bos(vocab) else -1
+    repository, file = llama_cpp.llama_vocab_fim_rep(vocab), llama_cpp.llama_vocab_fim_sep(vocab)
+    return InfillMarks(
+        prefix,
+        suffix,
+        middle,
+        begin=(begin,) if begin >= 0 else (),
+        repository=repository if repository >= 0 else None,
+        file=file if file >= 0 else None,
+    )
 
 
 def _token_text(token: int, piece: Callable[[int, bool], bytes]) -> str:

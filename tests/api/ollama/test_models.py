@@ -81,6 +81,7 @@ def test_a_digest_tells_files_apart() -> None:
     [
         (ModelFacts("m"), ["completion"]),
         (ModelFacts("m", template="{{ tools }} <think>"), ["completion", "tools", "thinking"]),
+        (ModelFacts("m", infills=True), ["completion", "insert"]),
         (ModelFacts("m", pooling=Pooling.MEAN), ["embedding"]),
         (ModelFacts("m", pooling=Pooling.RANK), []),
     ],

@@ -135,7 +135,7 @@ async def test_a_failure_in_a_stream_is_its_last_line() -> None:
         ("/api/chat", b"{", 400, "not valid JSON"),
         ("/api/chat", CHAT | {"model": "n"}, 404, "model 'n' not found"),
         ("/api/generate", {"prompt": "x"}, 400, "name of a model is required"),
-        ("/api/generate", PROMPT | {"suffix": "x"}, 400, "'suffix' is not supported"),
+        ("/api/generate", PROMPT | {"suffix": "x", "system": "y"}, 400, "'system' is not supported"),
         ("/api/show", {"model": "n"}, 404, "model 'n' not found"),
         ("/api/show", {}, 400, "name of a model is required"),
         ("/api/pull", {"model": "org/n:7b"}, 501, "slotwise serve n=/path"),

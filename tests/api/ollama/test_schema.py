@@ -119,10 +119,10 @@ def test_a_model_without_a_template_continues_the_text() -> None:
     ("value", "args"),
     [
         (None, {}),
-        (False, {"enable_thinking": False}),
-        (True, {"enable_thinking": True}),
-        ("low", {"enable_thinking": True, "reasoning_effort": "low"}),
-        ("max", {"enable_thinking": True, "reasoning_effort": "high"}),
+        (False, {"enable_thinking": False, "thinking": False}),
+        (True, {"enable_thinking": True, "thinking": True}),
+        ("low", {"enable_thinking": True, "thinking": True, "reasoning_effort": "low"}),
+        ("max", {"enable_thinking": True, "thinking": True, "reasoning_effort": "high"}),
     ],
 )
 def test_thinking_is_the_templates_business(value: object, args: dict[str, Any]) -> None:
@@ -383,7 +383,8 @@ def test_a_bad_chat_is_refused_by_the_name_of_its_field(body: dict[str, Any], pa
         ({"system": []}, "system"),
         ({"raw": "yes"}, "raw"),
         ({"template": "{{ .Prompt }}"}, "template"),
-        ({"suffix": "}"}, "suffix"),
+        ({"suffix": 1}, "suffix"),
+        ({"suffix": "}", "system": "s"}, "system"),
         ({"context": [1, 2]}, "context"),
         ({"images": ["aGk="]}, "images"),
     ],
