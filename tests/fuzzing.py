@@ -80,7 +80,7 @@ def of_models(document: Json, models: Mapping[str, str]) -> Json:
     narrowed = copy.deepcopy(document)
     schemas = narrowed["components"]["schemas"]
     for name, schema in schemas.items():
-        if "model" in schema["properties"] and name in _asked_for(document):
+        if "model" in schema.get("properties", {}) and name in _asked_for(document):
             schema["properties"]["model"] = {"enum": [models[_kind(name)]]}
             schema["required"] = sorted({*schema["required"], "model"})
     for name, schema in schemas.items():
