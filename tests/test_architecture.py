@@ -68,16 +68,23 @@ PURE = [
                 "modelcards",
                 "openai",
             ),
-            *("openapi", "pieces", "schema", "schemas", "shape", "sse", "suitable", "telling", "toolfields"),
+            *("pieces", "schema", "schemas", "shape", "sse", "suitable", "telling", "toolfields"),
             "vectors",
         )
     ),
-    *(f"slotwise.api.{name}" for name in ("numerals", "openapi_agents", "thinking")),
+    *(f"slotwise.api.{name}" for name in ("numerals", "thinking")),
+    *(
+        f"slotwise.api.documents.{name}"
+        for name in (
+            *("anthropic", "answers", "ollama", "ollama_answers", "openai", "own", "parts", "requests", "responses"),
+            "whole",
+        )
+    ),
     *(f"slotwise.api.anthropic.{name}" for name in ("blocks", "errors", "schema", "telling")),
     *(f"slotwise.api.responses.{name}" for name in ("items", "output", "schema", "settings", "store", "telling")),
     *(
         f"slotwise.api.ollama.{name}"
-        for name in ("document", "embedding", "messages", "models", "names", "options", "schema", "store", "telling")
+        for name in ("embedding", "messages", "models", "names", "options", "schema", "store", "telling")
     ),
     *(
         f"slotwise.api.formats.{name}"

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from slotwise.api.openapi import document
+from slotwise.api.documents.whole import document
 from slotwise.memory.probe import read_memory
 from tests.server_process import ServerProcess, free_port, run_server
 

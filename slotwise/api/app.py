@@ -21,6 +21,8 @@ from slotwise.api import queueing
 from slotwise.api.access import UnknownUrl
 from slotwise.api.anthropic.routes import routes as anthropic_routes
 from slotwise.api.catalogue import routes as catalogue_routes
+from slotwise.api.documents.openai import RERANK_PATHS
+from slotwise.api.documents.whole import document
 from slotwise.api.edge import Edge
 from slotwise.api.embeddings import embeddings, rerank
 from slotwise.api.entrance import Entrance
@@ -29,7 +31,6 @@ from slotwise.api.infill import routes as infill_routes
 from slotwise.api.metrics import Metrics
 from slotwise.api.ollama import routes as ollama
 from slotwise.api.openai import tell_chat, tell_completion
-from slotwise.api.openapi import RERANK_PATHS, document
 from slotwise.api.replies import as_response, error_reply, internal_error, json_reply, raw_reply
 from slotwise.api.responses.routes import routes as responses_routes
 from slotwise.api.schema import parse_chat, parse_completion

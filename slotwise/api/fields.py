@@ -173,7 +173,7 @@ def integer(data: Mapping[str, Any], name: str, low: int, high: int | None = Non
     allowed = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
     # Where there is no bound, how exact a large one is does not matter.
     if isinstance(value, float) and value.is_integer() and (abs(value) < 2**53 or high is None):
-        value = int(value)
+        value = min(int(value), numerals.MOST)
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         raise invalid(path or name, value, allowed)
     return value

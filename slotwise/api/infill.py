@@ -64,7 +64,8 @@ def routes(entrance: Entrance) -> list[Route]:
 def parse_infill(data: Mapping[str, Any], model: str, context: int, asker: Asker) -> InfillRequest:
     """`context`: tokens that the model has for one request. Raises InvalidRequest."""
     limit = fields.integer(data, "n_predict", -2, 2**31 - 1)
-    wanted = parse_wanted({**data, "stop": data.get("stop") or None})
+    # Editors send an empty one.
+    wanted = parse_wanted({**data, "stop": None if data.get("stop") in ("", []) else data.get("stop")})
     if limit is not None:
         wanted = msgspec.structs.replace(wanted, max_output_tokens=None if limit < 0 else max(limit, 1))
     begun = "" if data.get("prompt") is None else fields.prompt_text(data["prompt"], "prompt")

@@ -10,9 +10,9 @@ import anyio.lowlevel
 import pytest
 
 from slotwise.api.app import create_app
+from slotwise.api.documents.openai import RERANK_PATHS
 from slotwise.api.embeddingschema import MAX_INPUTS, parse_embeddings, parse_rerank
 from slotwise.api.metrics import Metrics
-from slotwise.api.openapi import RERANK_PATHS
 from slotwise.api.vectors import cut, numbers_of
 from slotwise.errors import InvalidRequest, ServerOverloaded
 from slotwise.memory.facts import ModelFacts, Pooling

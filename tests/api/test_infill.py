@@ -73,6 +73,7 @@ def test_some_of_the_context_is_kept_for_the_answer(n_predict: int | None, token
         ({"prompt": []}, "prompt"),
         ({"input_prefix": "x" * 60_000, "prompt": "x" * 60_000}, "input_prefix"),
         ({"n_predict": "x"}, "n_predict"),
+        ({"stop": 0}, "stop"),
         ({"input_extra": {}}, "input_extra"),
         ({"input_extra": ["x"]}, "input_extra[0]"),
         ({"input_extra": [{"filename": 1, "text": "x"}]}, "input_extra[0].filename"),

@@ -85,7 +85,7 @@ def test_a_request_with_one_reaches_its_worker(api: str, body: dict[str, Any]) -
         assert encode(Prepare("r", choice.prompt, constraint=choice.constraint))
         assert choice.keep_alive_s is None or math.isfinite(choice.keep_alive_s)
     if api == "responses":
-        assert msgspec.json.encode(parsed.input_items)
+        assert msgspec.json.encode([parsed.input_items, parsed.said])
 
 
 def test_a_call_that_a_model_makes_with_one_can_be_told() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from slotwise.api.app import create_app
-from slotwise.api.openapi import document
+from slotwise.api.documents.whole import document
+from slotwise.api.messages import ROLES
 from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.errors import (
     InvalidRequest,
@@ -62,7 +63,10 @@ def test_the_document_has_the_very_bounds_that_are_held(name: str, value: float,
 def test_the_documented_roles_and_lengths_are_the_ones_that_are_held() -> None:
     schemas = document()["components"]["schemas"]
     messages = schemas["ChatRequest"]["properties"]["messages"]
-    for role in messages["items"]["properties"]["role"]["enum"]:
+    said = [kind["properties"]["role"] for kind in messages["items"]["anyOf"]]
+    roles = [role for one in said for role in one.get("enum", [one.get("const")])]
+    assert set(roles) == set(ROLES)
+    for role in roles:
         assert parse_chat(json.dumps({"model": "m", "messages": [{"role": role, "content": "x"}]}).encode())
     longest = json.dumps({"model": "m", "messages": CHAT["messages"] * messages["maxItems"]}).encode()
     assert parse_chat(longest)

@@ -30,7 +30,7 @@ TIERS = {"auto": None, "standard_only": ServiceTier.DEFAULT, **{tier.value: tier
 THINKING: dict[str, bool | None] = {"enabled": True, "adaptive": None, "between_tools": None, "disabled": False}
 _REQUIRED = ToolChoice("required")
 MODES = {"auto": ToolChoice(), "any": _REQUIRED, "tool": _REQUIRED, "none": ToolChoice("none")}
-_NAMED = {name: name for name in ("low", "medium", "high", "xhigh", "max")}
+EFFORTS = {name: name for name in ("low", "medium", "high", "xhigh", "max")}
 _BY_ANTHROPIC = (
     "is a tool of Anthropic's own, which models here do not know; only tools with 'name', 'description' and "
     "'input_schema' are possible."
@@ -144,7 +144,7 @@ def _thinking(value: object) -> tuple[bool | None, bool]:
 def _output_config(data: Mapping[str, Any]) -> tuple[str | None, Constraint | None]:
     """How much effort is wanted, and what the answer must look like."""
     config = fields.mapping({} if (given := data.get("output_config")) is None else given, "output_config")
-    effort = fields.named(config, "effort", _NAMED, path="output_config.effort")
+    effort = fields.named(config, "effort", EFFORTS, path="output_config.effort")
     if (format_ := config.get("format")) is not None:
         return effort, _format(format_, "output_config.format")
     # Its name in the beta.

@@ -59,7 +59,7 @@ class _Responses:
         return await counted.answer(self._entrance, request, parse, tell)
 
     async def retrieve(self, request: Request) -> Response:
-        if request.query_params.get("stream") == "true":
+        if fields.named(dict(request.query_params), "stream", {"true": True, "false": False}):
             raise fields.unsupported("stream", "the events of a stored response are not kept; ask for it whole.")
         return as_response(raw_reply(self._kept(request).response, b"application/json"))
 

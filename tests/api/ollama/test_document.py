@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from slotwise.api.ollama.document import OPTIONS, SCHEMAS
+from slotwise.api.documents.ollama import OPTIONS, SCHEMAS
 from slotwise.api.ollama.messages import ROLES
 from slotwise.api.ollama.names import Served
 from slotwise.api.ollama.schema import LEVELS, parse_chat
@@ -24,14 +24,13 @@ def _bounds() -> list[tuple[str, float, bool]]:
     """(option, value, whether it is allowed), from the document's own ranges."""
     cases: list[tuple[str, float, bool]] = []
     for name, schema in OPTIONS.items():
-        for option in schema["anyOf"]:
+        for option in schema.get("anyOf", [schema]):
             step = {"integer": 1, "number": 0.001}.get(option.get("type"))
             if step is not None and "minimum" in option:
                 cases += [(name, option["minimum"], True), (name, option["minimum"] - step, False)]
             if step is not None and "maximum" in option:
                 cases += [(name, option["maximum"], True), (name, option["maximum"] + step, False)]
-        if "not" in schema:
-            cases.append((name, schema["not"]["const"], False))
+            cases += [(name, value, True) for value in option.get("enum", ()) if value is not None]
     return cases
 
 

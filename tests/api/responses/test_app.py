@@ -129,6 +129,17 @@ async def test_a_failure_in_the_middle_is_told_and_not_kept() -> None:
     assert (await _get(app, f"{PATH}/{last['response']['id']}")).status == 404
 
 
+@pytest.mark.parametrize(("stream", "status"), [("false", 200), ("true", 400), ("yes", 400)])
+async def test_a_stored_response_is_told_whole(stream: str, status: int) -> None:
+    app = create_app(answering())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://testserver") as http:
+        made = (await http.post(PATH, json=BODY)).json()["id"]
+        response = await http.get(f"{PATH}/{made}?stream={stream}")
+
+    assert response.status_code == status
+    assert status == 200 or response.json()["error"]["param"] == "stream"
+
+
 @pytest.mark.parametrize(
     ("query", "status", "param"),
     [
