@@ -167,7 +167,8 @@ def test_a_large_body_without_a_length_is_refused_at_the_limit(server: ServerPro
 def test_every_documented_path_answers_and_metrics_count(server: ServerProcess) -> None:
     _complete(server, max_tokens=3)
     for path, methods in document()["paths"].items():
-        if "get" in methods:
+        # What a client has stored is not there.
+        if "get" in methods and "{response_id}" not in path:
             response = httpx.get(server.root + path.replace("{model_id}", "m"), timeout=10)
             assert response.status_code == 200, path
             assert response.headers["x-request-id"]

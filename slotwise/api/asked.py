@@ -16,13 +16,14 @@ from slotwise.request import Constraint, GenerationRequest, Prompt, SamplingPara
 @dataclass(frozen=True, slots=True)
 class Asker:
     """Who sent a body, and what its headers say: the key, the end user behind it, how long it may wait.
-    `request_id`: of the HTTP request."""
+    `request_id`: of the HTTP request. `admin`: it may say how long models stay loaded."""
 
     key: str = ""
     user: str = ""
     max_wait_s: float | None = None
     patience_s: float | None = None
     request_id: str = ""
+    admin: bool = True
 
 
 NOBODY = Asker()
@@ -77,6 +78,8 @@ def choices_of(
     if wanted.constraint is not None and wanted.ignore_eos:
         raise invalid("ignore_eos", True, f"false where '{wanted.constraint.param}' says what an answer looks like")
     told = {name: getattr(wanted, name) for name in Wanted.__struct_fields__} | {"user": asker.user or wanted.user}
+    if not asker.admin:
+        told["keep_alive_s"] = None  # it is what is configured: others use the model too
     seed = wanted.sampling.seed
     choices = []
     for index in range(copies * len(prompts)):

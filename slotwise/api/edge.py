@@ -134,9 +134,10 @@ class Edge:
         name = self._identify(headers)
         if access is None:
             raise UnknownUrl(f"There is nothing at {scope['method']} {path[:100]}.")
-        if access is Access.ADMIN and not self._keyring.administers(name):
+        admin = self._keyring.administers(name)
+        if access is Access.ADMIN and not admin:
             raise AdminOnly(f"{path} is for keys made with `slotwise keys add NAME --admin`.")
-        scope["slotwise.key"] = name
+        scope["slotwise.key"], scope["slotwise.admin"] = name, admin
         return None
 
     def _check_host(self, headers: Headers, allowed: Collection[str]) -> None:

@@ -15,7 +15,7 @@ from slotwise.api.asked import NOBODY, Asker, Wanted, choices_of, new_id
 from slotwise.request import EmbedPrompt, GenerationRequest, RankPrompt, ServiceTier, TextPrompt, TokenPrompt
 
 MAX_INPUTS = 2048
-MAX_INPUT_TOKENS = 4_000_000
+MAX_INPUT_TOKENS = 1_000_000
 MAX_DIMENSIONS = 1_000_000
 MAX_USER_LENGTH = 512
 _ALLOWED_INPUT = "a string, a list of strings, a list of token ids, or a list of those"
@@ -117,11 +117,7 @@ def _input(item: object, path: str) -> TextPrompt | TokenPrompt:
 
 
 def _tokens(value: Sequence[Any], path: str) -> TokenPrompt:
-    fields.sequence(value, path, 1, MAX_INPUT_TOKENS)
-    for index, token in enumerate(value):
-        if not _is_token(token) or not 0 <= token < 2**31:
-            raise fields.invalid(f"{path}[{index}]", token, "a token id")
-    return TokenPrompt(tuple(value))
+    return TokenPrompt(fields.token_ids(value, path, 1, MAX_INPUT_TOKENS))
 
 
 def _is_token(value: object) -> bool:

@@ -103,6 +103,7 @@ class Entrance:
             waits.asked_for(headers),
             waits.patience(headers),
             request.scope["slotwise.request_id"],
+            request.scope["slotwise.admin"],
         )
 
     def facts(self, model: str, *, param: str = "model") -> ModelFacts:

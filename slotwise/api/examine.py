@@ -131,7 +131,7 @@ class Examination:
         return {"tokens": [{"id": token, "piece": _piece(piece)} for token, piece in named]}
 
     async def _detokenize(self, request: Request, data: dict[str, Any]) -> object:
-        prompt = TokenPrompt(_token_ids(data.get("tokens"), "tokens"))
+        prompt = TokenPrompt(fields.token_ids(data.get("tokens"), "tokens", 0, MAX_PROMPT_TOKENS))
         try:
             found = await count(self._entrance, request, data["model"], prompt, Examine(text=True))
         except InvalidRequest as error:  # a worker knows of prompts only
@@ -151,14 +151,6 @@ class Examination:
 
     def _chat(self, request: Request, data: dict[str, Any]) -> ParsedRequest:
         return self._parse_chat(msgspec.json.encode(data), self._entrance.asker(request))
-
-
-def _token_ids(value: object, path: str) -> tuple[int, ...]:
-    tokens = fields.sequence(value, path, 0, MAX_PROMPT_TOKENS)
-    for index, token in enumerate(tokens):
-        if type(token) is not int or not 0 <= token < 2**31:
-            raise fields.invalid(f"{path}[{index}]", token, "a token id")
-    return tuple(tokens)
 
 
 def _piece(piece: bytes) -> object:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from slotwise.api.asked import ParsedRequest
+from slotwise.api.asked import Asker, ParsedRequest
 from slotwise.api.schema import parse_chat, parse_completion
 from slotwise.errors import InvalidRequest
 from slotwise.memory.facts import ModelFacts
@@ -186,3 +186,19 @@ def test_of_a_prompt_there_are_no_log_probabilities() -> None:
         _completion(echo=True, logprobs=1)
     with pytest.raises(InvalidRequest, match="echo"):
         _completion(echo=True, prompt=[1, 2])
+
+
+def test_tools_are_bounded_together() -> None:
+    large = [_tool(name=f"f{number}", description="x" * 60_000)["tools"][0] for number in range(10)]
+
+    with pytest.raises(InvalidRequest, match="bytes") as caught:
+        _parse(tools=large)
+
+    assert caught.value.param == "tools"
+
+
+def test_how_long_a_model_is_kept_is_not_for_keys_that_may_not_unload_it() -> None:
+    body = json.dumps({"model": "m", "messages": [USER], "keep_alive": 0}).encode()
+
+    assert parse_chat(body, Asker("root", admin=True)).choices[0].keep_alive_s == 0
+    assert parse_chat(body, Asker("ann", admin=False)).choices[0].keep_alive_s is None

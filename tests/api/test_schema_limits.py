@@ -87,12 +87,12 @@ def test_lists_and_objects_are_counted_exactly_where_it_matters() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_what_a_message_shows_is_short_and_plain(value: object) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     text = shown(value)
 
     assert len(text) < 100
     assert text.isprintable()
-    assert time.perf_counter() - began < 0.05
+    assert time.process_time() - began < 0.05
 
 
 HOSTILE = {
@@ -110,11 +110,11 @@ HOSTILE = {
 
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
 def test_the_largest_body_does_not_hold_up_the_others_for_long(body: bytes) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         parse_completion(body)
     except InvalidRequest as error:
         assert len(error.message) < 400  # noqa: PT017 - both outcomes are right; only taking long is not
 
-    # The goal is 100 ms for text and 200 for a list of millions; four times that on a busy machine.
-    assert time.perf_counter() - began < 0.8
+    # The goal is 100 ms for text and 200 for a list of millions; four times that on a slow machine.
+    assert time.process_time() - began < 0.8

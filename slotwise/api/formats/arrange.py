@@ -20,6 +20,8 @@ from slotwise.errors import InvalidRequest
 from slotwise.memory.facts import ModelFacts
 from slotwise.request import ChatPrompt, Constraint
 
+#: Of all tools of a request, as JSON: writing them into a prompt or a grammar holds up everybody else.
+MAX_TOOLS_BYTES = 512 * 1024
 _LISTED_NAMES = 8
 
 
@@ -59,6 +61,9 @@ def arrange(
     Raises:
         InvalidRequest: a call is forced, and there is no such tool, or its schema is too large.
     """
+    if prompt.tools and (size := len(msgspec.json.encode(prompt.tools))) > MAX_TOOLS_BYTES:
+        message = f"'tools' has {size} bytes of names, descriptions and schemas; at most {MAX_TOOLS_BYTES} are read."
+        raise InvalidRequest(message, param="tools")
     template = facts.template if facts is not None else None
     form = format_of(template)
     # gpt-oss thinks in a channel, which its reader knows.

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from slotwise.api import fields, thinking
+from slotwise.api.access import AdminOnly
 from slotwise.api.asked import NOBODY, Asker, ParsedRequest, Wanted, choices_of, new_id
 from slotwise.api.formats.arrange import Arrangement, ToolChoice, arrange
 from slotwise.api.ollama.messages import parse_messages, parse_tools, refuse_images
@@ -105,6 +106,8 @@ def _answer(model: Served, arranged: Arrangement, wanted: Wanted, asker: Asker, 
 def _load(model: Served, wanted: Wanted, asker: Asker) -> OllamaRequest:
     """A request for as little as can be: it waits in line, makes room for its model and is refused as any other is."""
     purpose: Purpose = "unload" if wanted.keep_alive_s == 0 else "load"
+    if purpose == "unload" and not asker.admin:
+        raise AdminOnly("To unload a model is for keys made with `slotwise keys add NAME --admin`.")
     wanted = Wanted(max_output_tokens=1, stream=wanted.stream, keep_alive_s=wanted.keep_alive_s)
     least: dict[Kind, Prompt] = {
         "text": TextPrompt(" "),
