@@ -204,7 +204,7 @@ def main() -> int:
         parser.error(f"no browser found ({', '.join(BROWSERS)}); --chromium PATH names one")
     pictures: Path = arguments.pictures.absolute()
     pictures.mkdir(parents=True, exist_ok=True)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
     steps = Steps()
