@@ -7,7 +7,6 @@ memory back. Pictures of the pages are left to be looked at. Everything that is 
 
 import argparse
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -16,17 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.sync_api import Page, expect, sync_playwright
-from playwright.sync_api import TimeoutError as PlaywrightTimeout
+from open_webui_pages import ANSWER_S, OpenWebUI, until
+from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
-START_S, ANSWER_S, PAGE_S = 300, 300, 60
+START_S = 300
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUESTION = "Write two sentences about the sea."
 CHROMIUM_FLAGS = (
@@ -86,15 +85,6 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
-
-
-def until(what: str, seconds: float, reached: Callable[[], object], pause_s: float = 0.2) -> None:
-    """Raises TimeoutError."""
-    deadline = time.monotonic() + seconds
-    while not reached():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not in {seconds:.0f} s: {what}")
-        time.sleep(pause_s)
 
 
 @contextmanager
@@ -164,93 +154,6 @@ class Slotwise:
         return {name: number for name, number in counted.items() if '"completed"' not in name}
 
 
-class OpenWebUI:
-    """Its pages and its settings."""
-
-    def __init__(self, url: str, page: Page, pictures: Path) -> None:
-        self._url = url
-        self._page = page
-        self._pictures = pictures
-        self._client = httpx.Client(base_url=url, timeout=PAGE_S)
-        signed_in = self._client.post("/api/v1/auths/signin", json={"email": "", "password": ""})
-        self._client.headers["authorization"] = f"Bearer {signed_in.raise_for_status().json()['token']}"
-
-    def connect(self, kind: str, slotwise: str) -> None:
-        """To one back end alone. `kind`: openai, llama.cpp or ollama."""
-        provider = kind if kind == "llama.cpp" else ""
-        openai = {
-            "ENABLE_OPENAI_API": kind != "ollama",
-            "OPENAI_API_BASE_URLS": [f"{slotwise}/v1"],
-            "OPENAI_API_KEYS": ["none"],
-            "OPENAI_API_CONFIGS": {"0": {"enable": True, "provider": provider}},
-        }
-        ollama = {
-            "ENABLE_OLLAMA_API": kind == "ollama",
-            "OLLAMA_BASE_URLS": [slotwise],
-            "OLLAMA_API_CONFIGS": {"0": {"enable": True}},
-        }
-        self._client.post("/openai/config/update", json=openai).raise_for_status()
-        self._client.post("/ollama/config/update", json=ollama).raise_for_status()
-
-    def picture(self, name: str) -> None:
-        self._page.screenshot(path=self._pictures / f"{name}.png")
-
-    def open(self, path: str = "/") -> None:
-        self._page.goto(self._url + path)
-        expect(self._page.locator("#chat-input")).to_be_visible()
-        news = self._page.get_by_role("button", name="Okay, Let's Go!")
-        # It comes a moment after the page, the first time.
-        with suppress(PlaywrightTimeout):
-            news.click(timeout=3000)
-
-    def list_models(self, model: str) -> None:
-        """The list of models is open, and has this one."""
-        self.open()
-        self._page.click("#model-selector-model-button")
-        expect(self._page.get_by_role("option", name=f"Select {model} model")).to_be_visible()
-
-    def shows_loaded(self, model: str, loaded: bool) -> None:
-        """What the list says: who is loaded has a button to give its memory back."""
-        self.list_models(model)
-        expect(self._page.get_by_label("Eject model")).to_have_count(1 if loaded else 0)
-
-    def eject(self, model: str, kind: str) -> None:
-        self.shows_loaded(model, True)
-        self._page.get_by_role("option", name=f"Select {model} model").hover()
-        self.picture(f"{kind}-loaded")
-        self._page.get_by_label("Eject model").click()
-
-    def chat(self, question: str) -> tuple[int, str]:
-        """How many beginnings of the answer the page has shown, and the answer."""
-        self.open()
-        self._page.click("#chat-input")
-        self._page.keyboard.type(question)
-        self._page.keyboard.press("Enter")
-        answer = self._page.locator("#response-content-container")
-        expect(answer).to_contain_text(re.compile(r"\S"), timeout=1000 * ANSWER_S)
-        shown = [answer.inner_text()]
-
-        def ended() -> bool:
-            if (text := answer.inner_text()) != shown[-1]:
-                shown.append(text)
-            return self._page.get_by_label("Regenerate").count() > 0
-
-        until("the answer ends", ANSWER_S, ended, pause_s=0.05)
-        return len(shown), answer.inner_text().strip()
-
-    def manage_ollama(self, model: str) -> None:
-        """The page where models of an Ollama are pulled and deleted."""
-        self.open("/admin/settings/connections")
-        self._page.get_by_label("Manage", exact=True).click()
-        expect(self._page.get_by_title("Select a model")).to_contain_text(model)
-
-    def about(self, version: str) -> None:
-        """The page that tells the version of the Ollama behind it."""
-        self.open("/admin/settings/connections")
-        self._page.get_by_role("tab", name="About", exact=True).click()
-        expect(self._page.get_by_text(version, exact=True)).to_be_visible()
-
-
 def drive(slotwise: Slotwise, webui: OpenWebUI, steps: Steps) -> None:
     for kind in ("openai", "llama.cpp", "ollama"):
         with steps.step(f"{kind}: connected"):
@@ -301,7 +204,7 @@ def main() -> int:
         parser.error(f"no browser found ({', '.join(BROWSERS)}); --chromium PATH names one")
     pictures: Path = arguments.pictures.absolute()
     pictures.mkdir(parents=True, exist_ok=True)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
     steps = Steps()
@@ -321,8 +224,6 @@ def main() -> int:
         )
         stack.callback(browser.close)
         page = browser.new_page(viewport={"width": 1000, "height": 560})
-        page.set_default_timeout(1000 * PAGE_S)
-        expect.set_options(timeout=1000 * PAGE_S)
         drive(Slotwise(url), OpenWebUI(webui_url, page, pictures), steps)
     say(f"{len(steps.failed)} steps failed; pictures and logs are in {pictures}")
     return 1 if steps.failed else 0
