@@ -53,6 +53,7 @@ def fuzz(
     (folder / "document.json").write_text(json.dumps(document))
     (folder / "schemathesis.toml").write_text(_CONFIG)
     key = ("--header", f"Authorization: Bearer {server.api_key}") if server.api_key else ()
+    # One worker: two make things up at the same time, at which CPython fails ("AST constructor recursion depth").
     command = [
         *(str(Path(sys.executable).with_name("schemathesis")), "--config-file", "schemathesis.toml"),
         *("run", "document.json", "--url", server.root, *key),

@@ -106,8 +106,13 @@ def _told(value: object) -> tuple[str, ...]:
     if value is None:
         return ()
     paths = fields.sequence(value, "response_fields", 0, MAX_RESPONSE_FIELDS)
-    texts = (fields.checked_text(path, f"response_fields[{at}]", max_length=256) for at, path in enumerate(paths))
-    return tuple(text or "" for text in texts)
+    texts = []
+    for at, path in enumerate(paths):
+        text = fields.checked_text(path, f"response_fields[{at}]", max_length=256)
+        if text is None:
+            raise fields.invalid(f"response_fields[{at}]", None, "a string")
+        texts.append(text)
+    return tuple(texts)
 
 
 class InfillTeller:

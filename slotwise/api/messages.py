@@ -81,7 +81,7 @@ def _calls(value: dict[str, Any], path: str) -> tuple[ToolCall, ...]:
     if legacy := value.get("function_call"):
         return (_call({"function": legacy}, f"{path}.function_call"),)
     calls = value.get("tool_calls")
-    if not calls:
+    if calls in (None, []):
         return ()
     path = f"{path}.tool_calls"
     return tuple(

@@ -170,14 +170,15 @@ def _sampling(data: Mapping[str, Any]) -> SamplingParams:
     default = SamplingParams()
     seed = fields.integer(data, "seed", -(2**63), 2**64 - 1)
     top_k = fields.integer(data, "top_k", -1, 2**31 - 1)
-    repeat = "repeat_penalty" if data.get("repeat_penalty") is not None else "repetition_penalty"
+    # vLLM's name for it; llama.cpp's counts more.
+    repetition = fields.number(data, "repetition_penalty", 0.01, 10, default.repeat_penalty)
     return SamplingParams(
         temperature=fields.number(data, "temperature", 0, 2, default.temperature),
         top_p=fields.number(data, "top_p", 0, 1, default.top_p),
         top_k=default.top_k if top_k is None else max(top_k, 0),
         min_p=fields.number(data, "min_p", 0, 1, default.min_p),
         seed=None if seed is None else seed & 0xFFFFFFFF,
-        repeat_penalty=fields.number(data, repeat, 0.01, 10, default.repeat_penalty),
+        repeat_penalty=fields.number(data, "repeat_penalty", 0.01, 10, repetition),
         presence_penalty=fields.number(data, "presence_penalty", -2, 2, default.presence_penalty),
         frequency_penalty=fields.number(data, "frequency_penalty", -2, 2, default.frequency_penalty),
         logit_bias=_logit_bias(data.get("logit_bias")),

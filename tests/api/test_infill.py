@@ -79,6 +79,7 @@ def test_some_of_the_context_is_kept_for_the_answer(n_predict: int | None, token
         ({"input_extra": [{"filename": 1, "text": "x"}]}, "input_extra[0].filename"),
         ({"input_extra": [{"filename": "x"}]}, "input_extra[0].text"),
         ({"response_fields": [1]}, "response_fields[0]"),
+        ({"response_fields": [None]}, "response_fields[0]"),
         ({"temperature": 9}, "temperature"),
     ],
 )

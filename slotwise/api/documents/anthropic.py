@@ -12,6 +12,7 @@ from slotwise.api.documents.parts import (
     LIMITS,
     MAX_WAIT,
     MODEL_NAME,
+    NO_ITEMS,
     NULL,
     OBJECT,
     STRING,
@@ -100,7 +101,7 @@ _ASKED: Json = {
     "output_format": nullable(_FORMAT),
     "chat_template_kwargs": TEMPLATE_ARGS,
     "container": NULL,
-    "mcp_servers": nullable({"type": "array", "maxItems": 0}),
+    "mcp_servers": NO_ITEMS,
     "speed": one_of(["standard", None]),
 }
 _NEEDED: Json = {"model": MODEL_NAME, "messages": listed(_TURN, 1, MAX_MESSAGES)}

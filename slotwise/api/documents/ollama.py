@@ -10,6 +10,7 @@ from slotwise.api.documents.parts import (
     KEEP_ALIVE,
     LIMITS,
     MAX_WAIT,
+    NO_ITEMS,
     OBJECT,
     READS,
     SEED,
@@ -39,7 +40,6 @@ from slotwise.api.ollama.schema import LEVELS, MAX_TOP_LOGPROBS
 
 _MODEL: Json = {"type": "string", "minLength": 1, "maxLength": MAX_MODEL_LENGTH}
 _MAYBE_TEXT, _MAYBE_BOOLEAN = nullable(TEXT), nullable(BOOLEAN)
-_NONE: Json = nullable({"type": "array", "maxItems": 0})
 _STOP = text(1, MAX_STOP_LENGTH)
 OPTIONS: Json = {
     "temperature": bounded("number", 0, 10),
@@ -74,13 +74,13 @@ _CALL = record(
 _SAID: Json = {
     "content": _MAYBE_TEXT,
     "thinking": _MAYBE_TEXT,
-    "images": _NONE,
+    "images": NO_ITEMS,
     "tool_name": nullable(text(0, MAX_NAME_LENGTH)),
     "tool_call_id": nullable(text(0, MAX_NAME_LENGTH)),
 }
 _MESSAGE: Json = {
     "anyOf": [
-        record({"role": one_of(role for role in ROLES if role != "assistant")}, _SAID),
+        record({"role": one_of(role for role in ROLES if role != "assistant")}, _SAID | {"tool_calls": NO_ITEMS}),
         record({"role": {"const": "assistant"}}, _SAID | {"tool_calls": nullable(listed(_CALL, 0, MAX_CALLS))}),
     ]
 }
@@ -97,7 +97,13 @@ _REQUESTS: Json = {
     "OllamaGenerateRequest": record(
         {"model": _MODEL},
         _COMMON
-        | {"prompt": _MAYBE_TEXT, "suffix": _MAYBE_TEXT, "system": _MAYBE_TEXT, "raw": _MAYBE_BOOLEAN, "images": _NONE},
+        | {
+            "prompt": _MAYBE_TEXT,
+            "suffix": _MAYBE_TEXT,
+            "system": _MAYBE_TEXT,
+            "raw": _MAYBE_BOOLEAN,
+            "images": NO_ITEMS,
+        },
     ),
     "OllamaEmbedRequest": record(
         {"model": _MODEL},

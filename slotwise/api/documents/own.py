@@ -169,7 +169,15 @@ SCHEMAS: Json = {
     "ModelCard": record(_CARD),
     "RoutedModel": record(_CARD | {"in_cache": {"const": True}, "status": _ROUTED}),
     "StudioModel": _STUDIO,
-    "Models": _list_of("ModelCard"),
+    "Models": record(
+        {
+            "object": {"const": "list"},
+            "data": listed(ref("ModelCard")),
+            "has_more": {"const": False},
+            "first_id": _MAYBE_STRING,
+            "last_id": _MAYBE_STRING,
+        }
+    ),
     "RoutedModels": _list_of("RoutedModel"),
     "StudioModels": _list_of("StudioModel"),
     "Done": record({"success": {"const": True}}),

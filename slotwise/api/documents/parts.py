@@ -54,6 +54,9 @@ KEEP_ALIVE = nullable(
 )
 
 
+NO_ITEMS = nullable({"type": "array", "maxItems": 0})
+
+
 def one_of(names: Iterable[Any]) -> Json:
     return {"enum": list(names)}
 

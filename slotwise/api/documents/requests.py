@@ -6,6 +6,7 @@ from slotwise.api.documents.parts import (
     BOOLEAN,
     KEEP_ALIVE,
     MODEL_NAME,
+    NO_ITEMS,
     OBJECT,
     SEED,
     TEXT,
@@ -92,7 +93,10 @@ _ANSWER = record(
 )
 _MESSAGE: Json = {
     "anyOf": [
-        record({"role": one_of(role for role in ROLES if role != "assistant"), "content": _CONTENT}, _NAMES),
+        record(
+            {"role": one_of(role for role in ROLES if role != "assistant"), "content": _CONTENT},
+            _NAMES | {"tool_calls": NO_ITEMS},
+        ),
         _ANSWER,
     ]
 }
@@ -207,7 +211,7 @@ _TOKENIZE = record(
 )
 _INFILL = record(
     {"input_prefix": TEXT, "input_suffix": TEXT},
-    _GENERATION
+    {name: schema for name, schema in _GENERATION.items() if name not in ("n", "stream_options")}
     | {
         "model": _MODEL_IF_SEVERAL,
         "prompt": nullable(TEXT),

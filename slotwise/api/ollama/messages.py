@@ -44,17 +44,18 @@ def _message(value: object, path: str, index: int, open_calls: list[ToolCall]) -
         raise fields.invalid(f"{path}.role", role, f"one of {', '.join(ROLES)}")
     refuse_images(value.get("images"), f"{path}.images")
     calls = value.get("tool_calls")
-    if calls and role != "assistant":
+    if calls not in (None, []) and role != "assistant":
         raise fields.invalid(f"{path}.tool_calls", calls, "in a message of the assistant")
     thinking = value.get("thinking")
     name = fields.string(value, "tool_name", max_length=MAX_NAME_LENGTH, path=f"{path}.tool_name")
+    said = fields.string(value, "tool_call_id", max_length=MAX_NAME_LENGTH, path=f"{path}.tool_call_id")
     return ChatMessage(
         ROLES[role],
         _text(value.get("content"), f"{path}.content"),
         name or None,
         reasoning=_text(thinking, f"{path}.thinking") or None,
-        tool_calls=_calls(calls, f"{path}.tool_calls", index) if calls else (),
-        tool_call_id=_answered(value, path, name, open_calls) if role == "tool" else None,
+        tool_calls=_calls(calls, f"{path}.tool_calls", index) if calls not in (None, []) else (),
+        tool_call_id=_answered(said, name, open_calls) if role == "tool" else None,
     )
 
 
@@ -83,9 +84,8 @@ def _call(value: object, path: str, default_id: str) -> ToolCall:
     return ToolCall(call_id or default_id, name, text)
 
 
-def _answered(value: dict[str, Any], path: str, name: str | None, open_calls: list[ToolCall]) -> str | None:
+def _answered(said: str | None, name: str | None, open_calls: list[ToolCall]) -> str | None:
     """The id of the call that a result belongs to: as it says, else of the first one to that tool that has none yet."""
-    said = fields.string(value, "tool_call_id", max_length=MAX_NAME_LENGTH, path=f"{path}.tool_call_id")
     for call in open_calls:
         if call.id == said if said else name in (None, "", call.name):
             open_calls.remove(call)

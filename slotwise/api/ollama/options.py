@@ -44,7 +44,7 @@ def parse_options(value: object, context: int) -> Options:
         raise fields.invalid("options", value, "an object")
     # With their paths as names, so that errors have them too.
     data = {f"options.{name}": option for name, option in value.items()}
-    if data.get("options.typical_p") not in (None, 0, 1):
+    if fields.number(data, "options.typical_p", 0, 1, 1) not in (0, 1):
         raise fields.unsupported("options.typical_p", "answers are not sampled by it; use top_p or min_p.")
     asked = fields.integer(data, "options.num_ctx", 1)
     return Options(

@@ -60,11 +60,11 @@ def parse_chat(body: bytes, asker: Asker = NOBODY, *, find: Find) -> OllamaReque
     model = find(data.get("model"))
     messages, tools = parse_messages(data.get("messages")), parse_tools(data.get("tools"))
     wanted, warning = _wanted(data, model)
+    think, constraint = _think(data), _format(data)
     if not messages:
         return _load(model, wanted, asker)
     check_suitable(model.facts, "text")
-    prompt = ChatPrompt(messages, tools, _thinking(data, model.facts))
-    constraint = _format(data)
+    prompt = ChatPrompt(messages, tools, _thinking(think, model.facts))
     arranged = arrange(prompt, model.facts, ToolChoice("auto" if tools else "none"), constraint=constraint)
     return _answer(model, arranged, wanted, asker, warning)
 
@@ -81,10 +81,11 @@ def parse_generate(body: bytes, asker: Asker = NOBODY, *, find: Find) -> OllamaR
     if suffix and system:
         raise fields.unsupported("system", "with 'suffix' there is no conversation; put it into the prompt.")
     wanted, warning = _wanted(data, model)
+    think, constraint = _think(data), _format(data)
     if not prompt and not suffix:
         return _load(model, wanted, asker)
     check_suitable(model.facts, "text")
-    args, constraint = _thinking(data, model.facts), _format(data)
+    args = _thinking(think, model.facts)
     if suffix:
         wanted = msgspec.structs.replace(wanted, constraint=constraint)
         return _request(model, InfillPrompt(prompt, suffix), wanted, asker, warning=warning)
@@ -145,13 +146,18 @@ def _logprobs(data: Mapping[str, Any]) -> int | None:
     return (top or 0) if fields.boolean(data, "logprobs") or top else None
 
 
-def _thinking(data: Mapping[str, Any], facts: ModelFacts) -> dict[str, Any]:
-    """The template's variables for the field `think`. Raises InvalidRequest."""
+def _think(data: Mapping[str, Any]) -> bool | str | None:
+    """The field `think`. Raises InvalidRequest."""
     value = data.get("think")
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and value in LEVELS):
+        return value
+    raise fields.invalid("think", value, f"true, false, or one of {', '.join(LEVELS)}")
+
+
+def _thinking(value: bool | str | None, facts: ModelFacts) -> dict[str, Any]:
+    """The template's variables for it. Raises InvalidRequest."""
     if value is None:
         return {}
-    if not isinstance(value, bool) and (not isinstance(value, str) or value not in LEVELS):
-        raise fields.invalid("think", value, f"true, false, or one of {', '.join(LEVELS)}")
     if value and not facts.thinks:
         raise InvalidRequest(f'"{facts.name}" does not support thinking', param="think", code="unsupported_parameter")
     if isinstance(value, str):

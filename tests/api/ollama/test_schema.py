@@ -331,6 +331,8 @@ def test_models_of_all_kinds_can_be_loaded_and_only_those_that_write_are_asked(m
         ({"messages": [*MESSAGES, {"role": "user", "images": ["aGk="]}]}, "messages[1].images"),
         ({"messages": [{"role": "user", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0]"),
+        ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_call_id": "x" * 257}]}, "messages[0].tool_call_id"),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": ""}}]}]},
             "messages[0].tool_calls[0].function.name",
@@ -359,6 +361,9 @@ def test_models_of_all_kinds_can_be_loaded_and_only_those_that_write_are_asked(m
         ({"options": {"temperature": "hot"}}, "options.temperature"),
         ({"options": {"top_k": 0.5}}, "options.top_k"),
         ({"options": {"typical_p": 0.5}}, "options.typical_p"),
+        ({"options": {"typical_p": False}}, "options.typical_p"),
+        ({"messages": [], "think": 1}, "think"),
+        ({"messages": [], "format": 1}, "format"),
         ({"options": {"num_predict": 0}}, "options.num_predict"),
         ({"options": {"num_predict": -3}}, "options.num_predict"),
         ({"options": {"num_ctx": 0}}, "options.num_ctx"),
