@@ -17,8 +17,16 @@ from typing import assert_never
 import anyio
 import msgspec
 
-from slotwise.errors import InvalidRequest, SlotwiseError, WorkerFailed
-from slotwise.request import FinishReason, GenerationRequest, TokenChunk, Usage, input_name, prompt_characters
+from slotwise.errors import ContextLengthExceeded, InvalidRequest, SlotwiseError, WorkerFailed
+from slotwise.request import (
+    ChatPrompt,
+    FinishReason,
+    GenerationRequest,
+    TokenChunk,
+    Usage,
+    input_name,
+    prompt_characters,
+)
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.affinity import Marks, marks_of
 from slotwise.scheduler.core import Scheduler
@@ -34,6 +42,9 @@ from slotwise.workers import protocol
 from slotwise.workers.protocol import Delta, LoadModel, Report, StepReport, WorkerPool
 
 logger = logging.getLogger(__name__)
+
+#: The reason of a worker that ended because it was told to.
+_TOLD = "exited with code 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +234,8 @@ class Dispatcher:
 
     def _fail(self, request_id: str, error: SlotwiseError) -> None:
         if lease := self._leases.pop(request_id, None):
+            if isinstance(error, ContextLengthExceeded) and not isinstance(lease.request.prompt, ChatPrompt):
+                error.param = "prompt"  # the scheduler does not know what a prompt is
             lease.fail(error)
 
     # ---- PoolListener
@@ -295,8 +308,8 @@ class Dispatcher:
             return
         counters = self._counters[model]
         # At the server's end nobody asks here; but a worker exits with 0 only when it was told to.
-        if worker_id in self._stopping or reason == "exited with code 0":
-            logger.info("%s is unloaded: its worker %s", model, reason)
+        if worker_id in self._stopping or reason == _TOLD:
+            logger.info("%s is unloaded%s", model, "" if reason == _TOLD else f": its worker {reason}")
         else:
             logger.warning("the worker of %s died: %s", model, reason)
             counters.deaths_total[cause_of_death(reason, from_outside=from_outside)] += 1

@@ -8,10 +8,12 @@ import anyio
 import msgspec
 import pytest
 
-from slotwise.errors import ModelNotFound, ServerDraining, WorkerFailed
+from slotwise.errors import ContextLengthExceeded, ModelNotFound, ServerDraining, WorkerFailed
 from slotwise.memory.accounts import on_host
 from slotwise.memory.footprint import HOST
 from slotwise.request import (
+    ChatMessage,
+    ChatPrompt,
     Constraint,
     Examine,
     Examined,
@@ -383,3 +385,13 @@ async def test_a_restart_after_back_off_happens_without_anybody_asking() -> None
         pool.hears().worker_lost(2, "killed again")
         assert 3 not in pool.loads
         await pool.started(3)  # after restart_backoff_s, on the dispatcher's own clock
+
+
+async def test_a_prompt_that_is_too_long_is_named_as_the_client_names_it() -> None:
+    for prompt, param in ((TextPrompt("hi"), "prompt"), (ChatPrompt((ChatMessage("user", "hi"),)), "messages")):
+        request = msgspec.structs.replace(_request("a"), prompt=prompt)
+        async with _dispatcher() as (dispatcher, pool), dispatcher.lease(request) as lease:
+            pool.prepared("a", tokens=10_000)
+            with pytest.raises(ContextLengthExceeded) as caught:
+                await lease.next_chunk()
+        assert caught.value.param == param
