@@ -41,7 +41,7 @@ _AT_WORK, _CANDIDATE_BYTES = 2 * 2**20, 12
 _TRIE_BYTES_PER_TOKEN = 460
 #: And what answers to schemas take, when there are any: the process that tries them, and compiled grammars, which are
 #: kept within such a bound.
-SCHEMAS_BYTES = (24 + 32) * 2**20
+SCHEMAS_BYTES = (24 + 40) * 2**20
 
 #: Kinds of buffers with weights in another order than the file's.
 _REPACKED = ("CPU_REPACK", "CPU_AARCH64", "AMX", "CPU_KLEIDIAI", "CPU_HBM")

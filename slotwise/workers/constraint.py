@@ -32,9 +32,10 @@ logger = logging.getLogger(__name__)
 
 #: Compiled grammars that are kept. One takes up to 1.5 MB, and grows: its answers share what its lexer has found.
 _KEPT = 16
-#: Slow masks that may have been computed with all of them, and with one: of the worst schemas, each leaves 45 KB. One
-#: that has had its part is compiled afresh for the next answer.
-_KEPT_GROWTH, _GROWTH = 500, 200
+#: Slow masks that may have been computed with all of them, and with one: of the worst schemas, each leaves 45 to 70 KB.
+#: One that has had its part is compiled afresh for the next answer. An answer that runs keeps its own: some 30 MB at
+#: most, where the library's limit is.
+_KEPT_GROWTH, _GROWTH = 400, 200
 _SLOW_MASK = 5e-4
 #: Grammars of which it is known that they are well, or why not, by their texts' digests.
 _TRIED = 1_024
@@ -172,9 +173,8 @@ class Constraints:
         """What is kept, where it may be used for another answer. With the lock."""
         self._trim()
         kept = self._kept.get(digest)
-        if kept is None or kept.grown > _GROWTH:
-            return None
-        self._kept.move_to_end(digest)
+        if kept is not None:
+            self._kept.move_to_end(digest)
         return kept
 
     def _keep(self, digest: bytes, kept: _Kept) -> _Kept:
@@ -185,7 +185,9 @@ class Constraints:
         return kept
 
     def _trim(self) -> None:
-        """Forget those that were not used for longest. With the lock."""
+        """Forget those that have had their part, then those that were not used for longest. With the lock."""
+        for digest in [one for one, kept in self._kept.items() if kept.grown > _GROWTH]:
+            del self._kept[digest]
         grown = sum(kept.grown for kept in self._kept.values())
         while len(self._kept) > 1 and (len(self._kept) > _KEPT or grown > _KEPT_GROWTH):
             _, kept = self._kept.popitem(last=False)

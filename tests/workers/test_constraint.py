@@ -324,9 +324,9 @@ def test_all_that_are_kept_may_grow_only_so_much_together(monkeypatch: pytest.Mo
     for index in range(8):
         pattern = f"^[a-z]{{1,{300 + index}}}$"
         _write(made.matcher(json_constraint({"type": "string", "pattern": pattern}, "p")), 150)
-        assert sum(kept.grown for kept in made._kept.values()) <= 500 + 151
+        assert sum(kept.grown for kept in made._kept.values()) <= 400 + 151
 
-    assert len(made._kept) <= 4
+    assert len(made._kept) <= 3
     made.close()
 
 
