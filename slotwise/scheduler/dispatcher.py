@@ -194,6 +194,7 @@ class Dispatcher:
                 self._marks(request),
                 request.keep_alive_s,
                 counts=request.examine is not None,
+                constrained=request.constraint is not None,
             )
         )
 
