@@ -37,6 +37,11 @@ _PROCESS_BYTES, _BYTES_PER_TOKEN = 80 * 2**20, 400
 #: What a worker makes while it serves: prompts, books, threads' stacks; and for each sequence a sampler's candidates
 #: (`llama_token_data` for each token of the vocabulary).
 _AT_WORK, _CANDIDATE_BYTES = 2 * 2**20, 12
+#: Of a model that writes: the vocabulary as `workers/constraint` has it, per token.
+_TRIE_BYTES_PER_TOKEN = 460
+#: And what answers to schemas take, when there are any: the process that tries them, and compiled grammars, which are
+#: kept within such a bound.
+SCHEMAS_BYTES = (24 + 40) * 2**20
 
 #: Kinds of buffers with weights in another order than the file's.
 _REPACKED = ("CPU_REPACK", "CPU_AARCH64", "AMX", "CPU_KLEIDIAI", "CPU_HBM")
@@ -197,7 +202,8 @@ class ModelFile:
         kernels = self.footprint.work(self.layout(load).context)
         if load.pooling:
             return _AT_WORK + kernels
-        return _AT_WORK + kernels + load.slots * self.shape.vocab * _CANDIDATE_BYTES
+        per_token = load.slots * _CANDIDATE_BYTES + _TRIE_BYTES_PER_TOKEN
+        return _AT_WORK + kernels + self.shape.vocab * per_token + SCHEMAS_BYTES
 
     def _caches(self, load: LoadModel) -> int:
         """What is kept beside the context: chats that others pushed out, and named prefixes."""

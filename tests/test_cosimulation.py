@@ -84,7 +84,10 @@ class Preparer(child.Preparer):
     def prepared(self, command: Prepare) -> tuple[Prepared, list[list[int]]]:
         if command.request_id in self._cancelled:
             return Prepared(command.request_id, 0), []
-        return self._prepare(command)
+        made = self._prepare(command)
+        if made.rest is not None:
+            made.rest()
+        return made.report, made.inputs
 
 
 class Worker:

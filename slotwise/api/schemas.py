@@ -17,8 +17,8 @@ from slotwise.request import Constraint
 MAX_SCHEMA_BYTES = 256 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_PROPERTIES = 5_000
-#: Of one object: each may come next at any place in it, which the grammar has to follow.
-MAX_OPTIONAL = 1_000
+#: Of one object: each may come next at any place in it, which the grammar has to follow. With more, answers break off.
+MAX_OPTIONAL = 500
 MAX_ENUM_VALUES = 10_000
 MAX_PATTERN_LENGTH = 1_024
 #: Of llguidance, in a schema: clients may not set them.

@@ -138,6 +138,7 @@ class Books:
             worker.requests.pop(request.request_id, None)
             worker.preparing -= request.state is RequestState.PREPARING
             worker.counting -= request.counts and request.state is RequestState.PREPARING
+            worker.compiling -= request.submitted.constrained and request.state is RequestState.PREPARING
             worker.paused -= request.paused
             if worker.alone == request.request_id and request.request_id not in worker.abandoned:
                 worker.alone = None
@@ -176,6 +177,8 @@ class Books:
         for worker in self._residency.workers.values():
             states = [request.state for request in worker.requests.values()]
             assert worker.preparing == states.count(RequestState.PREPARING)
+            compiled = [one for one in worker.requests.values() if one.submitted.constrained]
+            assert worker.compiling == sum(one.state is RequestState.PREPARING for one in compiled)
             counted = [request for request in worker.requests.values() if request.counts]
             assert worker.counting == len(counted)
             assert all(request.state is RequestState.PREPARING for request in counted)

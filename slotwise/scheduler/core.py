@@ -179,6 +179,7 @@ class Scheduler:
             self._end(request, _too_long(event, self._gate.limit(request.submitted, model)), now)
         else:
             worker.preparing -= 1
+            worker.compiling -= request.submitted.constrained
             self._books.advance(request, RequestState.QUEUED)
             most = self._gate.most_output(request.submitted, model, event.prompt_tokens)
             work = model.demand.expected(request.flow.key, event.prompt_tokens, most, request.output_tokens)

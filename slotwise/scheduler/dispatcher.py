@@ -205,6 +205,7 @@ class Dispatcher:
                 self._marks(request),
                 request.keep_alive_s,
                 counts=request.examine is not None,
+                constrained=request.constraint is not None,
             )
         )
 
@@ -364,7 +365,7 @@ class Dispatcher:
             if lease is not None:
                 self._push(lease, _chunk(lease, delta))
         else:
-            self._fail(request_id, WorkerFailed(f"The model failed during the answer: {delta.error}."))
+            self._fail(request_id, _failure(delta))
         self._leases.pop(request_id, None)
         complete = delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
         spent = usage or Usage(0, 0)
@@ -483,6 +484,13 @@ class Dispatcher:
     def _name(self, worker_id: int, request_id: str) -> str:
         """How the worker calls it; where it is gone, nobody reads it."""
         return self._names.of(worker_id, request_id) or request_id
+
+
+def _failure(delta: Delta) -> SlotwiseError:
+    """Of an answer that ended with an error."""
+    if delta.refused:
+        return InvalidRequest(f"The answer can not go on: {delta.error}.", code="invalid_schema")
+    return WorkerFailed(f"The model failed during the answer: {delta.error}.")
 
 
 def _chunk(lease: Lease, delta: Delta) -> TokenChunk:

@@ -38,6 +38,8 @@ class RequestSubmitted:
     keep_alive_s: float | None = None
     #: It wants to know what its prompt becomes, and no answer: it is over when the tokenizer is through with it.
     counts: bool = False
+    #: Its answer is held to a grammar, which is compiled before it is priced: beside other prompts.
+    constrained: bool = False
 
 
 @dataclass(frozen=True, slots=True)

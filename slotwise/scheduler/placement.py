@@ -31,6 +31,8 @@ _LOOKED_AT = 16
 _PREPARE_AHEAD = 4
 #: Prompts that are only counted are with a worker's tokenizer in such a number.
 _COUNTS_AT_ONCE = 2
+#: Prompts whose grammars are compiled do not take the place of others at the tokenizer, so many of them at a worker.
+_COMPILED_AHEAD = 64
 
 
 class Placement:
@@ -71,6 +73,7 @@ class Placement:
         ahead = _PREPARE_AHEAD
         for worker in workers:
             ahead += worker.slots + worker.counting - worker.preparing - len(worker.abandoned)
+            ahead += min(worker.compiling, _COMPILED_AHEAD)
         for _ in range(ahead - len(model.priced)):
             if (request_id := model.unpriced.head(now)) is None:
                 return
@@ -113,6 +116,7 @@ class Placement:
         worker.requests[request.request_id] = request
         worker.preparing += 1
         worker.counting += request.counts
+        worker.compiling += request.submitted.constrained
         self._actions.append(ev.PreparePrompt(request_id, worker.worker_id))
         return request_id
 

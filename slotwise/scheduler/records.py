@@ -139,6 +139,8 @@ class WorkerRecord:
     preparing: int = 0
     #: Of those that are being prepared, the ones that are only counted.
     counting: int = 0
+    #: Of those that are prepared, whose grammars may have to be compiled.
+    compiling: int = 0
     #: Requests that hold a slot.
     holding: dict[str, RequestRecord] = field(default_factory=dict)
     #: How many of each flow's requests hold a slot.

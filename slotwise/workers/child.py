@@ -1,9 +1,10 @@
 """The worker process: reads commands from its pipe, steps its model, writes reports to its pipe.
 
-Three threads, each with one job: the reader (pipe -> inbox), the preparer (templates and tokenising, with a large
-stack), and the main thread, which alone touches the context. Prompts go from the reader to the preparer directly: they
-are tokenised while a step is computed, so that they can be in the next one. Whatever the native library prints goes to
-the log pipe: the frame pipes are moved to descriptors of their own before anything else is imported.
+Four threads, each with one job: the reader (pipe -> inbox), the preparer (templates and tokenising, with a large
+stack), one that waits for constraints to be compiled, and the main thread, which alone touches the context. Prompts go
+from the reader to the preparer directly: they are tokenised while a step is computed, so that they can be in the next
+one. Whatever the native library prints goes to the log pipe: the frame pipes are moved to descriptors of their own
+before anything else is imported.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from typing import NoReturn
 
 from slotwise.request import Prompt
@@ -34,7 +36,7 @@ from slotwise.workers.inputs import InputPreparer
 from slotwise.workers.loop import ModelBroken, StepLoop
 from slotwise.workers.model import ContextLost, Embedder, Model
 from slotwise.workers.prepare import PromptPreparer, PromptRefused
-from slotwise.workers.prepared import Preparing, for_answers, for_vectors
+from slotwise.workers.prepared import Made, Preparing, for_answers, for_vectors
 from slotwise.workers.protocol import (
     EXIT_CONTEXT_LOST,
     CancelSequence,
@@ -113,18 +115,26 @@ class _PreparedTokens:
 
 
 class Preparer:
-    """The prepare thread and the set of prompts it still owes."""
+    """The prepare thread, and the set of prompts that are still owed.
+
+    A constraint that is not known yet is compiled by a thread of its own, the shortest first: schemas can be made to
+    take long, and other prompts do not wait for them.
+    """
 
     def __init__(self, prepare: Preparing, inbox: Inbox, writer: FrameWriter) -> None:
         self._prepare = prepare
         self._inbox = inbox
         self._writer = writer
         self._queue: queue.SimpleQueue[Prepare] = queue.SimpleQueue()
+        #: By how large it is, then in order of arrival.
+        self._to_compile: queue.PriorityQueue[tuple[int, int, Made]] = queue.PriorityQueue()
+        self._arrivals = count()
         self._cancelled: set[str] = set()
         #: Asked for and not yet taken over by the main thread. The reader adds, before the main thread can hear of
         #: anything that follows; the main thread removes.
         self.owed: set[str] = set()
         _start_thread(self._run, "prepare", stack_bytes=PREPARE_STACK_BYTES)
+        _start_thread(self._compile, "compile")
 
     def submit(self, command: Prepare) -> None:
         self.owed.add(command.request_id)
@@ -145,21 +155,40 @@ class Preparer:
     def _run(self) -> None:
         while True:
             command = self._queue.get()
-            inputs: list[list[int]] = []
-            report: Message = Prepared(command.request_id, prompt_tokens=0)
-            try:
-                if command.request_id not in self._cancelled:
-                    report, inputs = self._prepare(command)
-            except PromptRefused as refusal:
-                report = PrepareFailed(command.request_id, refusal.message, refusal.param, refusal.code)
-            except ConstraintRefused as refusal:
-                report = PrepareFailed(command.request_id, str(refusal), refusal.param, "invalid_schema")
-            except Exception:
-                logger.exception("prompt of %s could not be prepared", command.request_id)
-                report = PrepareFailed(command.request_id, "the prompt could not be tokenised", "messages")
-            # First the tokens, then the news: a StartSequence that answers the news must find the tokens.
-            self._inbox.put(_PreparedTokens(command.request_id, inputs))
-            self._writer.send(report)
+            self._answer(command.request_id, partial(self._prepare, command))
+
+    def _compile(self) -> None:
+        while True:
+            *_, made = self._to_compile.get()
+            self._answer(made.report.request_id, partial(_compiled, made))
+
+    def _answer(self, request_id: str, prepare: Callable[[], Made]) -> None:
+        """Once for each prompt, but for one of which the other thread does the rest."""
+        inputs: list[list[int]] = []
+        report: Message = Prepared(request_id, prompt_tokens=0)
+        try:
+            if request_id not in self._cancelled:
+                made = prepare()
+                if made.rest is not None:
+                    self._to_compile.put((made.size, next(self._arrivals), made))
+                    return
+                report, inputs = made.report, made.inputs
+        except PromptRefused as refusal:
+            report = PrepareFailed(request_id, refusal.message, refusal.param, refusal.code)
+        except ConstraintRefused as refusal:
+            report = PrepareFailed(request_id, str(refusal), refusal.param, "invalid_schema")
+        except Exception:
+            logger.exception("prompt of %s could not be prepared", request_id)
+            report = PrepareFailed(request_id, "the prompt could not be tokenised", "messages")
+        # First the tokens, then the news: a StartSequence that answers the news must find the tokens.
+        self._inbox.put(_PreparedTokens(request_id, inputs))
+        self._writer.send(report)
+
+
+def _compiled(made: Made) -> Made:
+    assert made.rest is not None
+    made.rest()
+    return Made(made.report, made.inputs)
 
 
 class Reader:

@@ -7,8 +7,10 @@ bound is bounded from outside: see `grammarcheck`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 #: Bytes of a grammar's text. Schemas are held to less in front.
@@ -66,17 +68,38 @@ def compile_grammar(trie: TokenTrie, text: str) -> GrammarMatcher:
     """
     if len(text.encode()) > MAX_GRAMMAR_BYTES:
         raise GrammarRefused(f"it is larger than {MAX_GRAMMAR_BYTES} bytes")
-    try:
+    with panics_caught("it can not be compiled"):
         matcher = LLMatcher(trie, text, log_level=0, limits=_limits())
         if not matcher.get_error():
             matcher.compute_bitmask()
-    except BaseException as error:  # a panic of the library is no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        raise GrammarRefused("it can not be compiled") from error
     if fault := matcher.get_error():
         raise GrammarRefused(in_words(fault))
     return matcher
+
+
+def follow(matcher: GrammarMatcher, vocab_size: int, most: int) -> None:
+    """Go on as long as there is only one way, for so many tokens at most. Raises GrammarRefused where that ends badly:
+    definitions without end are of such a kind."""
+    with panics_caught("it can not be followed"):
+        for _ in range(most):
+            mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+            allowed = np.unpackbits(mask, count=vocab_size, bitorder="little").nonzero()[0]
+            if matcher.is_error() or matcher.is_stopped() or len(allowed) != 1:
+                break
+            matcher.consume_token(int(allowed[0]))
+    if fault := matcher.get_error():
+        raise GrammarRefused(in_words(fault))
+
+
+@contextmanager
+def panics_caught(words: str) -> Iterator[None]:
+    """A panic of the library, which is no Exception, is one answer's fault: GrammarRefused."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise GrammarRefused(words) from error
 
 
 def _limits() -> LLParserLimits:

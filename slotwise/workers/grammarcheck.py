@@ -3,7 +3,8 @@
 Some schemas of a few hundred bytes keep llguidance busy for hours (thirty patterns that are to hold together), and
 some end the process (definitions that refer to each other two thousand deep). None of its limits stops that, and a
 native call can not be stopped from inside. So a small process tries first: the kernel ends it when it takes too long
-or too much, and what it survives, the worker compiles again with more room.
+or too much, and what it survives, the worker compiles again with more room. One that ended for another reason says
+nothing about its grammar.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ import threading
 from contextlib import suppress
 from typing import NoReturn
 
-from slotwise.workers.grammar import GrammarRefused, TokenTrie, compile_grammar, token_trie
+from slotwise.workers.grammar import GrammarRefused, TokenTrie, compile_grammar, follow, token_trie
 
 logger = logging.getLogger(__name__)
 
 #: Seconds of a processor that compiling may take.
-MOST_SECONDS = 1.0
+MOST_SECONDS = 0.5
+#: Seconds on the clock for an answer, with the start of the process, on a machine that is busy with other things.
+_MOST_WAIT = 20.0
+#: Signals that end a process which took too long, too much memory, or more stack than there is.
+_OWN_LIMITS = (signal.SIGPROF, signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
+#: What a grammar leaves no choice about at its beginning is followed for so many bytes: some break there.
+_FOLLOWED_BYTES = 256
 #: Address space of the process.
 _MOST_BYTES = 1024**3
 #: Its vocabulary: bytes, the marks, the end.
@@ -32,6 +39,10 @@ _TOO_MUCH = (
     "it takes too long or too much memory to compile; write it with less nesting, and fewer conditions that are to "
     "hold together"
 )
+
+
+class NotChecked(Exception):
+    """Raised when the process ended for a reason of its own, twice: the grammar may be well."""
 
 
 class GrammarCheck:
@@ -46,26 +57,25 @@ class GrammarCheck:
         self._lock = threading.Lock()
 
     def check(self, grammar: str) -> None:
-        """Raises GrammarRefused."""
+        """Raises GrammarRefused, or NotChecked where that can not be known now."""
         with self._lock:
             for _ in range(2):
                 process = self._process or self._start()
-                try:
-                    words = _ask(process, grammar)
-                except BrokenPipeError:  # it ended while nobody asked for anything
-                    self._end()
-                    continue
-                if words is None:
-                    self._end()
-                    raise GrammarRefused(_TOO_MUCH)
+                words = _ask(process, grammar)
                 if words:
                     raise GrammarRefused(words)
-                return
-        raise GrammarRefused("it could not be checked")
+                if words is not None:
+                    return
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(1)  # its pipe is closed before it has ended
+                if -self._end() in _OWN_LIMITS:
+                    raise GrammarRefused(_TOO_MUCH)
+        raise NotChecked("it could not be checked now")
 
     def close(self) -> None:
         with self._lock:
-            self._end()
+            if self._process is not None:
+                self._end()
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", __name__]
@@ -73,9 +83,9 @@ class GrammarCheck:
         _send(self._process, json.dumps(self._marks))
         return self._process
 
-    def _end(self) -> None:
-        if self._process is None:
-            return
+    def _end(self) -> int:
+        """Returns what it ended with: below nothing, the signal."""
+        assert self._process is not None
         process = self._process
         process.kill()
         # Closes the pipes, of which one may hold what was not read any more, and waits.
@@ -83,13 +93,21 @@ class GrammarCheck:
             pass
         logger.info("the grammar check ended with %d", process.returncode)
         self._process = None
+        return process.returncode
 
 
 def _ask(process: subprocess.Popen[bytes], grammar: str) -> str | None:
-    """What is wrong with it, in words, "" for nothing; None: the process did not survive it."""
+    """What is wrong with it, in words, "" for nothing; None: the process did not survive it, or was too late."""
     assert process.stdout is not None
-    _send(process, json.dumps(grammar))
-    line = process.stdout.readline()
+    late = threading.Timer(_MOST_WAIT, process.kill)
+    late.start()
+    try:
+        _send(process, json.dumps(grammar))
+        line = process.stdout.readline()
+    except BrokenPipeError:
+        return None
+    finally:
+        late.cancel()
     if not line.endswith(b"\n"):
         return None
     words = json.loads(line)
@@ -124,7 +142,7 @@ def main() -> NoReturn:
 
 def _fault(trie: TokenTrie, grammar: str) -> str:
     try:
-        compile_grammar(trie, grammar)
+        follow(compile_grammar(trie, grammar), trie.vocab_size, _FOLLOWED_BYTES)
     except GrammarRefused as refusal:
         return str(refusal)
     return ""

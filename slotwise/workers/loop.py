@@ -79,7 +79,7 @@ class StepLoop:
             constraint, generated = command.constraint, command.generated
             matcher = self._constraints.matcher(constraint, generated, tokens) if constraint else None
         except ConstraintRefused as refusal:  # not where it was checked before
-            self._ended.append(_failure(command.request_id, str(refusal)))
+            self._ended.append(_failure(command.request_id, str(refusal), refused=True))
             return
         # The last output token is never stored: nothing comes after it.
         promised = command.cells or len(tokens) + command.max_output_tokens
@@ -291,7 +291,7 @@ class StepLoop:
             try:
                 sampled = _sample(sequence, share)
             except NoTokenAllowed as error:
-                deltas.append(self._end(sequence, FinishReason.ERROR, error=str(error)))
+                deltas.append(self._end(sequence, FinishReason.ERROR, error=str(error), refused=True))
                 continue
             self._kv.store(sequence, tokens, wrong=len(share.sampled) - len(sampled))
             if sampled:
@@ -327,12 +327,14 @@ class StepLoop:
         vocabulary = self._model.vocabulary
         return vocabulary.special_piece if sequence.special_text else vocabulary.piece
 
-    def _end(self, sequence: Sequence, reason: FinishReason, *, error: str | None = None) -> Delta:
+    def _end(
+        self, sequence: Sequence, reason: FinishReason, *, error: str | None = None, refused: bool = False
+    ) -> Delta:
         self._running.remove(sequence)
         # What an error left behind is not trusted.
         self._kv.release(sequence, keep=reason is not FinishReason.ERROR)
         sequence.sampler.close()
-        return _terminal(sequence, reason, error=error)
+        return _terminal(sequence, reason, error=error, refused=refused)
 
     # ---- when a decode did not work
 
@@ -401,7 +403,7 @@ def _prompt_parts(active: list[Sequence], plan: StepPlan) -> list[PromptPart]:
     ]
 
 
-def _terminal(sequence: Sequence, reason: FinishReason, *, error: str | None = None) -> Delta:
+def _terminal(sequence: Sequence, reason: FinishReason, *, error: str | None = None, refused: bool = False) -> Delta:
     usage = Usage(
         prompt_tokens=sequence.prompt_tokens,
         completion_tokens=sequence.output_tokens,
@@ -412,9 +414,10 @@ def _terminal(sequence: Sequence, reason: FinishReason, *, error: str | None = N
         finish_reason=reason,
         usage=usage,
         error=error,
+        refused=refused,
         stopped_by=sequence.text.stopped_by,
     )
 
 
-def _failure(request_id: str, error: str) -> Delta:
-    return Delta(request_id, finish_reason=FinishReason.ERROR, error=error)
+def _failure(request_id: str, error: str, *, refused: bool = False) -> Delta:
+    return Delta(request_id, finish_reason=FinishReason.ERROR, error=error, refused=refused)

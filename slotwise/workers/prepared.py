@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from slotwise.workers.constraint import Constraints
@@ -10,22 +12,35 @@ from slotwise.workers.inputs import InputPreparer
 from slotwise.workers.prepare import PromptPreparer
 from slotwise.workers.protocol import Prepare, Prepared
 
-#: The tokens are of each input: a model that writes takes a prompt as one. Raises PromptRefused or ConstraintRefused.
-Preparing = Callable[[Prepare], tuple[Prepared, list[list[int]]]]
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The tokens are of each input: a model that writes takes a prompt as one."""
+
+    report: Prepared
+    inputs: list[list[int]]
+    #: What is left to do before it may be told, and takes long; so large is it. Raises ConstraintRefused.
+    rest: Callable[[], None] | None = None
+    size: int = 0
+
+
+#: Raises PromptRefused or ConstraintRefused.
+Preparing = Callable[[Prepare], Made]
 
 
 def for_answers(prompts: PromptPreparer, constraints: Constraints) -> Preparing:
     """Of a model that writes."""
 
-    def prepare(command: Prepare) -> tuple[Prepared, list[list[int]]]:
+    def prepare(command: Prepare) -> Made:
         if command.examine is not None:
-            return _examined(prompts, command), []
+            return Made(_examined(prompts, command), [])
         prepared = prompts.read(command.prompt)
-        if command.constraint is not None:
-            constraints.check(command.constraint, prepared.tokens)
-        tokens = prepared.tokens
+        tokens, constraint = prepared.tokens, command.constraint
         told = tuple(tokens) if command.tell_tokens else ()
-        return Prepared(command.request_id, len(tokens), told, prepared.opening), [tokens]
+        report = Prepared(command.request_id, len(tokens), told, prepared.opening)
+        if constraint is None or constraints.knows(constraint, tokens):
+            return Made(report, [tokens])
+        return Made(report, [tokens], partial(constraints.check, constraint, tokens), len(constraint.grammar))
 
     return prepare
 
@@ -33,13 +48,13 @@ def for_answers(prompts: PromptPreparer, constraints: Constraints) -> Preparing:
 def for_vectors(inputs: InputPreparer, prompts: PromptPreparer) -> Preparing:
     """Of a model that embeds or ranks."""
 
-    def prepare(command: Prepare) -> tuple[Prepared, list[list[int]]]:
+    def prepare(command: Prepare) -> Made:
         if command.examine is not None:
-            return _examined(prompts, command), []
+            return Made(_examined(prompts, command), [])
         found = inputs.prepare(command.prompt)
         lengths = tuple(map(len, found))
         told = tuple(chain.from_iterable(found)) if command.tell_tokens else ()
-        return Prepared(command.request_id, sum(lengths), told, lengths=lengths), found
+        return Made(Prepared(command.request_id, sum(lengths), told, lengths=lengths), found)
 
     return prepare
 

@@ -272,6 +272,8 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None  # with FinishReason.ERROR
+    #: The error is about what the client's own constraint says, and not about the model.
+    refused: bool = False
     #: With FinishReason.STOP: the stop string that ended it, if it was not the model itself.
     stopped_by: str | None = None
     #: Of each of the tokens that does not end the answer, where they are wanted; and of how many tokens, those of

@@ -11,6 +11,7 @@ from slotwise.errors import (
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.policy import KeyPolicy
+from slotwise.scheduler.shares import Flow
 from slotwise.scheduler.specs import SchedulerConfig
 from tests.scheduler.driver import SPEC, Driver, error_of
 
@@ -99,6 +100,16 @@ def test_what_was_cancelled_still_keeps_the_tokenizer_busy(loaded: Driver) -> No
     assert prepared == 2 + 4, "slots and four ahead"
     assert loaded.price("r0", 0) == []
     assert loaded.submit("next") == [ev.PreparePrompt("next", 1)]
+
+
+def test_grammars_that_are_compiled_take_nobodys_place_at_the_tokenizer(loaded: Driver) -> None:
+    for number in range(30):
+        name = f"schema{number}"
+        submitted = ev.RequestSubmitted(name, "m", 10, Flow(""), prompt_characters=40, constrained=True)
+        assert ev.PreparePrompt(name, 1) in loaded.do(submitted)
+
+    assert loaded.submit("plain") == [ev.PreparePrompt("plain", 1)]
+    assert ev.Grant in map(type, loaded.price("plain"))
 
 
 def test_an_idle_model_makes_room_for_one_that_is_wanted() -> None:

@@ -1,6 +1,7 @@
 """Any order of events: each request ends exactly once, nothing leaks, nobody is granted what is not there."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import ClassVar
 
 from hypothesis import settings
@@ -213,7 +214,9 @@ class CoreMachine(RuleBasedStateMachine):
         self.open[request_id], self.flow[request_id] = model, flow
         if counts:
             self.counts.add(request_id)
-        self.do(ev.RequestSubmitted(request_id, model, limit, flow, priority, characters, max_wait, counts=counts))
+        submitted = ev.RequestSubmitted(request_id, model, limit, flow, priority, characters, max_wait, counts=counts)
+        # Any third one is held to a grammar.
+        self.do(replace(submitted, constrained=not counts and self.counter % 3 == 0))
 
     @rule(flow=st.sampled_from(FLOWS), count=st.integers(2, 4), output=st.integers(1, 10))
     def submit_many(self, flow: Flow, count: int, output: int) -> None:

@@ -8,7 +8,7 @@ import anyio
 import msgspec
 import pytest
 
-from slotwise.errors import ContextLengthExceeded, ModelNotFound, ServerDraining, WorkerFailed
+from slotwise.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound, ServerDraining, WorkerFailed
 from slotwise.memory.accounts import on_host
 from slotwise.memory.footprint import HOST
 from slotwise.request import (
@@ -336,6 +336,17 @@ async def test_an_answer_that_fails_is_booked_as_failed_with_what_was_heard_of_i
             await lease.next_chunk()
 
     assert [(usage.outcome, usage.prompt_tokens, usage.output_tokens) for usage in usages] == [("failed", 5, 1)]
+
+
+async def test_an_answer_that_its_own_constraint_ends_is_the_requests_fault() -> None:
+    async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a")) as lease:
+        pool.prepared("a")
+        delta = Delta("a", finish_reason=FinishReason.ERROR, error="nothing is allowed", refused=True)
+        pool.hears().worker_report(1, StepReport((delta,)))
+        with pytest.raises(InvalidRequest, match="nothing is allowed") as refused:
+            await lease.next_chunk()
+
+    assert refused.value.code == "invalid_schema"
 
 
 async def test_a_failed_sequence_fails_its_lease_alone() -> None:

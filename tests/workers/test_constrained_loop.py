@@ -214,6 +214,7 @@ def test_where_nothing_is_allowed_the_answer_ends_in_an_error_and_others_go_on(
 
     assert _text(deltas["stuck"]) == "xxx"
     assert (deltas["stuck"][-1].finish_reason, deltas["stuck"][-1].error) == ("error", "there is no way on")
+    assert deltas["stuck"][-1].refused
     assert deltas["well"][-1].finish_reason is FinishReason.STOP
 
 

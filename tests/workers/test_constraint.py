@@ -1,6 +1,9 @@
 """Constraints over a small vocabulary: what is allowed, what is refused, and what hostile schemas can not do."""
 
 import json
+import signal
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
 
@@ -12,7 +15,7 @@ from slotwise.api.schemas import json_constraint
 from slotwise.request import Constraint
 from slotwise.workers.constraint import ConstraintMatcher, ConstraintRefused, Constraints, marks
 from slotwise.workers.fake import FakeVocabulary
-from slotwise.workers.grammar import MAX_GRAMMAR_BYTES
+from slotwise.workers.grammar import MAX_GRAMMAR_BYTES, compile_grammar
 from slotwise.workers.model import NoTokenAllowed
 
 
@@ -217,7 +220,7 @@ HARMLESS = {
     },
     "many optional properties": {
         "type": "object",
-        "properties": {f"p{index}": {"type": "integer", "minimum": 0, "maximum": 9} for index in range(1_000)},
+        "properties": {f"p{index}": {"type": "integer", "minimum": 0, "maximum": 9} for index in range(500)},
     },
     "thirty levels": json.loads('{"type": "array", "items": ' * 30 + '{"type": "string"}' + "}" * 30),
     "text that looks like a grammar": {"const": 'x" | <end>\nstart: /.*/ // # %json {} \\'},
@@ -262,8 +265,9 @@ def test_only_so_many_grammars_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     for index in range(6):
         made.check(_grammar(f'start: "{index}"'))
 
-    assert len(made._known) == 3
-    assert made._known_bytes == sum(map(len, made._known))
+    assert len(made._kept) == 3
+    assert made.knows(_grammar('start: "5"'))
+    assert not made.knows(_grammar('start: "0"'))
     made.close()
 
 
@@ -288,3 +292,121 @@ def test_a_thought_that_the_prompt_opens_is_ended_first(constraints: Constraints
     _says(opened, "hm, no</think>yes")
     assert free.finished
     assert opened.finished
+
+
+GROWING = json_constraint({"type": "string", "pattern": "^[\\p{L} .,]{1,500}$"}, "p")
+
+
+def _write(matcher: ConstraintMatcher, count: int) -> None:
+    """Any text that is allowed."""
+    draw = np.random.default_rng(1)
+    for _ in range(count):
+        matcher.accept(int(draw.choice(np.flatnonzero(matcher.mask()))))
+
+
+def test_a_grammar_that_has_grown_is_compiled_afresh_for_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slotwise.workers.constraint._SLOW_MASK", 0.0)
+    made = Constraints(Vocabulary())
+    matcher = made.matcher(GROWING)
+    assert made.knows(GROWING)
+    _write(matcher, 250)
+
+    assert not made.knows(GROWING)
+    made.check(GROWING)
+    assert made.knows(GROWING)
+    _write(matcher, 5)  # what it began with is still there for it
+    made.close()
+
+
+def test_all_that_are_kept_may_grow_only_so_much_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slotwise.workers.constraint._SLOW_MASK", 0.0)
+    made = Constraints(Vocabulary())
+    for index in range(8):
+        pattern = f"^[a-z]{{1,{300 + index}}}$"
+        _write(made.matcher(json_constraint({"type": "string", "pattern": pattern}, "p")), 150)
+        assert sum(kept.grown for kept in made._kept.values()) <= 400 + 151
+
+    assert len(made._kept) <= 3
+    made.close()
+
+
+def test_an_answer_that_meets_what_others_have_used_up_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of the library count over all answers since compiling."""
+    monkeypatch.setattr("slotwise.workers.grammar._limits", lambda: LLParserLimits(max_lexer_states=2_000))
+    monkeypatch.setattr("slotwise.workers.constraint._SLOW_MASK", 1e9)
+    made = Constraints(Vocabulary())
+    constraint = json_constraint({"type": "string", "pattern": "^(x|y)*x(x|y){12}$"}, "p")
+    for seed in range(30):
+        matcher = made.matcher(constraint)
+        draw = np.random.default_rng(seed)
+        _says(matcher, '"' + "".join(draw.choice(list("xy"), 300)))
+    made.close()
+
+
+class _Panic(BaseException):
+    """As the library's binding raises it."""
+
+
+@pytest.mark.parametrize("method", ["deep_copy", "consume_token", "unsafe_compute_mask_ptr"])
+def test_a_panic_ends_only_the_one_answer(
+    constraints: Constraints, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    class Panics:
+        def __init__(self, matcher: object) -> None:
+            self._matcher = matcher
+
+        def __getattr__(self, name: str) -> object:
+            def panic(*args: object) -> None:
+                raise _Panic
+
+            if name == "deep_copy" != method:
+                return lambda: self
+            return panic if name == method else getattr(self._matcher, name)
+
+    made = compile_grammar
+    monkeypatch.setattr("slotwise.workers.constraint.compile_grammar", lambda *given: Panics(made(*given)))
+    constraint = json_constraint({"const": method}, "p")
+    with pytest.raises((NoTokenAllowed, ConstraintRefused)):
+        _says(constraints.matcher(constraint), json.dumps(method))
+    monkeypatch.undo()
+    constraints.matcher(json_constraint({"const": "another"}, "p")).mask()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_check_that_somebody_ends_while_it_is_at_it_is_no_refusal(
+    constraints: Constraints, number: signal.Signals
+) -> None:
+    constraints.check(json_constraint({"const": "it runs"}, "p"))
+    process = constraints._check._process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    for pause, one in ((0.2, number), (0.3, signal.SIGCONT)):
+        threading.Timer(pause, process.send_signal, [one]).start()
+
+    constraints.check(json_constraint({"const": f"ended with {number}"}, "p"))
+
+
+def test_a_check_that_can_not_be_made_is_refused_and_not_remembered(
+    constraints: Constraints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constraint = json_constraint({"enum": [f"{index} not now" for index in range(9_000)]}, "p")
+    monkeypatch.setattr("slotwise.workers.grammarcheck._MOST_WAIT", 0.1)
+    start = constraints._check._start
+
+    def stopped() -> subprocess.Popen[bytes]:
+        process = start()
+        process.send_signal(signal.SIGSTOP)
+        return process
+
+    constraints._check.close()
+    monkeypatch.setattr(constraints._check, "_start", stopped)
+    with pytest.raises(ConstraintRefused, match="not be checked now"):
+        constraints.check(constraint)
+    monkeypatch.undo()
+    constraints.check(constraint)
+
+
+def test_definitions_without_end_are_refused_before_the_answer_begins(constraints: Constraints) -> None:
+    node = {"type": "object", "properties": {"n": {"$ref": "#/$defs/a"}}, "required": ["n"]}
+    with pytest.raises(ConstraintRefused, match="Too many items"):
+        constraints.check(json_constraint({"$ref": "#/$defs/a", "$defs": {"a": node}}, "p"))

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from slotwise.api.schemas import json_constraint
-from slotwise.request import ChatMessage, ChatPrompt, FinishReason, SamplingParams, TextPrompt
+from slotwise.request import ChatMessage, ChatPrompt, Constraint, FinishReason, SamplingParams, TextPrompt
 from slotwise.workers.handle import Deadlines
 from slotwise.workers.protocol import (
     CancelSequence,
@@ -178,6 +178,36 @@ async def test_a_constraint_is_compiled_before_anything_runs_and_a_bad_one_refus
     # The process that tries grammars does not outlive its worker.
     assert len(children) == 1
     assert not psutil.wait_procs(children, timeout=5)[1]
+
+
+async def test_schemas_that_take_long_hold_up_no_other_prompt() -> None:
+    """Nor a shorter schema more than one of them; each is answered once, one that is cancelled too."""
+
+    def hostile(index: int) -> Constraint:
+        patterns = [{"type": "string", "pattern": f"a{{{count}}}.*b{index}"} for count in range(1, 31)]
+        return json_constraint({"allOf": patterns}, "format")
+
+    async with _pool() as (pool, listener):
+        pool.start(1, _load())
+        await listener.wait_for(Ready)
+        for index in range(4):
+            pool.send(1, Prepare(f"hostile {index}", TextPrompt("hi"), constraint=hostile(index)))
+        pool.send(1, CancelSequence("hostile 3"))
+        pool.send(1, Prepare("plain", TextPrompt("hi")))
+        pool.send(1, Prepare("good", TextPrompt("hi"), constraint=json_constraint({"type": "boolean"}, "format")))
+        await listener.wait_for(PrepareFailed, 3)
+        await listener.wait_for(Prepared, 3)
+        everything = [r.request_id for r in listener.reports if isinstance(r, Prepared | PrepareFailed)]
+        refused = [r.request_id for r in listener.reports if isinstance(r, PrepareFailed)]
+        pool.stop(1)
+        await listener.wait_lost()
+
+    # The cancelled one as soon as that is known.
+    told = [request_id for request_id in everything if request_id != "hostile 3"]
+    assert told[0] == "plain"
+    assert told.index("good") <= 2
+    assert sorted(everything) == ["good", "hostile 0", "hostile 1", "hostile 2", "hostile 3", "plain"]
+    assert refused == ["hostile 0", "hostile 1", "hostile 2"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
