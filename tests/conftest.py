@@ -7,8 +7,8 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files stay together. Those that compute much with llama.cpp are one group, so that no two of them do at once; those
-    that ask a server for a few words are another."""
+    """Files stay together. Those that compute much with llama.cpp are one group, so that no two of them do at once;
+    those that ask a server for a few words are another."""
     for item in items:
         file = item.nodeid.partition("::")[0]
         if item.get_closest_marker("model") is None:
