@@ -18,7 +18,7 @@ MAX_GRAMMAR_BYTES = 512 * 1024
 _MOST_WORDS = 300
 #: What comes before the library's own reason, and the excerpt of the grammar after it.
 _PLACE = re.compile(r"^(?:at )?\d+\(\d+\): (?:failed to compile JSON schema: )?")
-_EXCERPT = re.compile(r"\n\s*\d+ \| .*|\n?<non-verbose/>.*", re.DOTALL)
+_EXCERPT = re.compile(r"\n\s*\d+ \| .*|\n?<(?:non-verbose/|state)>.*", re.DOTALL)
 
 TokenTrie = LLTokenizer
 GrammarMatcher = LLMatcher
