@@ -7,15 +7,10 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files stay together. Those that compute much with llama.cpp are one group, so that no two of them do at once;
-    those that ask a server for a few words are another."""
+    """Files stay together; those that compute with llama.cpp are one group, so that no two of them do at once."""
     for item in items:
-        file = item.nodeid.partition("::")[0]
-        if item.get_closest_marker("model") is None:
-            group = file
-        else:
-            group = "clients" if "client" in file or "libraries" in file or "forced_calls" in file else "model"
-        item.add_marker(pytest.mark.xdist_group(group))
+        computes = item.get_closest_marker("model") is not None
+        item.add_marker(pytest.mark.xdist_group("model" if computes else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session", autouse=True)

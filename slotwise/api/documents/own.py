@@ -33,6 +33,10 @@ _MAYBE_COUNT, _MAYBE_STRING = nullable(COUNT), nullable(STRING)
 
 # ---- models
 
+_ROUTED = record(
+    {"value": one_of(["loaded", "loading", "unloaded"])},
+    {"failed": {"const": True}, "failure": STRING, "progress": _PERCENT},
+)
 _CARD: Json = {
     "id": STRING,
     "object": {"const": "model"},
@@ -45,6 +49,7 @@ _CARD: Json = {
     "owned_by": STRING,
     "name": STRING,
     "state": _STATES,
+    "status": _ROUTED,
     "load_progress": _PERCENT,
     "failure": _MAYBE_STRING,
     "max_model_len": COUNT,
@@ -61,10 +66,6 @@ _CARD: Json = {
         }
     ),
 }
-_ROUTED = record(
-    {"value": one_of(["loaded", "loading", "unloaded"])},
-    {"failed": {"const": True}, "failure": STRING, "progress": _PERCENT},
-)
 _STUDIO = record(
     {
         "id": STRING,
@@ -167,7 +168,7 @@ _QUEUE = record({"requests": listed(_STANDING), "requests_total": COUNT, "models
 SCHEMAS: Json = {
     "NamedModel": record({"model": text(1, MAX_NAME_LENGTH)}),
     "ModelCard": record(_CARD),
-    "RoutedModel": record(_CARD | {"in_cache": {"const": True}, "status": _ROUTED}),
+    "RoutedModel": record(_CARD | {"in_cache": {"const": True}}),
     "StudioModel": _STUDIO,
     "Models": record(
         {
