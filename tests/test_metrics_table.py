@@ -30,7 +30,8 @@ def _documented() -> dict[str, Series]:
 def families(tmp_path_factory: pytest.TempPathFactory) -> list[Metric]:
     folder = tmp_path_factory.mktemp("metrics")
     secret = KeyStore(folder).add("ann", KeyPolicy(max_queued=0), time.time())
-    arguments = ("m=fake:", "--context", "64", "--preload", "--data", str(folder))
+    # Steps take a while: else an answer may come as one chunk, and no gap between two is seen.
+    arguments = ("m=fake:step_ms=30", "--context", "64", "--preload", "--data", str(folder))
     with run_server(folder / "log", *arguments, api_key=GIVEN_KEY) as server:
 
         def ask(key: str = secret, **fields: object) -> int:
