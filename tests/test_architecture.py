@@ -69,7 +69,7 @@ PURE = [
                 "openai",
             ),
             *("pieces", "schema", "schemas", "shape", "sse", "suitable", "telling", "toolfields"),
-            "vectors",
+            *("usualfields", "vectors"),
         )
     ),
     *(f"slotwise.api.{name}" for name in ("numerals", "thinking")),

@@ -12,12 +12,12 @@ from typing import Any
 
 from slotwise.api import fields
 from slotwise.api.asked import NOBODY, Asker, Wanted, choices_of, new_id
+from slotwise.api.usualfields import model_of, tier_of, user_of
 from slotwise.request import EmbedPrompt, GenerationRequest, RankPrompt, ServiceTier, TextPrompt, TokenPrompt
 
 MAX_INPUTS = 2048
 MAX_INPUT_TOKENS = 1_000_000
 MAX_DIMENSIONS = 1_000_000
-MAX_USER_LENGTH = 512
 _ALLOWED_INPUT = "a string, a list of strings, a list of token ids, or a list of those"
 _ENCODINGS = ("float", "base64")
 
@@ -54,7 +54,7 @@ class RerankRequest:
 def parse_embeddings(body: bytes, asker: Asker = NOBODY) -> EmbeddingRequest:
     """The body of POST /v1/embeddings. Raises InvalidRequest."""
     data = fields.parse_object(body)
-    model = _model(data)
+    model = model_of(data)
     prompt = EmbedPrompt(inputs_of(data.get("input"), "input"))
     encoding = fields.string(data, "encoding_format", max_length=32)
     if encoding not in (None, *_ENCODINGS):
@@ -67,7 +67,7 @@ def parse_embeddings(body: bytes, asker: Asker = NOBODY) -> EmbeddingRequest:
 def parse_rerank(body: bytes, asker: Asker = NOBODY) -> RerankRequest:
     """The body of POST /v1/rerank. Raises InvalidRequest."""
     data = fields.parse_object(body)
-    model = _model(data)
+    model = model_of(data)
     query = _filled(data.get("query"), "query")
     given = fields.sequence(data.get("documents"), "documents", 1, MAX_INPUTS)
     documents = tuple(_document(value, f"documents[{index}]") for index, value in enumerate(given))
@@ -101,7 +101,7 @@ def inputs_of(value: object, path: str) -> tuple[TextPrompt | TokenPrompt, ...]:
         return (TextPrompt(_filled(value, path)),)
     if not isinstance(value, list) or not value:
         raise fields.invalid(path, value, _ALLOWED_INPUT)
-    if _is_token(value[0]):
+    if fields.is_token(value[0]):
         return (_tokens(value, path),)
     if len(value) > MAX_INPUTS:
         raise fields.invalid(path, value, f"at most {MAX_INPUTS} inputs")
@@ -120,10 +120,6 @@ def _tokens(value: Sequence[Any], path: str) -> TokenPrompt:
     return TokenPrompt(fields.token_ids(value, path, 1, MAX_INPUT_TOKENS))
 
 
-def _is_token(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _filled(value: object, path: str) -> str:
     text = fields.prompt_text(value, path)
     if not text:
@@ -139,21 +135,10 @@ def _document(value: object, path: str) -> str:
     return _filled(value, path)
 
 
-def _model(data: Mapping[str, Any]) -> str:
-    model = fields.string(data, "model", max_length=512)
-    if not model:
-        raise fields.invalid("model", model, "the name of a model; GET /v1/models lists them")
-    return model
-
-
 def _common(data: Mapping[str, Any]) -> dict[str, Any]:
     """What both have beside their inputs."""
-    names = [fields.string(data, name, max_length=MAX_USER_LENGTH) for name in ("safety_identifier", "user")]
-    tier = fields.string(data, "service_tier", max_length=32)
-    if tier not in (None, "auto", *ServiceTier):
-        raise fields.invalid("service_tier", tier, f"one of auto, {', '.join(ServiceTier)}")
     return {
-        "user": next((name for name in names if name), ""),
-        "tier": None if tier in (None, "auto") else ServiceTier(tier),
+        "user": user_of(data),
+        "tier": tier_of(data),
         "keep_alive_s": fields.duration(data, "keep_alive"),
     }

@@ -15,10 +15,10 @@ from slotwise.api import fields, waits
 from slotwise.api.asked import Asker, ParsedRequest
 from slotwise.api.body import ClientLeft, read_json_body
 from slotwise.api.metrics import Metrics
-from slotwise.api.schema import MAX_USER_LENGTH
 from slotwise.api.seam import Generation
 from slotwise.api.streaming import PING_INTERVAL_S, GenerationResponse, Telling
 from slotwise.api.suitable import check_suitable
+from slotwise.api.usualfields import MAX_USER_LENGTH
 from slotwise.errors import ModelNotFound, SlotwiseError
 from slotwise.memory.facts import Kind, ModelFacts
 

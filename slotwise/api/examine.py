@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import anyio
 import msgspec
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,6 +20,7 @@ from slotwise.api.body import ClientLeft
 from slotwise.api.entrance import Entrance, Parse, silence
 from slotwise.api.prompts import MAX_PROMPT_TOKENS
 from slotwise.api.replies import json_reply
+from slotwise.api.watched import unless_left
 from slotwise.errors import InvalidRequest, SlotwiseError
 from slotwise.request import Examine, Examined, GenerationRequest, Prompt, TextPrompt, TokenPrompt
 
@@ -35,26 +35,16 @@ async def count(entrance: Entrance, request: Request, model: str, prompt: Prompt
         ClientLeft: nobody waits for it any more.
     """
     asked = _examination(model, prompt, wanted, entrance.asker(request))
-    told: Examined | SlotwiseError | None = None
-    async with anyio.create_task_group() as tasks:
+    told: Examined | None = None
 
-        async def examine() -> None:
-            nonlocal told
-            try:
-                async with entrance.service.lease(asked) as lease:
-                    told = (await lease.next_chunk()).examined
-                    assert told is not None
-            except SlotwiseError as error:
-                told = error
-            tasks.cancel_scope.cancel()
+    async def examine() -> None:
+        nonlocal told
+        async with entrance.service.lease(asked) as lease:
+            told = (await lease.next_chunk()).examined
 
-        tasks.start_soon(examine)
-        await _gone(request.receive)
-        tasks.cancel_scope.cancel()
-    if told is None:
+    if not await unless_left(request.receive, examine):
         raise ClientLeft
-    if isinstance(told, SlotwiseError):
-        raise told
+    assert told is not None
     return told
 
 
@@ -71,11 +61,6 @@ def _examination(model: str, prompt: Prompt, wanted: Examine, asker: Asker) -> G
         patience_s=asker.patience_s,
         origin=asker.request_id,
     )
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class Examination:

@@ -201,6 +201,11 @@ def duration(data: Mapping[str, Any], name: str) -> float | None:
         raise invalid(name, value, ALLOWED) from None
 
 
+def is_token(value: object) -> bool:
+    """A number, as token ids are; which ones there are is another matter."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def token_ids(value: object, path: str, low: int, high: int) -> tuple[int, ...]:
     tokens = sequence(value, path, low, high)
     # The whole list at the speed of C; only a bad one is searched.

@@ -21,7 +21,7 @@ def parse_prompts(data: Mapping[str, Any]) -> list[Prompt]:
     allowed = "a string, a list of strings, a list of token ids, or a list of those"
     if not isinstance(value, list) or not value:
         raise fields.invalid("prompt", value, allowed)
-    if _is_token(value[0]):
+    if fields.is_token(value[0]):
         return [_token_prompt(value, "prompt", suffix)]
     if len(value) > MAX_PROMPTS:
         raise fields.invalid("prompt", value, f"at most {MAX_PROMPTS} prompts")
@@ -52,7 +52,3 @@ def _token_prompt(value: list[Any], path: str, suffix: str) -> TokenPrompt:
     if suffix:
         raise fields.unsupported("suffix", "it follows prompts that are text; token ids are used as they are.")
     return TokenPrompt(fields.token_ids(value, path, 1, MAX_PROMPT_TOKENS))
-
-
-def _is_token(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

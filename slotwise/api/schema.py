@@ -20,20 +20,19 @@ from slotwise.api.pieces import AnswerParser, PlainText
 from slotwise.api.prompts import MAX_PROMPTS, parse_prompts
 from slotwise.api.shape import parse_format, parse_template_args
 from slotwise.api.toolfields import parse_choice, parse_tools
+from slotwise.api.usualfields import model_of, tier_of, user_of
 from slotwise.memory.facts import ModelFacts
 from slotwise.request import (
     ChatPrompt,
     InfillPrompt,
     Prompt,
     SamplingParams,
-    ServiceTier,
     TextPrompt,
 )
 
 MAX_CHOICES = 8
 MAX_STOPS, MAX_STOP_LENGTH = 16, 1024
 MAX_LOGIT_BIAS = 1024
-MAX_USER_LENGTH = 512
 MAX_TOP_LOGPROBS = 20
 
 
@@ -42,7 +41,7 @@ def parse_chat(
 ) -> ParsedRequest:
     """The body of POST /v1/chat/completions; `catalogue`: what is known of models, by name. Raises InvalidRequest."""
     data = fields.parse_object(body)
-    model = _model(data)
+    model = model_of(data)
     messages = parse_messages(data.get("messages"))
     _refuse_unsupported(data, _UNSUPPORTED_CHAT)
     tools = parse_tools(data)
@@ -65,7 +64,7 @@ def parse_chat(
 def parse_completion(body: bytes, asker: Asker = NOBODY) -> ParsedRequest:
     """The body of POST /v1/completions. Raises InvalidRequest."""
     data = fields.parse_object(body)
-    model = _model(data)
+    model = model_of(data)
     prompts = parse_prompts(data)
     _refuse_unsupported(data, _UNSUPPORTED_COMPLETION)
     copies = fields.integer(data, "n", 1, MAX_CHOICES) or 1
@@ -119,8 +118,8 @@ def parse_wanted(data: Mapping[str, Any]) -> Wanted:
         max_output_tokens=_output_limit(data),
         stop=_stop(data.get("stop")),
         ignore_eos=fields.boolean(data, "ignore_eos"),
-        user=_user(data),
-        tier=_tier(data),
+        user=user_of(data),
+        tier=tier_of(data),
         keep_alive_s=fields.duration(data, "keep_alive"),
         stream=fields.boolean(data, "stream"),
     )
@@ -142,28 +141,6 @@ def _echo(data: Mapping[str, Any], prompts: list[Prompt], copies: int) -> tuple[
             case _:
                 raise fields.unsupported("echo", "a prompt of token ids is not told again; send it as text.")
     return tuple(text for text in texts for _ in range(copies))
-
-
-def _user(data: Mapping[str, Any]) -> str:
-    """The end user, by the newer of OpenAI's two names for it."""
-    names = [fields.string(data, name, max_length=MAX_USER_LENGTH) for name in ("safety_identifier", "user")]
-    return next((name for name in names if name), "")
-
-
-def _tier(data: Mapping[str, Any]) -> ServiceTier | None:
-    value = fields.string(data, "service_tier", max_length=32)
-    if value in (None, "auto"):
-        return None
-    if value not in set(ServiceTier):
-        raise fields.invalid("service_tier", value, f"one of auto, {', '.join(ServiceTier)}")
-    return ServiceTier(value)
-
-
-def _model(data: Mapping[str, Any]) -> str:
-    model = fields.string(data, "model", max_length=512)
-    if not model:
-        raise fields.invalid("model", model, "the name of a model; GET /v1/models lists them")
-    return model
 
 
 def _sampling(data: Mapping[str, Any]) -> SamplingParams:

@@ -15,10 +15,11 @@ from slotwise.api import fields, thinking
 from slotwise.api.anthropic.blocks import conversation
 from slotwise.api.asked import NOBODY, Asker, ParsedRequest, Wanted, choices_of, new_id
 from slotwise.api.formats.arrange import Arrangement, ToolChoice, arrange
-from slotwise.api.schema import MAX_STOP_LENGTH, MAX_STOPS, MAX_USER_LENGTH
+from slotwise.api.schema import MAX_STOP_LENGTH, MAX_STOPS
 from slotwise.api.schemas import json_constraint
 from slotwise.api.shape import parse_template_args
 from slotwise.api.toolfields import check_names, function_of
+from slotwise.api.usualfields import MAX_USER_LENGTH
 from slotwise.memory.facts import ModelFacts
 from slotwise.request import ChatPrompt, Constraint, SamplingParams, ServiceTier
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from slotwise.api import waits
-from slotwise.api.schema import MAX_USER_LENGTH
+from slotwise.api.usualfields import MAX_USER_LENGTH
 
 Json = dict[str, Any]
 

@@ -34,14 +34,19 @@ class Block:
         self.unread = ""
 
     def read(self) -> Reading:
-        """The whole block: a JSON object that is a call, or has calls in it, or a list of such objects."""
+        """The whole block: a JSON object that is a call, or has calls in it, or a list of such objects; else what the
+        family writes."""
         first = yield from self.solid()
         if first == "[":
             yield from self.list_of_calls(0)
         elif first == "{":
             yield from self.json_call(0)
         else:
-            raise NotACall
+            yield from self.own(first)
+
+    def own(self, first: str) -> Reading:
+        """What is not JSON, after its first character."""
+        raise NotACall
 
     # ---- characters
 

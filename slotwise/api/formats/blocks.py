@@ -14,12 +14,7 @@ _MAX_DEPTH = 64
 class MistralBlock(Block):
     """After `[TOOL_CALLS]`: a list of calls, or since 2025 `name[ARGS]{…}`, with `[CALL_ID]id` between for a while."""
 
-    def read(self) -> Reading:
-        first = yield from self.solid()
-        if first in "[{":
-            self.unread = first
-            yield from super().read()
-            return
+    def own(self, first: str) -> Reading:
         name = first + (yield from self.until("[ARGS]"))
         self.calls.begin(name.partition("[CALL_ID]")[0].strip())
         yield from self.arguments((yield from self.solid()), self.calls.arguments)
@@ -72,15 +67,15 @@ class TaggedBlock(Block):
         self._opened = opened
 
     def read(self) -> Reading:
-        if not self._opened:
-            first = yield from self.solid()
-            if first in "{[":
-                self.unread = first
-                yield from super().read()
-                return
-            if first != "<":
-                raise NotACall
-            yield from self.literal("function=")
+        yield from self._call() if self._opened else super().read()
+
+    def own(self, first: str) -> Reading:
+        if first != "<":
+            raise NotACall
+        yield from self.literal("function=")
+        yield from self._call()
+
+    def _call(self) -> Reading:
         tool = self.calls.tool((yield from self.until(">")).strip())
         self.calls.begin(tool.name)
         yield from self._parameters(tool)
@@ -114,12 +109,7 @@ class KeyedBlock(Block):
     """After `<tool_call>`: GLM's `name`, and then `<arg_key>key</arg_key><arg_value>value</arg_value>` to the end mark.
     JSON is understood too."""
 
-    def read(self) -> Reading:
-        first = yield from self.solid()
-        if first in "{[":
-            self.unread = first
-            yield from super().read()
-            return
+    def own(self, first: str) -> Reading:
         name = first + (yield from self.until("<"))
         tool = self.calls.tool(name.strip())
         self.calls.begin(tool.name)
@@ -144,12 +134,7 @@ class GemmaBlock(Block):
 
     QUOTE = '<|"|>'
 
-    def read(self) -> Reading:
-        first = yield from self.solid()
-        if first in "{[":
-            self.unread = first
-            yield from super().read()
-            return
+    def own(self, first: str) -> Reading:
         if first != "c":
             raise NotACall
         yield from self.literal("all:")

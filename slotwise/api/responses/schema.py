@@ -15,8 +15,8 @@ from slotwise.api.formats.arrange import arrange
 from slotwise.api.responses.items import read_input
 from slotwise.api.responses.settings import Tools, text_format, tools_of
 from slotwise.api.responses.store import ResponseStore
-from slotwise.api.schema import MAX_USER_LENGTH
 from slotwise.api.shape import parse_template_args
+from slotwise.api.usualfields import MAX_USER_LENGTH, user_of
 from slotwise.errors import InvalidRequest
 from slotwise.memory.facts import ModelFacts
 from slotwise.request import ChatMessage, ChatPrompt, Constraint, SamplingParams, ServiceTier
@@ -92,7 +92,7 @@ def parse_response(
         top_logprobs=top_logprobs,
         special_text=arrangement.special_text,
         stream=fields.boolean(data, "stream"),
-        user=_user(data),
+        user=user_of(data),
         tier=fields.named(data, "service_tier", TIERS),
         keep_alive_s=fields.duration(data, "keep_alive"),
     )
@@ -190,12 +190,6 @@ def _top_logprobs(data: Mapping[str, Any]) -> int | None:
         if name not in INCLUDABLE:
             raise fields.invalid(f"include[{index}]", name, f"one of {', '.join(INCLUDABLE)}")
     return (top or 0) if LOGPROBS in included else top or None
-
-
-def _user(data: Mapping[str, Any]) -> str:
-    """The end user, by the newer of OpenAI's two names for it."""
-    names = [fields.string(data, name, max_length=MAX_USER_LENGTH) for name in ("safety_identifier", "user")]
-    return next((name for name in names if name), "")
 
 
 def _metadata(data: Mapping[str, Any]) -> dict[str, str]:
