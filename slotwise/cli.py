@@ -9,6 +9,8 @@ import typer
 
 from slotwise import __version__
 from slotwise.benchmarks.cli import app as bench
+from slotwise.benchmarks.simulation.cli import simulate
+from slotwise.benchmarks.tuning.cli import tune
 from slotwise.commands import out, refused
 from slotwise.config import ConfigError, Settings, load_settings
 from slotwise.fit import fit
@@ -128,6 +130,8 @@ app.add_typer(keys, name="keys")
 app.command()(usage)
 app.command()(fit)
 app.command()(ps)
+app.command()(simulate)
+app.command()(tune)
 
 
 @app.command()

@@ -61,9 +61,14 @@ def this_build(environment: Mapping[str, str]) -> Build:
         slotwise=slotwise.__version__,
         python=f"{sys.version} {sys.executable}",
         binding=_binding_version(),
-        files=tuple(_identity(path) for path in (*_native_libraries(environment), *_own_code())),
+        files=(*library_files(environment), *(_identity(path) for path in _own_code())),
         processor=processor(),
     )
+
+
+def library_files(environment: Mapping[str, str]) -> tuple[FileIdentity, ...]:
+    """Of llama.cpp as a worker that this process would start loads it. Raises OSError."""
+    return tuple(_identity(path) for path in _native_libraries(environment))
 
 
 def load_key(

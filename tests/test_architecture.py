@@ -40,6 +40,7 @@ PURE = [
     "slotwise.keys.secret",
     "slotwise.usage.entry",
     *(f"slotwise.workers.{name}" for name in ("batch", "cells", "cost", "frames", "hostcache", "lookup", "model")),
+    "slotwise.workers.attaching",
     *(f"slotwise.workers.{name}" for name in ("prefixes", "protocol", "sequences", "speculation", "split", "text")),
     "slotwise.workers.inputs",
     "slotwise.workers.packing",
@@ -110,7 +111,13 @@ PURE = [
         f"slotwise.benchmarks.{name}"
         for name in (
             *("arrivals", "asks", "capacity", "conditions", "document", "findings", "health", "judge", "lengths"),
-            *("metrics", "plan", "prompts", "records", "scenarios", "stats", "talks", "traces"),
+            *("hardware", "metrics", "pacing", "plan", "prompts", "records", "scenarios", "stats", "talks", "traces"),
+            *("calibration.fit", "calibration.observations"),
+            *(
+                f"simulation.{part}"
+                for part in ("engine", "memory", "people", "server", "talking", "timeline", "worker")
+            ),
+            *(f"tuning.{part}" for part in ("candidates", "explaining", "judging", "workloads")),
         )
     ),
     *(f"slotwise.benchmarks.report.{name}" for name in ("comparing", "figures", "headline", "markup", "overview")),

@@ -176,7 +176,13 @@ class Document:
     legs: tuple[Leg, ...]
     findings: tuple[Finding, ...] = ()
     raw_limits: tuple[RawLimit, ...] = ()
+    #: Nothing of it was measured; it was simulated, taking this for granted. Empty: it was measured.
+    assumptions: tuple[str, ...] = ()
     schema: int = SCHEMA
+
+    @property
+    def simulated(self) -> bool:
+        return bool(self.assumptions)
 
     def without_curves(self) -> Document:
         """The figures alone, small enough to be committed: no distributions, no timelines."""

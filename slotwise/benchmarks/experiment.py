@@ -130,7 +130,7 @@ class Experiment:
             axis=self.scenario.axis,
             slo={"name": slo.name, "ttft": slo.ttft, "tpot": slo.tpot, "e2e": slo.e2e, "attainment": slo.attainment},
             settings=settings,
-            machine=_machine(),
+            machine=this_machine(),
             servers=tuple(subject.server for subject in self._subjects.values()),
             legs=tuple(self._legs),
             findings=(*more, *findings),
@@ -218,7 +218,8 @@ def _note(file: TextIO, leg: Leg, attempts: Sequence[Attempt], started: float) -
     file.flush()
 
 
-def _machine() -> Machine:
+def this_machine() -> Machine:
+    """Of this program, and of servers that it starts."""
     memory = read_memory()
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []

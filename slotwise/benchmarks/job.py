@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from rich.console import Console
@@ -16,9 +16,10 @@ from rich.console import Console
 from slotwise.benchmarks.conditions import broken, parse
 from slotwise.benchmarks.document import Document, RawLimit, encode
 from slotwise.benchmarks.experiment import Experiment
-from slotwise.benchmarks.measure import KEYS_OF_A_CROWD, Options
+from slotwise.benchmarks.measure import Options
 from slotwise.benchmarks.metrics import parse_slo
 from slotwise.benchmarks.options import Given
+from slotwise.benchmarks.pacing import KEYS_OF_A_CROWD
 from slotwise.benchmarks.peers import Wanted
 from slotwise.benchmarks.plan import Changes, Scenario, changed, parse_extra, parse_users
 from slotwise.benchmarks.priority import in_use
@@ -35,6 +36,7 @@ _NOT_TOLD = frozenset(
 )
 
 
+T = TypeVar("T")
 #: What is to be done with an experiment.
 Go = Callable[[Experiment], Coroutine[Any, Any, Document]]
 
@@ -49,15 +51,11 @@ class Job:
         self._given = given
         self._console = console
         self.one_at_a_time = False
-        self.scenario = _scenario(given, scenario)
+        self.scenario = scenario_of(given, scenario)
         _check_places(given)
         self._conditions = [parse(spelled) for spelled in given["fail_if"] or []]
         self._last: Document | None = None
-        told = {
-            name: value for name, value in given.items() if name not in _NOT_TOLD and value not in (None, [], False)
-        }
-        self._settings = {name.replace("_", " "): str(value) for name, value in told.items()}
-        self._settings["client priority"] = in_use()
+        self._settings = settings_in_words(given) | {"client priority": in_use()}
         self._raw_limits: tuple[RawLimit, ...] = ()
         self._options = Options(
             slo=parse_slo(given["slo"] or self.scenario.slo),
@@ -128,7 +126,7 @@ class Job:
                 requests=requests,
             )
             try:
-                return anyio.run(_until_terminated, go, experiment)
+                return anyio.run(until_terminated, lambda: go(experiment))
             except KeyboardInterrupt:
                 if self._last is not None:
                     self._write(self._last)
@@ -147,9 +145,9 @@ class Job:
         return broken(document, self._conditions)
 
 
-async def _until_terminated(go: Go, experiment: Experiment) -> Document:
+async def until_terminated(go: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """SIGTERM is an interrupt: whoever ends this program ends the servers that it started, and their files."""
-    document: Document | None = None
+    done: list[T] = []
 
     async def watch(scope: anyio.CancelScope) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM) as signals:
@@ -158,11 +156,17 @@ async def _until_terminated(go: Go, experiment: Experiment) -> Document:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch, tasks.cancel_scope)
-        document = await go(experiment)
+        done.append(await go())
         tasks.cancel_scope.cancel()
-    if document is None:
+    if not done:
         raise KeyboardInterrupt
-    return document
+    return done[0]
+
+
+def settings_in_words(given: Given) -> dict[str, str]:
+    """What was set, for the record."""
+    told = {name: value for name, value in given.items() if name not in _NOT_TOLD and value not in (None, [], False)}
+    return {name.replace("_", " "): str(value) for name, value in told.items()}
 
 
 def _check_places(given: Given) -> None:
@@ -228,7 +232,8 @@ def _changes_in_words(given: Given) -> str:
     return ", ".join(said)
 
 
-def _scenario(given: Given, name: str) -> Scenario:
+def scenario_of(given: Given, name: str) -> Scenario:
+    """A named load with what was changed of it, or a trace. Raises ValueError or TraceError."""
     trace: Path | None = given.get("trace")
     if trace is not None:
         others = ("users", "rate", "arrivals", "shape", "capacity", "prompt", "output", "warmup")

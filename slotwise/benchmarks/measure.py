@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -19,8 +17,9 @@ from slotwise.benchmarks.document import Leg, Server, Verdict
 from slotwise.benchmarks.judge import Measured, leg_of
 from slotwise.benchmarks.metrics import Slo, summarize
 from slotwise.benchmarks.neighbours import Neighbours, local_server, until_at_rest
+from slotwise.benchmarks.pacing import identities, identity_of, offsets_of, part_of, stagger_of, thinking_of
 from slotwise.benchmarks.plan import Crowd, LegPlan, Scenario
-from slotwise.benchmarks.prompts import Ruler, seeded
+from slotwise.benchmarks.prompts import Ruler
 from slotwise.benchmarks.records import Attempt, Outcome
 from slotwise.benchmarks.runner import Arrivals, People, Run, Source, Times, run_load
 from slotwise.benchmarks.survey import ServerUnfit, ServerWatch, fit_ruler, inspect, watching
@@ -33,8 +32,6 @@ CAPACITY_USERS, CAPACITY_SECONDS, CAPACITY_WARMUP = 16, 30.0, 15.0
 LOAD_TIMEOUT_S = 600.0
 #: A server goes on with what was asked for, and nobody waits for any more, for so long at most.
 REST_S = 60.0
-#: Keys of a crowd whose people have keys of their own.
-KEYS_OF_A_CROWD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,52 +213,23 @@ async def _show(run: Run, title: str, seconds: float, watch: Watcher) -> None:
 
 
 def _source(crowd: Crowd, plan: LegPlan, speaker: Speaker, options: Options, capacity: float) -> Source:
-    rng = seeded(speaker.seed, "pace", crowd.name, plan.name)
-    keys = _keys_of(plan, options.keys)
-    think = partial(_think, seeded(speaker.seed, "think", crowd.name, plan.name), crowd.think)
+    keys, seed = _keys_of(plan, options.keys), speaker.seed
+    think = thinking_of(crowd, plan, seed)
 
     def opening(number: int) -> Conversation:
         if crowd.trace:
             return traced(crowd.trace[number], speaker, number, key=keys[crowd.name])
-        who = _identity(crowd, number)
-        part = _first_part(speaker, crowd, number) if plan.warmup else 1.0
+        who, part = identity_of(crowd, number), part_of(crowd, plan, seed, number)
         return conversation(crowd.talk, speaker, crowd.name, number, who=who, key=keys[who], part=part)
 
     if crowd.pace is None:
-        stagger = min(plan.warmup, 5.0) / max(crowd.users, 1)
-        return People(crowd.name, crowd.users, opening, think, stagger, crowd.conversations)
-    if crowd.trace:
-        return Arrivals(crowd.name, [request.seconds for request in crowd.trace], opening, think)
-    return Arrivals(crowd.name, _offsets(crowd, plan, rng, capacity), opening, think)
-
-
-def _offsets(crowd: Crowd, plan: LegPlan, rng: random.Random, capacity: float) -> Iterator[float]:
-    assert crowd.pace is not None, "a closed loop has no pace"
-    return crowd.pace.offsets(rng, capacity=capacity, warmup=plan.warmup, seconds=plan.seconds)
-
-
-def _first_part(speaker: Speaker, crowd: Crowd, number: int) -> float:
-    """How much of its answer a conversation asks for: the first of each person only a random part.
-
-    People whose requests are all alike would go in step otherwise, and a window would cut their waves somewhere.
-    """
-    return seeded(speaker.seed, "part", crowd.name, number).random() if number < crowd.users else 1.0
-
-
-def _think(rng: random.Random, mean: float) -> float:
-    return rng.expovariate(1 / mean) if mean > 0 else 0.0
-
-
-def _identity(crowd: Crowd, number: int) -> str:
-    """Who asks, where fairness between people is looked at."""
-    return f"{crowd.name}-{number % KEYS_OF_A_CROWD + 1}" if crowd.own_keys else crowd.name
+        return People(crowd.name, crowd.users, opening, think, stagger_of(crowd, plan), crowd.conversations)
+    return Arrivals(crowd.name, offsets_of(crowd, plan, seed, capacity), opening, think)
 
 
 def _keys_of(plan: LegPlan, keys: tuple[str, ...]) -> dict[str, str]:
     """Identity -> API key: those given, in turn; without any the name, which a server without keys does not mind."""
-    identities = [_identity(crowd, number) for crowd in plan.crowds for number in range(KEYS_OF_A_CROWD)]
-    unique = list(dict.fromkeys(identities))
-    return {name: keys[index % len(keys)] if keys else name for index, name in enumerate(unique)}
+    return {name: keys[index % len(keys)] if keys else name for index, name in enumerate(identities(plan))}
 
 
 def worst(legs: Sequence[Leg]) -> Verdict:

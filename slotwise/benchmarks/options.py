@@ -84,6 +84,8 @@ _OUTPUTS: dict[str, tuple[Any, Any]] = {
 #: What every benchmark has, and what one has whose load may be changed in kind.
 MEASURING = _SERVER_OPTIONS | _LENGTHS | _OUTPUTS
 LOADING = _SERVER_OPTIONS | _LENGTHS | _LOADS | _OUTPUTS
+#: Of a simulation, which asks no server.
+SIMULATING = _LENGTHS | _LOADS | {name: _OUTPUTS[name] for name in ("json", "html", "png")}
 Given = dict[str, Any]
 
 

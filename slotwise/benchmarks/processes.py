@@ -97,7 +97,7 @@ async def raw_limits(
     options = ["-c", cells, "-t", wanted.threads, "--output-format", "jsonl"]
     command = [str(binary), "-m", wanted.gguf, *map(str, sizes), *map(str, options)]
     done = await anyio.run_process(
-        _guarded(command), check=False, stdin=subprocess.DEVNULL, env=_environment(), start_new_session=True
+        guarded(command), check=False, stdin=subprocess.DEVNULL, env=environment_of_servers(), start_new_session=True
     )
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
     limits = {row["pl"]: row["pl"] * output_tokens / (row["t_pp"] + row["t_tg"]) for row in rows}
@@ -144,10 +144,10 @@ def _where_to_listen(contestant: Contestant, port: int, folder: Path) -> tuple[t
     """Command line and whole environment."""
     if not contestant.modelfile:
         command = [str(folder / "data") if word == A_FOLDER else word for word in contestant.command]
-        return (*command, "--port", str(port)), _environment(contestant.environment)
+        return (*command, "--port", str(port)), environment_of_servers(contestant.environment)
     (folder / "Modelfile").write_text(contestant.modelfile)
     place = {"OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_MODELS": str(folder / "models")}
-    return contestant.command, _environment(contestant.environment | place)
+    return contestant.command, environment_of_servers(contestant.environment | place)
 
 
 class _Readiness:
@@ -200,7 +200,7 @@ class _Readiness:
         """Ollama knows no paths: it makes its own copy of the file, under a name."""
         command = [self._contestant.command[0], "create", MODEL, "-f", str(self._folder / "Modelfile")]
         done = await anyio.run_process(
-            _guarded(command), check=False, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=self._environment
+            guarded(command), check=False, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=self._environment
         )
         if done.returncode:
             raise PeerError(f"could not make its model: `create` {_ending(done.returncode)}{_last_lines(done.stdout)}")
@@ -213,7 +213,7 @@ async def _process_group(
     """A process in a session of its own, its output in `log`; when the block ends, nobody of its group is left."""
     with log.open("wb") as output, anyio.CancelScope(shield=True):
         process = await anyio.open_process(
-            _guarded(command),
+            guarded(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -237,11 +237,11 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _guarded(command: Sequence[str]) -> list[str]:
+def guarded(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command]
 
 
-def _environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+def environment_of_servers(extra: dict[str, str] | None = None) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     return ours | (extra or {})
 

@@ -22,6 +22,7 @@ import httpx
 from slotwise.benchmarks.asks import Ask, Conversation
 from slotwise.benchmarks.client import Target, make_client, send
 from slotwise.benchmarks.health import ClientHealth
+from slotwise.benchmarks.pacing import LONGER, patience_after
 from slotwise.benchmarks.priority import first_in_line
 from slotwise.benchmarks.records import Attempt
 from slotwise.benchmarks.stats import percentile
@@ -32,9 +33,6 @@ Opening = Callable[[int], Conversation]
 Think = Callable[[], float]
 
 _LOOK_S = 0.01
-_IMPATIENT_S, _PATIENT_S = 1.0, 30.0
-#: A window may become so many times as long as was asked for.
-_LONGER = 3.0
 #: Files that are open for other things than requests.
 _FILES_KEPT = 64
 _RECENT = 200
@@ -144,7 +142,7 @@ async def _until_window_has_ended(load: _Load, times: Times, scope: anyio.Cancel
     run = load.run
     await anyio.sleep(max(0.0, run.end - time.perf_counter()))
     if load.begun_in_window() < times.least:
-        with anyio.move_on_after(_LONGER * times.seconds - times.seconds):
+        with anyio.move_on_after(LONGER * times.seconds - times.seconds):
             while load.begun_in_window() < times.least:
                 await load.next_end()
         run.end = time.perf_counter()
@@ -198,8 +196,7 @@ class _Load:
         while people.conversations is None or turn < people.conversations:
             last = await self._converse(client, people, number + people.users * turn, None)
             turn += 1
-            refused = last is not None and last.failed and not last.content_at
-            await anyio.sleep(people.think() + (_patience(last) if last is not None and refused else 0.0))
+            await anyio.sleep(people.think() + patience_after(last))
 
     async def _converse(
         self, client: httpx.AsyncClient, source: Source, number: int, intended: float | None
@@ -266,15 +263,6 @@ def _open_files() -> int:
         )
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return soft
-
-
-def _patience(refused: Attempt) -> float:
-    """Seconds until a person who was refused or failed asks again: as told, within reason; else a second.
-
-    Without it a server that refuses at once would be flooded by its own politeness, and a closed loop be none.
-    """
-    told = refused.retry_after
-    return _IMPATIENT_S if told is None else min(max(told, _IMPATIENT_S), _PATIENT_S)
 
 
 class _Measured:

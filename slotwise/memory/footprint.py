@@ -204,6 +204,16 @@ class ModelFootprint:
 
     # ---- what computing takes
 
+    def multiplications(self) -> float:
+        """Of one token with its logits, and as many additions: each weight of a matrix once, but for experts that do
+        not compute it. Without attention."""
+        of_layers = sum(
+            tensor.elements * (self.shape.experts_used if "_exps." in tensor.name else 1.0)
+            for tensor in self._tensors
+            if len(tensor.shape) > 1 and _layer_of(tensor.name) is not None
+        )
+        return of_layers + self.shape.embedding * self.shape.vocab
+
     def output(self, context: ContextShape) -> int:
         """The buffer of logits in main memory (llama-context.cpp, output_reserve)."""
         return _F32 * context.output_rows * self.shape.vocab

@@ -57,6 +57,8 @@ class ModelShape:
     #: All layers that tensors are numbered by, with those for prediction ahead (`nextn`), which are not loaded.
     blocks: int
     trunk: int
+    #: Of the experts of a layer, the part that computes a token; 1 where there are none.
+    experts_used: float = 1.0
 
 
 def model_shape(header: GGUFHeader) -> ModelShape:
@@ -120,7 +122,12 @@ class _Reading:
             context_train=header.integer("context_length", 0),
             blocks=self.blocks,
             trunk=self.trunk,
+            experts_used=self._experts_used(),
         )
+
+    def _experts_used(self) -> float:
+        count, used = (self._header.integer(f"expert_{name}", 0) for name in ("count", "used_count"))
+        return min(used / count, 1.0) if count and used else 1.0
 
     def _per_layer(self, key: str, default: list[int], loops: int) -> list[int]:
         found = self._header.value(key)

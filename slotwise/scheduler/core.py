@@ -235,16 +235,19 @@ class Scheduler:
             output_tokens += tokens
             if (request := self._books.requests.get(request_id)) is not None:
                 model.demand.said(request.claim, tokens)
-                self._placement.extend(model, worker, request, now)
+                # Others' ends, told with this step, may have had it go on elsewhere.
+                if request.worker_id == worker.worker_id:
+                    self._placement.extend(model, worker, request, now)
         for request_id, count in event.inputs:
             if (request := self._books.requests.get(request_id)) is not None:
                 request.inputs_done += count
-        model.demand.rates.observe(event.decode_rows, event.prompt_tokens, output_tokens, event.seconds)
+        model.demand.rates.observe(event.decode_rows, event.prompt_tokens, output_tokens // event.steps, event.seconds)
         model.demand.backlog.computed(event.prompt_tokens)
         # What drafts give is a text's, not a number of rows'.
         bare = not event.prompt_tokens and not event.drafted
-        if bare and worker.active.observe(event.decode_rows, event.seconds, now):
-            model.look_again = now
+        for _ in range(event.steps if bare else 0):
+            if worker.active.observe(event.decode_rows, event.seconds, now):
+                model.look_again = now
         if len(model.priced) and now >= model.look_again:
             # Who had just begun when somebody else was owed a slot may be paused by now.
             model.look_again = now + LEAST_RUN_S / 2

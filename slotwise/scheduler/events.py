@@ -87,18 +87,20 @@ class SequenceFinished:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """A worker computed a batch: what tokens cost is learned from it."""
+    """A worker computed a batch, or `steps` of them that were alike: what tokens cost is learned from it."""
 
     worker_id: int
+    #: Of each step, and so are prompt tokens, seconds and drafts.
     decode_rows: int
     prompt_tokens: int
-    #: Output tokens that requests got.
+    #: Output tokens that requests got, in all steps together.
     outputs: tuple[tuple[str, int], ...]
     seconds: float
     #: Rows of guesses that were checked beside them.
     drafted: int = 0
     #: Inputs of requests of which the vectors came.
     inputs: tuple[tuple[str, int], ...] = ()
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,8 @@ class Pools:
 
     def watch(self, model: ModelRecord, now: float) -> None:
         """Since when whose next request waits for cells."""
+        if len(model.spec.sizes) == 1:
+            return
         for worker in model.workers.values():
             if not worker.waits_for_cells or not model.waiting:
                 worker.short_since = None
@@ -116,8 +118,10 @@ class Pools:
     def grow(self, model: ModelRecord, now: float, *, others_wait: bool) -> list[Action]:
         """Larger pools for those of its workers whose next request waits for cells; `others_wait`: for memory."""
         actions: list[Action] = []
+        if others_wait or len(model.spec.sizes) == 1:
+            return actions
         for worker in model.open:
-            if others_wait or self._grows_at(worker) > now:
+            if self._grows_at(worker) > now:
                 continue
             need = self._while_changing(worker, worker.size - 1)
             held = self._memory.of(worker.worker_id)
@@ -156,6 +160,8 @@ class Pools:
 
     def deadline(self, model: ModelRecord, now: float) -> float | None:
         """When one of its pools may become larger, though nothing else happens."""
+        if len(model.spec.sizes) == 1:
+            return None
         moments = [at for worker in model.open if (at := self._grows_at(worker)) > now]
         return min((at for at in moments if at < math.inf), default=None)
 

@@ -135,6 +135,8 @@ class Residency:
 
     def _wants_another(self, model: ModelRecord) -> bool:
         """One more worker of a model that has some: where all of them are busy, or it is to be loaded anyway."""
+        if len(model.workers) >= model.spec.replicas:
+            return False
         if not model.preload:
             # One that is being loaded will take some of what waits.
             others = any(worker.state is not WorkerState.READY for worker in model.workers.values())

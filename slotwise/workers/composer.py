@@ -66,14 +66,18 @@ class Composer:
         self._was_brief = plan.brief
         return plan
 
-    def computed(self, plan: StepPlan, prompts: Many[PromptPart], seconds: float, *, copied: bool) -> None:
-        """The step took so long. `copied`: it moved cells as well, so it says nothing of what tokens cost."""
+    def computed(
+        self, plan: StepPlan, prompts: Many[PromptPart], seconds: float, *, copied: bool, steps: int = 1
+    ) -> None:
+        """The step took so long. `copied`: it moved cells as well, so it says nothing of what tokens cost. `steps`: so
+        many alike were made, one after the other, and each took so long."""
+        self._turn += steps - 1
         tokens: Counter[Flow] = Counter()
         for part in prompts:
             tokens[part.asker.flow] += part.tokens
         decoding = self._cost.decode_seconds(plan.decode_rows)
         of_prompts = max(seconds - decoding, 0.0) if prompts else 0.0
-        self._shares.passed(seconds, of_prompts, tokens)
+        self._shares.passed(seconds * steps, of_prompts * steps, tokens)
         if not copied:
             chunks = [(part.tokens, part.depth) for part in prompts]
             self._cost.observe(plan.decode_rows, chunks, seconds, drafted=plan.drafted_rows)

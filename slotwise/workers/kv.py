@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from slotwise.workers import sequences
 from slotwise.workers.cells import Cells, Copy, Lose, Operation, Reuse
 from slotwise.workers.hostcache import HostCache, Kept
-from slotwise.workers.model import Model
+from slotwise.workers.model import Memory
 from slotwise.workers.protocol import ModelInfo
 from slotwise.workers.split import SplitCells
 from slotwise.workers.unified import UnifiedCells
@@ -38,7 +38,7 @@ class _Elsewhere:
 class KVCache:
     """Rows and cells of one context, and who has them."""
 
-    def __init__(self, model: Model, warm: WarmPrefixes | None = None, host_bytes: int = 0) -> None:
+    def __init__(self, model: Memory, warm: WarmPrefixes | None = None, host_bytes: int = 0) -> None:
         """`host_bytes`: main memory for what ended requests left and others pushed out of the context."""
         self._model = model
         self._warm = warm or WarmPrefixes()

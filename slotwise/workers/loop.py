@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from slotwise.request import FinishReason, TokenLogprob, Usage
+from slotwise.workers.attaching import active as active_of
+from slotwise.workers.attaching import attach
 from slotwise.workers.batch import NoPrompts, Share, StepPlan, is_decoding, plan_step
 from slotwise.workers.cells import CellsExhausted
 from slotwise.workers.composer import Composer, PromptPart
@@ -23,7 +25,7 @@ from slotwise.workers.kv import KVCache
 from slotwise.workers.logprobs import log_probabilities
 from slotwise.workers.model import Model, NoTokenAllowed
 from slotwise.workers.protocol import Delta, ExtendSequence, Resized, ResumeSequence, StartSequence, StepReport
-from slotwise.workers.sequences import TWIN_TOKENS, Sequence, Wait, twin_of
+from slotwise.workers.sequences import Sequence
 from slotwise.workers.text import TextStream
 from slotwise.workers.warm import WarmPrefixes
 
@@ -202,8 +204,8 @@ class StepLoop:
         started = self._timer()
         deltas, self._ended = self._ended, []
         no_cells = drafts_accepted = 0
-        copied = self._attach()
-        active = self._active()
+        copied = attach(self._running, self._kv)
+        active = active_of(self._running)
         plan = self._composer.plan(active, [sequence for sequence in self._running if sequence.waits])
         if plan.rows:
             self._kv.make_room(plan.rows)
@@ -250,36 +252,6 @@ class StepLoop:
             self._end(sequence, FinishReason.CANCELLED)
         for request_id in list(self._paused):
             self.cancel(request_id)
-
-    # ---- before a decode
-
-    def _attach(self) -> bool:
-        """Give rows to those that have none and need not wait for a twin. Returns whether cells are to be copied."""
-        copied = False
-        for sequence in self._running:
-            sequence.awaited = sequence.awaited_level = 0
-        for sequence in self._running:
-            if sequence.attached or sequence.stands_still:
-                continue
-            if sequence.waits is None or sequence.waits.over:
-                sequence.waits = self._twin_of(sequence)
-            if sequence.waits:
-                leader = sequence.waits.leader
-                leader.awaited = max(leader.awaited, sequence.waits.until)
-                leader.awaited_level = max(leader.awaited_level, sequence.level)
-                continue
-            copied = self._kv.attach(sequence) or copied
-        return copied
-
-    def _active(self) -> list[Sequence]:
-        """Those that can take part in a step."""
-        return [sequence for sequence in self._running if sequence.attached and not sequence.stands_still]
-
-    def _twin_of(self, sequence: Sequence) -> Wait | None:
-        if not self._kv.shares:
-            return None
-        prospect = self._kv.prospect(sequence.tokens, sequence.scope)
-        return twin_of(sequence, prospect, self._running, max(TWIN_TOKENS, self._kv.worth_sharing))
 
     # ---- after a decode
 
@@ -366,7 +338,7 @@ class StepLoop:
 
     def _find_refused(self, deltas: list[Delta]) -> None:
         """Code -1: one row of the batch was not acceptable. Try each sequence alone and end those refused again."""
-        for sequence in self._active():
+        for sequence in active_of(self._running):
             plan = plan_step([sequence], self._model.n_batch)
             self._kv.make_room(plan.rows)
             code = self._model.decode(plan.chunks)

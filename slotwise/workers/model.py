@@ -104,11 +104,44 @@ class ContextLost(Exception):
     """Raised when a context could not be made again, of whatever size: the model can compute nothing any more."""
 
 
-class Model(Protocol):
-    """A loaded model with one context."""
+class Memory(Protocol):
+    """What a context holds of which sequence."""
 
     @property
     def info(self) -> ModelInfo: ...
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first `length` tokens of `source` become all that `target` has stored."""
+
+    def remove(self, seq_id: int, start: int = 0) -> None:
+        """Drop the cells of a sequence from position `start` on."""
+
+    def state_bytes(self, seq_id: int) -> int:
+        """How large `state` would be."""
+
+    def state(self, seq_id: int) -> bytearray:
+        """All that the context holds of a sequence."""
+
+    def restore(self, seq_id: int, state: bytearray) -> bool:
+        """Make a sequence hold what `state` was taken of. False if there is no room: then it holds nothing.
+
+        How it is written may change with the context's layout, not what it says. The bytes must come from `state` of
+        the same model and library: llama.cpp trusts them.
+        """
+
+    def positions(self, seq_id: int) -> int:
+        """How many tokens of the sequence are stored."""
+
+    def resize(self, cells: int) -> bool:
+        """Make the context again with so many cells; it holds nothing then, and `info` says what it is.
+
+        False: there is no memory for it, and it is as large as before. States go into it as into the one before, and
+        samplers go on. Raises ContextLost.
+        """
+
+
+class Model(Memory, Protocol):
+    """A loaded model with one context."""
 
     @property
     def vocabulary(self) -> Vocabulary: ...
@@ -139,35 +172,6 @@ class Model(Protocol):
     ) -> Sampler:
         """`generated`: output tokens that there are already; it is as if it had sampled them. `matcher`: holds the
         answer to a constraint, and has accepted them; not together with `ignore_eos`."""
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """The first `length` tokens of `source` become all that `target` has stored."""
-
-    def remove(self, seq_id: int, start: int = 0) -> None:
-        """Drop the cells of a sequence from position `start` on."""
-
-    def state_bytes(self, seq_id: int) -> int:
-        """How large `state` would be."""
-
-    def state(self, seq_id: int) -> bytearray:
-        """All that the context holds of a sequence."""
-
-    def restore(self, seq_id: int, state: bytearray) -> bool:
-        """Make a sequence hold what `state` was taken of. False if there is no room: then it holds nothing.
-
-        How it is written may change with the context's layout, not what it says. The bytes must come from `state` of
-        the same model and library: llama.cpp trusts them.
-        """
-
-    def positions(self, seq_id: int) -> int:
-        """How many tokens of the sequence are stored."""
-
-    def resize(self, cells: int) -> bool:
-        """Make the context again with so many cells; it holds nothing then, and `info` says what it is.
-
-        False: there is no memory for it, and it is as large as before. States go into it as into the one before, and
-        samplers go on. Raises ContextLost.
-        """
 
     def close(self) -> None: ...
 

@@ -52,6 +52,8 @@ class CoreMachine(RuleBasedStateMachine):
         self.abandoned: dict[str, int] = {}  # cancelled while the tokenizer had them -> worker
         self.running: dict[str, int] = {}
         self.paused: dict[str, int] = {}
+        #: Went on elsewhere: the worker that it was on before, whose last step may still be told.
+        self.moved: dict[str, int] = {}
         self.flow: dict[str, Flow] = {}
         self.counts: set[str] = set()  # requests that want no answer
         self.cells: dict[str, int] = {}
@@ -118,6 +120,7 @@ class CoreMachine(RuleBasedStateMachine):
                 if (before := self.paused.pop(request_id, worker_id)) != worker_id:
                     told = self.history[-1][2][: self.history[-1][2].index(action)]
                     assert ev.CancelSequence(request_id, before) in told, "two workers have it"
+                    self.moved[request_id] = before
                 self.grant(request_id, worker_id, cells)
             case ev.ExtendSequence(request_id, worker_id, cells):
                 assert self.running[request_id] == worker_id
@@ -132,6 +135,8 @@ class CoreMachine(RuleBasedStateMachine):
                 assert self.paused.pop(request_id) == worker_id
                 self.grant(request_id, worker_id, cells)
             case ev.EndRequest(request_id):
+                if request_id in self.preparing:  # the tokenizer goes on with it all the same
+                    self.abandoned[request_id] = self.preparing[request_id]
                 self.end(request_id)
             case ev.BookUsage(request_id):
                 assert request_id not in self.booked, "booked twice"
@@ -231,6 +236,9 @@ class CoreMachine(RuleBasedStateMachine):
     def stepped(self, data: st.DataObject, rows: int, prompt: int, seconds: float) -> None:
         worker_id = data.draw(st.sampled_from(sorted(self.workers)))
         mine = sorted(r for r, worker in self.running.items() if worker == worker_id and self.has_a_cell(r))[:rows]
+        mine += [r for r, before in self.moved.items() if before == worker_id and r in self.running]
+        self.moved = {r: before for r, before in self.moved.items() if before != worker_id}
+        mine = [request_id for request_id in mine if self.has_a_cell(request_id)]
         for request_id in mine:
             self.made[request_id] = self.made.get(request_id, 0) + 1
         self.do(ev.StepDone(worker_id, rows, prompt, tuple((request_id, 1) for request_id in mine), seconds))

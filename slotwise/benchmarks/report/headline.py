@@ -29,7 +29,8 @@ class Headline:
 def headline(document: Document) -> Headline:
     """What came out of a run, a comparison or a search for capacity. Without control characters."""
     found = _headline(document)
-    return Headline(plain(found.sentence), plain(found.detail), found.leg)
+    sentence = f"Simulated, not measured: {found.sentence}" if document.simulated else found.sentence
+    return Headline(plain(sentence), plain(found.detail), found.leg)
 
 
 def _headline(document: Document) -> Headline:

@@ -41,6 +41,7 @@ def render(document: Document) -> str:
     several = len(document.servers) > 1
     body = [
         _header(document, top.sentence, top.detail),
+        section("Simulated: nothing of this was measured", _assumed(document), key="simulated"),
         section("Validity", _validity(document), key="validity"),
         section("Findings", _findings(document.findings), key="findings"),
         section("Comparison", comparison(document), key="comparison"),
@@ -74,6 +75,12 @@ def _header(document: Document, sentence: str, detail: str) -> str:
         element("p", f"{text(document.summary)} {text(limits_in_words(document))}", class_="load"),
     ]
     return element("header", "\n".join(part for part in parts if part))
+
+
+def _assumed(document: Document) -> str:
+    if not document.simulated:
+        return ""
+    return element("p", "It is assumed that") + bullets(text(one) for one in document.assumptions)
 
 
 def _date(document: Document) -> str:

@@ -46,7 +46,8 @@ def run_table(document: Document) -> RenderableType:
         parts.append(
             Text("the middle of the repeats; ± half their range. Failures count as infinitely late", style="dim")
         )
-    return Group(*parts, *_remarks(table, several=len(document.servers) > 1), *_findings(document.findings))
+    remarks = _remarks(table, several=len(document.servers) > 1)
+    return Group(*_assumed(document), *parts, *remarks, *_findings(document.findings))
 
 
 def compare_table(document: Document) -> RenderableType:
@@ -64,6 +65,15 @@ def compare_table(document: Document) -> RenderableType:
     note = "ratio: median over pairs of repeats, to the first server; in brackets its 95% interval (bootstrap)"
     remarks = _remarks(rows(document), several=True)
     return Group(*parts, Text(note, style="dim"), *remarks, *_findings(document.findings))
+
+
+def _assumed(document: Document) -> list[Text]:
+    if not document.simulated:
+        return []
+    return [
+        Text("SIMULATED: nothing of this was measured. It is assumed that", style="bold yellow"),
+        *(Text(f"  - {plain(one)}", style="yellow") for one in document.assumptions),
+    ]
 
 
 def _legs_of(server: str, table: list[Row]) -> Table:

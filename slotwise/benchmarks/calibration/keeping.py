@@ -1,0 +1,92 @@
+"""What was measured of models on this machine, kept in the data folder: a second question is answered at once.
+
+A file for each way of loading a model: another model file, another build of llama.cpp, other threads or cells are
+another file. A help and never a condition: what can not be read or written is measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from slotwise.benchmarks.calibration.observations import Observation
+from slotwise.benchmarks.simulation.engine import Engine, HostCosts
+from slotwise.fingerprint import FileIdentity, library_files
+from slotwise.memory.probe import processor, read_memory
+from slotwise.workers.protocol import LoadModel
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "calibrations"
+#: Counted up when the file's fields change their meaning.
+_FORM = 1
+#: Of a load, what decides about how long its steps take.
+_MATTERS = (
+    *("n_gpu_layers", "tensor_split", "threads", "gpu", "cpus", "kv_type", "flash_attn", "use_extra_bufts"),
+    "reproducible",
+)
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one model, loaded in one way."""
+
+    form: int = _FORM
+    model: str
+    #: ISO 8601, UTC.
+    measured: str
+    engine: Engine
+    load_s: float
+    #: None: only the steps were measured, and no server.
+    host: HostCosts | None = None
+    #: Tokens that its template has around a message; None: as for `host`.
+    template: int | None = None
+    #: It was not measured to its end.
+    partial: bool = False
+    observations: tuple[Observation, ...] = ()
+
+
+def key_of(load: LoadModel, files: Sequence[FileIdentity], *, split: bool) -> str:
+    """Of what a calibration depends on."""
+    gpus = [(gpu.name, gpu.total_bytes) for gpu in read_memory().gpus] if load.n_gpu_layers else []
+    depends_on = (
+        {name: getattr(load, name) for name in _MATTERS},
+        split,
+        files,
+        library_files(os.environ),
+        gpus,
+        processor(),
+        os.environ.get("GOMP_SPINCOUNT", ""),
+    )
+    return hashlib.sha256(msgspec.json.encode(depends_on, order="deterministic")).hexdigest()
+
+
+class Calibrations:
+    """The folder of them."""
+
+    def __init__(self, data: Path) -> None:
+        self._folder = data / FOLDER
+
+    def find(self, key: str) -> Calibration | None:
+        try:
+            found = msgspec.json.decode((self._folder / f"{key[:32]}.json").read_bytes(), type=Calibration)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            logger.warning("a calibration in %s can not be used: %s", self._folder, error)
+            return None
+        return found if found.form == _FORM else None
+
+    def keep(self, key: str, calibration: Calibration) -> None:
+        path = self._folder / f"{key[:32]}.json"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            part.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=1))
+            part.replace(path)
+        except OSError as error:
+            logger.warning("what was measured can not be kept: %s", error)

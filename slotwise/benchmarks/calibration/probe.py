@@ -1,0 +1,140 @@
+"""The process that measures what steps of a model take: `calibration/measuring` starts it.
+
+The model is computed with as a worker does (batches, samplers), without its books. Whatever libraries print goes to
+standard error; standard output has a line of JSON for each point, as it is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+
+import msgspec
+
+from slotwise.benchmarks.calibration.observations import Observation, Opened, Order, Point
+from slotwise.request import SamplingParams
+from slotwise.workers.llama.model import LlamaModel
+from slotwise.workers.model import Chunk, Sampler
+
+#: Steps of decode rows that are not measured: kernels and threads wake up.
+_WARM = 2
+_GREEDY = SamplingParams(temperature=0)
+
+
+class _Rig:
+    """One model, and steps of any kind."""
+
+    def __init__(self, model: LlamaModel) -> None:
+        self._model = model
+        self._random = random.Random(0)
+        self._samplers: list[Sampler] = []
+        #: What each row holds.
+        self._held: dict[int, int] = {}
+
+    def measure(self, point: Point, until: float) -> list[float]:
+        """Seconds of each repeat; at least one, also where there is no time left."""
+        self._prepare(point)
+        seconds: list[float] = []
+        for turn in range(point.repeats + _WARM):
+            took = self._step(point)
+            if turn >= _WARM or took > 1.0:
+                seconds.append(took)
+            if seconds and (time.perf_counter() > until or sum(seconds) > 3.0):
+                break
+        return seconds
+
+    def clear(self) -> None:
+        for row in range(self._model.info.rows):
+            self._model.remove(row)
+        self._held.clear()
+
+    def _prepare(self, point: Point) -> None:
+        self.clear()
+        rows = max(point.rows, 1) + bool(point.rows and point.tokens)
+        if point.foreign:
+            self._fill(self._model.info.rows - 1, point.foreign)
+        if point.depth:
+            self._fill(0, point.depth)
+            for row in range(1, rows):
+                self._model.copy(0, row, point.depth)
+                self._held[row] = point.depth
+
+    def _fill(self, row: int, tokens: int) -> None:
+        done = 0
+        while done < tokens:
+            count = min(tokens - done, self._model.n_batch)
+            self._decode([Chunk(row, done, self._tokens(count), 0)])
+            done += count
+        self._held[row] = tokens
+
+    def _step(self, point: Point) -> float:
+        model, chunks = self._model, []
+        if point.copied:
+            model.copy(0, 1, point.depth)
+        for row in range(point.rows):
+            held = self._held.get(row, 0)
+            chunks.append(Chunk(row, held, self._tokens(1), 1))
+        if point.tokens:
+            row = point.rows
+            chunks.append(Chunk(row, self._held.get(row, 0), self._tokens(point.tokens), 1))
+        began = time.perf_counter()
+        self._decode(chunks)
+        at = -1
+        for index, chunk in enumerate(chunks):
+            at += len(chunk.tokens)
+            self._sampler(index).sample(at)
+        took = time.perf_counter() - began
+        for chunk in chunks:
+            if len(chunk.tokens) > 1:
+                model.remove(chunk.seq_id, chunk.start)
+            else:
+                self._held[chunk.seq_id] = chunk.start + 1
+        return took
+
+    def _decode(self, chunks: list[Chunk]) -> None:
+        if (code := self._model.decode(chunks)) != 0:
+            raise SystemExit(f"llama_decode failed with code {code}")
+
+    def _sampler(self, index: int) -> Sampler:
+        while len(self._samplers) <= index:
+            self._samplers.append(self._model.new_sampler(_GREEDY, prompt=[0], ignore_eos=True))
+        return self._samplers[index]
+
+    def _tokens(self, count: int) -> list[int]:
+        size = self._model.info.vocab_size
+        return [self._random.randrange(size // 4, size) for _ in range(count)]
+
+
+def main() -> None:
+    answer = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    if order.load.cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, order.load.cpus)
+    began = time.perf_counter()
+    model = LlamaModel(order.load, lambda stage, fraction: None)
+    model.warm_up()
+    info = model.info
+    opened = Opened(
+        load_s=time.perf_counter() - began,
+        layout="split" if info.kv_layout == "split" else "unified",
+        slots=info.slots,
+        kv_cells=info.kv_cells,
+        context_cap=info.context_cap,
+        n_batch=model.n_batch,
+        reuse=info.reuse,
+    )
+    answer.write(msgspec.json.encode(opened) + b"\n")
+    rig, until = _Rig(model), time.perf_counter() + order.seconds
+    for point in order.points:
+        if time.perf_counter() > until:
+            break
+        found = Observation(point, tuple(rig.measure(point, until)))
+        answer.write(msgspec.json.encode(found) + b"\n")
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

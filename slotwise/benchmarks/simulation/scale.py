@@ -1,0 +1,92 @@
+"""How fast simulations are: 100,000 chats over 50 workers of one model, on one core.
+
+python -m slotwise.benchmarks.simulation.scale [--requests N] [--workers N]
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from itertools import islice
+
+import typer
+from rich.console import Console
+
+from slotwise.benchmarks.lengths import lognormal
+from slotwise.benchmarks.simulation.engine import Engine
+from slotwise.benchmarks.simulation.server import Job, SimulatedModel, SimulatedServer
+from slotwise.benchmarks.simulation.timeline import Timeline
+from slotwise.memory.accounts import on_host
+from slotwise.scheduler.shares import Flow
+from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
+from slotwise.workers.protocol import ModelInfo
+
+REQUESTS, WORKERS = 100_000, 50
+_SLOTS, _CONTEXT, _KEYS = 16, 8192, 40
+#: Chats as people's (Azure 2023), and how fast they come: nine tenths of what the workers can do.
+_PROMPT, _OUTPUT = lognormal(6.63, 0.99, 32, 4096), lognormal(5.02, 0.86, 16, 512)
+_LOAD = 0.9
+#: About an 8B model in 4 bits on a GPU of 24 GB.
+_ENGINE = Engine(
+    decode=((1, 0.0085), (8, 0.0105), (16, 0.0130), (32, 0.0200)),
+    prompt=((1, 0.0085), (65, 0.0150), (513, 0.0800), (2049, 0.3000)),
+    own_s=(4e-9, 1e-9),
+)
+
+
+def simulate(requests: int, workers: int, seed: int = 1) -> tuple[SimulatedServer, list[Job], float]:
+    """The server, all requests, and the seconds that it took."""
+    server = SimulatedServer(Timeline(), {"m": _model(workers)}, SchedulerConfig(max_queue=requests, max_wait_s=None))
+    server.preload()
+    server.run(until=2.0)
+    rng = random.Random(seed)
+    jobs: list[Job] = []
+    rate = _LOAD * workers / _seconds_of_one()
+
+    def come() -> None:
+        prompt, output = _PROMPT.draw(rng), _OUTPUT.draw(rng)
+        numbers = list(islice(server.tokens, prompt))
+        flow = Flow(f"key {rng.randrange(_KEYS)}")
+        jobs.append(server.submit("m", flow, numbers, output, lambda job: None, max_output=output))
+        if len(jobs) < requests:
+            server.timeline.after(rng.expovariate(rate), come)
+
+    server.timeline.after(0.0, come)
+    began = time.perf_counter()
+    server.run()
+    return server, jobs, time.perf_counter() - began
+
+
+def _seconds_of_one() -> float:
+    """Device seconds that a chat takes of a worker whose slots are all busy."""
+    rng = random.Random(0)
+    drawn = [(_PROMPT.draw(rng), _OUTPUT.draw(rng)) for _ in range(2000)]
+    row = _ENGINE.decode_seconds(_SLOTS) / _SLOTS
+    token = _ENGINE.prompt_seconds(513) / 513
+    return sum(prompt * token + output * row for prompt, output in drawn) / len(drawn)
+
+
+def _model(workers: int) -> SimulatedModel:
+    cells = _SLOTS * _CONTEXT
+    info = ModelInfo("sim", _SLOTS, cells, _CONTEXT, _CONTEXT, 32_000, 0, 0, True, kv_layout="split", rows=_SLOTS)
+    spec = ModelSpec(on_host(0), _SLOTS, cells, _CONTEXT, itl_target=0.1, replicas=workers)
+    return SimulatedModel(spec, _ENGINE, info, n_batch=2048, itl_target=0.1)
+
+
+def main(requests: int = REQUESTS, workers: int = WORKERS) -> None:
+    console = Console(highlight=False)
+    server, jobs, seconds = simulate(requests, workers)
+    answered = [job for job in jobs if job.complete]
+    tokens = sum(len(job.answer) for job in answered)
+    waits = sorted(job.said_at[0] - job.submitted for job in answered)
+    console.print(
+        f"{len(answered)} of {requests} requests over {workers} workers, {tokens} output tokens, {server.steps} steps"
+    )
+    console.print(
+        f"{server.timeline.now:.0f} s of load in {seconds:.1f} s: {1e6 * seconds / requests:.0f} us a request"
+    )
+    console.print(f"first token: {waits[len(waits) // 2]:.2f} s (median), {waits[int(0.95 * len(waits))]:.2f} s (p95)")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""Which settings serve most people within limits: predicted for many, measured for few."""

@@ -1,0 +1,119 @@
+"""The settings that are chosen between. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+#: Numbers of slots that are tried.
+SLOTS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+#: Contexts are whole blocks of so many tokens.
+_BLOCK = 256
+#: Types of KV cells by what they save; below the first two answers may suffer.
+KV_TYPES = ("f16", "q8_0", "q4_0")
+_BATCHES = (256, 512, 1024, 2048)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Candidate:
+    """Settings of `slotwise serve` for one model. 0 = as it is by default."""
+
+    slots: int = 8
+    context: int = 4096
+    kv_layout: str = "split"
+    kv_type: str = "f16"
+    n_batch: int = 512
+    threads: int = 0
+    kv_cells: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kv_layout == "split" and self.kv_cells:
+            raise ValueError("split cells are all that the slots need")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """By their names in the configuration."""
+        found: dict[str, Any] = {
+            "num_parallel": self.slots,
+            "context": self.context,
+            "kv_layout": self.kv_layout,
+            "kv_type": self.kv_type,
+            "n_batch": self.n_batch,
+        }
+        if self.threads:
+            found["threads"] = self.threads
+        if self.kv_cells:
+            found["kv_cells"] = self.kv_cells
+        return found
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """As on the command line."""
+        return tuple(
+            word for name, value in self.settings.items() for word in (f"--{name.replace('_', '-')}", str(value))
+        )
+
+    def __str__(self) -> str:
+        cells = f" ({self.kv_cells:,} cells)" if self.kv_cells else ""
+        threads = f", {self.threads} threads" if self.threads else ""
+        return (
+            f"{self.slots} slot{'s' if self.slots > 1 else ''} of {self.context:,}{cells}, {self.kv_layout} "
+            f"{self.kv_type}, batch {self.n_batch}{threads}"
+        )
+
+
+def distance(one: Candidate, other: Candidate) -> int:
+    """In how many settings they differ."""
+    return sum(getattr(one, field.name) != getattr(other, field.name) for field in fields(Candidate))
+
+
+def contexts_for(needs: Sequence[int], most: int) -> list[int]:
+    """Contexts that have room for all of these requests, and for all but a few; the longest first. `needs`: tokens of
+    each, prompt and answer; `most`: that the model knows."""
+    ordered = sorted(needs)
+    found = []
+    for share in (1.0, 0.99, 0.95):
+        longest = ordered[min(math.ceil(share * len(ordered)), len(ordered)) - 1]
+        found.append(min(-(-longest // _BLOCK) * _BLOCK, most))
+    return list(dict.fromkeys(found))
+
+
+def first_ones(contexts: Sequence[int], slots: Iterable[int] = SLOTS) -> Iterator[Candidate]:
+    """Slots and layouts: what matters most, with the longest context."""
+    for count in slots:
+        for layout in ("split", "unified"):
+            if count > 1 or layout == "split":
+                yield Candidate(slots=count, context=contexts[0], kv_layout=layout)
+
+
+def changes(
+    candidate: Candidate, contexts: Sequence[int], kv_types: Sequence[str], threads: Sequence[int]
+) -> Iterator[tuple[str, Candidate]]:
+    """One setting changed, with what was done in words."""
+    at = SLOTS.index(candidate.slots) if candidate.slots in SLOTS else None
+    if at is not None:
+        for other in (at - 1, at + 1):
+            if 0 <= other < len(SLOTS):
+                count = SLOTS[other]
+                yield f"{count} slots", replace(candidate, slots=count, kv_cells=0)
+    for context in contexts:
+        if context != candidate.context:
+            yield f"context {context:,}", replace(candidate, context=context, kv_cells=0)
+    for kind in kv_types:
+        if kind != candidate.kv_type:
+            yield f"KV cells {kind}", replace(candidate, kv_type=kind)
+    for size in _BATCHES:
+        if size != candidate.n_batch:
+            yield f"batch {size}", replace(candidate, n_batch=size)
+    for count in threads:
+        if count != candidate.threads:
+            yield f"{count} threads", replace(candidate, threads=count)
+    if candidate.slots > 1:
+        other_layout = "unified" if candidate.kv_layout == "split" else "split"
+        yield f"{other_layout} cells", replace(candidate, kv_layout=other_layout, kv_cells=0)
+        for part in (2, 4):
+            cells = candidate.slots * candidate.context // part
+            if cells >= candidate.context and candidate.kv_cells != cells:
+                yield f"1/{part} of the cells", replace(candidate, kv_layout="unified", kv_cells=cells)

@@ -1,0 +1,286 @@
+"""`slotwise tune`: settings from measurements, before and after buying hardware."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import msgspec
+import typer
+
+from slotwise.benchmarks.calibration.hosting import host_costs, measure_host
+from slotwise.benchmarks.job import until_terminated
+from slotwise.benchmarks.live import display
+from slotwise.benchmarks.measure import Options
+from slotwise.benchmarks.metrics import PRESETS, Slo
+from slotwise.benchmarks.report.drawing import NoPlots
+from slotwise.benchmarks.simulation.cli import (
+    EXIT_INTERRUPTED,
+    TEMPLATE_TOKENS,
+    calibrated,
+    engines_for,
+    hardware_of,
+    refusals,
+)
+from slotwise.benchmarks.simulation.served import MeasuredHere, Served
+from slotwise.benchmarks.simulation.setup import simulated_model
+from slotwise.benchmarks.traces import read_trace
+from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate
+from slotwise.benchmarks.tuning.judging import Reading
+from slotwise.benchmarks.tuning.memory import ceiling_of
+from slotwise.benchmarks.tuning.pareto import pareto
+from slotwise.benchmarks.tuning.predicting import Predictor
+from slotwise.benchmarks.tuning.searching import DEFAULT, Search
+from slotwise.benchmarks.tuning.state import Question, StateFile
+from slotwise.benchmarks.tuning.telling import config_of, reading_in_words, told
+from slotwise.benchmarks.tuning.trying import Bench
+from slotwise.benchmarks.tuning.workloads import NAMES, Workload, workload_named, workload_of_trace
+from slotwise.commands import Folder, err, out
+from slotwise.config import load_settings, memory_budgets, parse_bytes
+from slotwise.durations import seconds_of
+from slotwise.paths import data_folder
+
+#: Of the time that there is: measuring steps, and simulating.
+_CALIBRATING, _PREDICTING = 0.2, 0.15
+_HOST_S = 10.0
+
+
+def tune(
+    model: Annotated[str | None, typer.Argument(help="GGUF file; none: the demo model.", show_default=False)] = None,
+    workload: Annotated[str, typer.Option(help=f"{', '.join(NAMES)}, or a trace (JSONL).")] = "chat",
+    users: Annotated[
+        int | None, typer.Option(help="So many people, and no others; none: as many as can be served.", min=1)
+    ] = None,
+    ttft: Annotated[str | None, typer.Option(help="Within it the first token, as 2s.", show_default="2s")] = None,
+    tpot: Annotated[
+        str | None, typer.Option(help="Time of each token after it, as 100ms.", show_default="100ms")
+    ] = None,
+    e2e: Annotated[str | None, typer.Option(help="All of an answer within it.", show_default=False)] = None,
+    memory: Annotated[str | None, typer.Option(help="Most memory, as 8GiB.", show_default="as there is")] = None,
+    minutes: Annotated[float, typer.Option(help="About how long it may take.", min=2)] = 20.0,
+    scale_lengths: Annotated[float, typer.Option(help="All lengths so many times as long.", min=0.001)] = 1.0,
+    allow_kv: Annotated[str, typer.Option(help="The smallest type of KV cells that answers may have.")] = "q8_0",
+    simulate: Annotated[bool, typer.Option("--simulate", help="Measure no server: choose by simulation.")] = False,
+    gpu: Annotated[str | None, typer.Option(help="Simulate this GPU: 'RTX 4090'.", show_default=False)] = None,
+    cpu: Annotated[
+        str | None, typer.Option(help="Simulate this processor: cores=8,ghz=3.5,gbs=60,gib=64.", show_default=False)
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Compute threads.", show_default="the physical cores")] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write the configuration here.", show_default=False)
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Keep all figures here.", show_default=False)] = None,
+    png: Annotated[Path | None, typer.Option(help="The plot, as PNG (or .svg).", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="The same requests again.")] = 1,
+    anew: Annotated[bool, typer.Option("--anew", help="Forget what the same question found before.")] = False,
+    data: Folder = None,
+) -> None:
+    """Find the settings that serve most requests within limits: by memory, by what steps take here, by simulation of
+    many settings, and by measuring the best few on the real server. It can be interrupted, and goes on where it was."""
+    with refusals():
+        hardware = hardware_of(gpu, cpu)
+        simulate = simulate or hardware is not None
+        slo = _slo(ttft, tpot, e2e)
+        load = _workload(workload, scale_lengths)
+        if allow_kv not in KV_TYPES:
+            raise ValueError(f"'allow-kv' is {allow_kv!r}; it must be one of {', '.join(KV_TYPES)}")
+        kv_types = KV_TYPES[: KV_TYPES.index(allow_kv) + 1]
+        common: dict[str, Any] = {}
+        if threads is not None:
+            common["threads"] = threads
+        if hardware is not None:
+            common["gpu_layers"] = -1 if hardware.is_gpu else 0
+        folder = data or data_folder()
+        engines = engines_for(hardware, folder)
+        wanted = None if memory is None else _bytes(memory)
+        budgets = memory_budgets(load_settings({}, environment={}))
+        predictor = Predictor(
+            model, common, load, slo, engines, seed, TEMPLATE_TOKENS, None if users is None else float(users)
+        )
+        question = Question(
+            model=predictor.served(DEFAULT).load.path,
+            workload=load.name,
+            scale=scale_lengths,
+            slo={"ttft": slo.ttft, "tpot": slo.tpot, "e2e": slo.e2e},
+            level=predictor.level,
+            memory=memory or "",
+            hardware=hardware.name if hardware else "",
+            kv_types=kv_types,
+            common=common | {"simulate": simulate},
+            minutes=minutes,
+            seed=seed,
+        )
+        file = StateFile(folder, question)
+        if anew:
+            file.forget()
+        search = Search(predictor, load, engines, ceiling_of(hardware, budgets, wanted), file, kv_types, (), _say)
+        _Run(search, minutes * 60, simulate=simulate).go()
+        answer = search.answer()
+        file.state.done = True
+        file.save()
+        assumptions = engines.assumptions(predictor.served(answer.chosen))
+        out.print(told(answer, file.state.probes, load, assumptions))
+        config = config_of(answer, model, load, _limits(slo), assumptions)
+        out.print("The settings, for `slotwise serve --config FILE`:\n", highlight=False)
+        out.print(config, highlight=False, markup=False, soft_wrap=True)
+        if out_file is not None:
+            out_file.write_text(config, encoding="utf-8")
+        if json is not None:
+            json.write_bytes(msgspec.json.format(msgspec.json.encode(file.state), indent=1))
+        if png is not None:
+            _draw(search, answer.chosen, png, measured=answer.measured)
+
+
+class _Run:
+    """The stages, each with the time that it may take; what an earlier run found is not found out again."""
+
+    def __init__(self, search: Search, seconds: float, *, simulate: bool) -> None:
+        self._search = search
+        self._began = time.perf_counter()
+        self._seconds = seconds
+        self._simulate = simulate
+
+    def go(self) -> None:
+        try:
+            anyio.run(until_terminated, self._stages)
+        except KeyboardInterrupt:
+            err.print(
+                "\ninterrupted; what was found so far is kept, and the same command goes on from there", highlight=False
+            )
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+    async def _stages(self) -> bool:
+        search = self._search
+        if search.file.state.done:
+            _say("this was asked before; --anew asks again")
+            return True
+        await self._calibrate()
+        _say("simulating …")
+        found = await anyio.to_thread.run_sync(search.predict, _PREDICTING * self._seconds, abandon_on_cancel=True)
+        if not self._simulate:
+            _say(f"measuring the best of {len(found)} …")
+            left = self._seconds - (time.perf_counter() - self._began)
+            await search.measure(self._measure, left)
+        return True
+
+    async def _calibrate(self) -> None:
+        search = self._search
+        engines = search.engines
+        if not isinstance(engines, MeasuredHere):
+            return
+        context = search.contexts()[0]
+        split, unified, small = (
+            search.predictor.served(candidate)
+            for candidate in (
+                Candidate(context=context),
+                Candidate(context=context, kv_layout="unified"),
+                Candidate(context=context, kv_type=search.kv_types[-1]),
+            )
+        )
+        each = _CALIBRATING * self._seconds / 4
+        await calibrated(engines, [split], 2 * each)
+        if search.predictor.served(DEFAULT).load.slots > 1:
+            await calibrated(engines, [unified], each)
+        if len(search.kv_types) > 1:
+            await calibrated(engines, [small], each)
+        if not self._simulate:
+            await self._host(split, [unified, small])
+
+    async def _host(self, subject: Served, others: Sequence[Served]) -> None:
+        """What the front takes of this machine, which is the same for all."""
+        engines = self._search.engines
+        assert isinstance(engines, MeasuredHere)
+        known = engines.find(subject)
+        assert known is not None
+        if known.host is None:
+            _say("measuring what the server takes beside its steps …")
+            # Without drafts, which are not simulated: they would look like a front that takes nothing.
+            flags = (*Candidate(context=subject.load.context_cap).flags, "--no-speculation")
+            with display(err, 2 * _HOST_S) as shown:
+                found = await measure_host(subject.load.path, flags, _HOST_S, shown.watch)
+            model = simulated_model(subject.file, subject.load, known.engine, engines.host(subject))
+            host = await anyio.to_thread.run_sync(host_costs, model, found, _HOST_S)
+            engines.keep(subject, msgspec.structs.replace(known, host=host, template=found.template))
+        known = engines.find(subject)
+        assert known is not None
+        self._search.predictor.template = TEMPLATE_TOKENS if known.template is None else known.template
+        host = engines.host(subject)
+        for other in others:
+            found_other = engines.find(other)
+            if found_other is not None and found_other.host is None:
+                engines.keep(other, msgspec.structs.replace(found_other, host=host))
+
+    async def _measure(self, candidate: Candidate, level: float, seconds: float, seed: int) -> Reading:
+        search = self._search
+        common = tuple(
+            word
+            for name, value in search.predictor.common.items()
+            for word in (f"--{name.replace('_', '-')}", str(value))
+        )
+        path = search.predictor.served(candidate).load.path
+        with display(err, 1.25 * seconds) as shown:
+            bench = Bench(path, common, search.workload, Options(search.predictor.slo), shown.watch)
+            reading = await bench.measure(candidate, level, seconds, seed)
+        _say(reading_in_words(candidate, reading, search.workload))
+        return reading
+
+
+def _slo(ttft: str | None, tpot: str | None, e2e: str | None) -> Slo:
+    chat = PRESETS["chat"]
+    limits = {
+        name: default if spelled is None else _time(name, spelled)
+        for name, spelled, default in (("ttft", ttft, chat.ttft), ("tpot", tpot, chat.tpot), ("e2e", e2e, None))
+    }
+    return Slo("tuned", limits["ttft"], limits["tpot"], limits["e2e"])
+
+
+def _time(name: str, spelled: str) -> float:
+    try:
+        seconds = seconds_of(spelled)
+    except ValueError as error:
+        raise ValueError(f"'{name}' is {spelled!r}: {error}") from None
+    if not 0 < seconds < 1e6:
+        raise ValueError(f"'{name}' is {spelled!r}; it must be above 0")
+    return seconds
+
+
+def _limits(slo: Slo) -> str:
+    words = {"first token": slo.ttft, "time per token": slo.tpot, "answer": slo.e2e}
+    return ", ".join(f"{name} within {limit:g} s" for name, limit in words.items() if limit is not None)
+
+
+def _workload(name: str, scale: float) -> Workload:
+    path = Path(name)
+    if path.suffix == ".jsonl" or path.is_file():
+        with path.open() as file:
+            return workload_of_trace(read_trace(file, length_scale=scale), path.name)
+    return workload_named(name, scale)
+
+
+def _bytes(text: str) -> int:
+    try:
+        size = parse_bytes(text)
+    except ValueError as error:
+        raise ValueError(f"'memory' is {text!r}: {error}") from None
+    if not isinstance(size, int) or size <= 0:
+        raise ValueError(f"'memory' is {text!r}; it must be more than nothing")
+    return size
+
+
+def _draw(search: Search, chosen: Candidate, path: Path, *, measured: bool) -> None:
+    state = search.file.state
+    try:
+        plot = pareto(state.predictions, state.probes, chosen, DEFAULT, search.predictor.slo, simulated=not measured)
+        if path.suffix == ".svg":
+            path.write_text(plot.svg(), encoding="utf-8")
+        else:
+            path.write_bytes(plot.png())
+    except NoPlots as error:
+        err.print(f"[red]slotwise tune:[/red] {error}", highlight=False)
+
+
+def _say(text: str) -> None:
+    err.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,145 @@
+"""What `tune` is held against: every setting of a small grid measured on the real server, and how the simulation orders
+them.
+
+    python -m slotwise.benchmarks.tuning.exhaustive --workload chat --users 8 --scale-lengths 0.25 --json grid.json
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import msgspec
+import typer
+from rich.table import Table
+
+from slotwise.benchmarks.job import until_terminated
+from slotwise.benchmarks.live import display
+from slotwise.benchmarks.measure import Options
+from slotwise.benchmarks.metrics import Slo
+from slotwise.benchmarks.simulation.cli import TEMPLATE_TOKENS, refusals
+from slotwise.benchmarks.simulation.served import Engines, served
+from slotwise.benchmarks.tuning.candidates import Candidate
+from slotwise.benchmarks.tuning.judging import Reading
+from slotwise.benchmarks.tuning.predicting import Predictor
+from slotwise.benchmarks.tuning.searching import DEFAULT
+from slotwise.benchmarks.tuning.trying import Bench, Probe, score
+from slotwise.benchmarks.tuning.workloads import Workload, workload_named
+from slotwise.commands import err, out
+from slotwise.durations import seconds_of
+
+
+class Grid(msgspec.Struct, kw_only=True):
+    """What was measured, and how long that took."""
+
+    workload: str
+    users: int
+    scale: float
+    slo: dict[str, float | None]
+    seconds: float = 0.0
+    probes: list[Probe] = []
+
+    def ranked(self) -> list[Candidate]:
+        """The best first."""
+        candidates = dict.fromkeys(probe.candidate for probe in self.probes)
+        return sorted(candidates, key=lambda one: score(self.probes, one), reverse=True)
+
+
+def grid_of(context: int) -> list[Candidate]:
+    """Slots, cells and their layout; Ollama's defaults among them."""
+    found = [Candidate(slots=slots, context=context) for slots in (1, 2, 4, 8, 16)]
+    found += [Candidate(slots=slots, context=context, kv_layout="unified") for slots in (4, 16)]
+    found += [Candidate(slots=slots, context=4096) for slots in (1, 4, 8) if context != 4096]
+    return found
+
+
+def main(
+    workload: str = "chat",
+    users: int = 8,
+    scale_lengths: float = 1.0,
+    ttft: str = "5s",
+    tpot: str = "200ms",
+    seconds: float = 45.0,
+    repeats: int = 2,
+    context: int = 4096,
+    more: Annotated[list[str] | None, typer.Option(help="More settings: slots,context,layout,type,batch.")] = None,
+    json: Path | None = None,
+) -> None:
+    """Each setting in turn, each repeat in the other order, with the same requests."""
+    with refusals():
+        slo = Slo("grid", seconds_of(ttft), seconds_of(tpot))
+        load = workload_named(workload, scale_lengths)
+        candidates = [*grid_of(context), *(_candidate(one) for one in more or ())]
+        grid = Grid(workload=workload, users=users, scale=scale_lengths, slo={"ttft": slo.ttft, "tpot": slo.tpot})
+        bench_path = served({}, None).load.path
+
+        async def go() -> Grid:
+            began = time.perf_counter()
+            for repeat in range(repeats):
+                for candidate in candidates if repeat % 2 == 0 else reversed(candidates):
+                    with display(err, 1.25 * seconds) as shown:
+                        bench = Bench(bench_path, (), load, Options(slo), shown.watch)
+                        reading = await bench.measure(candidate, float(users), seconds, repeat + 1)
+                    grid.probes.append(
+                        Probe(round=repeat, candidate=candidate, level=float(users), seed=repeat + 1, reading=reading)
+                    )
+                    grid.seconds = time.perf_counter() - began
+                    _tell(candidate, reading)
+                    _keep(grid, json)
+            return grid
+
+        anyio.run(until_terminated, go)
+        out.print(_table(grid))
+
+
+def ordered_alike(grid: Grid, engines: Engines, load: Workload, slo: Slo, candidates: list[Candidate]) -> int:
+    """How many of these candidates the simulation puts into the order in which they were measured: the longest run of
+    them, others left out."""
+    predictor = Predictor(None, {}, load, slo, engines, template=TEMPLATE_TOKENS, level=float(grid.users))
+    predicted = {one: predictor.predict(one).best.soft_s for one in candidates}
+    measured = sorted(candidates, key=lambda one: score(grid.probes, one))
+    longest = [1] * len(measured)
+    for index, one in enumerate(measured):
+        before = [longest[i] for i in range(index) if predicted[measured[i]] <= predicted[one]]
+        longest[index] = 1 + max(before, default=0)
+    return max(longest, default=0)
+
+
+def _keep(grid: Grid, file: Path | None) -> None:
+    if file is not None:
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(grid), indent=1))
+
+
+def _candidate(spelled: str) -> Candidate:
+    """ "12,4096,split,f16,512". Raises ValueError."""
+    try:
+        slots, context, layout, kind, batch = spelled.split(",")
+        return Candidate(int(slots), int(context), layout, kind, int(batch))
+    except ValueError:
+        raise ValueError(f"'more' is {spelled!r}; it must be as 12,4096,split,f16,512") from None
+
+
+def _tell(candidate: Candidate, reading: Reading) -> None:
+    err.print(
+        f"  {candidate}: {reading.goodput_s:.3f} requests/s in time ({reading.attained} of {reading.judged}), "
+        f"{reading.output_tok_s:.0f} tok/s",
+        highlight=False,
+    )
+
+
+def _table(grid: Grid) -> Table:
+    table = Table(box=None, header_style="bold")
+    for heading in ("SETTINGS", "GOOD REQ/S", "OF THE BEST"):
+        table.add_column(heading, justify="left" if heading == "SETTINGS" else "right")
+    ranked = grid.ranked()
+    best = score(grid.probes, ranked[0])
+    for one in ranked:
+        name = f"{one}{' (default)' if one == DEFAULT else ''}"
+        table.add_row(name, f"{score(grid.probes, one):.3f}", f"{score(grid.probes, one) / best:.2f}")
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

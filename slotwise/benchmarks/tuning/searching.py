@@ -1,0 +1,163 @@
+"""The search for the best settings: predicted for many, measured for few, and told why. All that takes time is kept in
+a `StateFile` as it is found out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from slotwise.benchmarks.simulation.served import Engines, MeasuredHere
+from slotwise.benchmarks.tuning.candidates import Candidate, changes, contexts_for, first_ones
+from slotwise.benchmarks.tuning.explaining import Binding, Change, binding
+from slotwise.benchmarks.tuning.memory import Ceiling
+from slotwise.benchmarks.tuning.predicting import Prediction, Predictor, ranked
+from slotwise.benchmarks.tuning.state import StateFile
+from slotwise.benchmarks.tuning.trying import Measure, choose, halve, rounds_for, score, simplest
+from slotwise.benchmarks.tuning.workloads import Workload
+
+#: Of the best prediction: a candidate that comes to less is not measured.
+_PROMISING = 0.9
+#: Predictions that differ by less are the same.
+_AS_GOOD = 0.99
+#: Of those that were predicted, so many are looked at for single changes.
+_CHANGED = 2
+#: What `slotwise serve` does on its own.
+DEFAULT = Candidate()
+#: Ollama's: one slot, or four.
+OLLAMA = (Candidate(slots=1), Candidate(slots=4))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is recommended, and why."""
+
+    chosen: Candidate
+    prediction: Prediction
+    #: Requests per second within the limits: measured, or as predicted where nothing was.
+    score: float
+    binding: Binding
+    changes: list[Change]
+    #: What others come to: the default settings, and those that were predicted or measured beside them.
+    others: list[Prediction]
+    measured: bool
+
+
+@dataclass
+class Search:
+    """One tuning."""
+
+    predictor: Predictor
+    workload: Workload
+    engines: Engines
+    ceiling: Ceiling
+    file: StateFile
+    kv_types: tuple[str, ...]
+    threads: tuple[int, ...]
+    say: Callable[[str], None]
+
+    def contexts(self) -> list[int]:
+        """That have room for the workload's requests, for all and for nearly all."""
+        subject = self.predictor.served(DEFAULT)
+        known = subject.file.shape.context_train
+        return contexts_for(self.workload.needs(self.predictor.seed, known), known)
+
+    def predict(self, seconds: float) -> list[Prediction]:
+        """Slots and layouts first, then single changes of the best. The best first."""
+        until = time.perf_counter() + seconds
+        contexts = self.contexts()
+        self._predict_all([DEFAULT, *first_ones(contexts)], until)
+        for leader in [one.candidate for one in self._ranked()[:_CHANGED]]:
+            tried = changes(leader, contexts, self.kv_types, self.threads)
+            self._predict_all([candidate for _, candidate in tried], until)
+        return self._ranked()
+
+    def _predict_all(self, candidates: Iterable[Candidate], until: float) -> None:
+        state = self.file.state
+        for candidate in candidates:
+            if any(one.candidate == candidate for one in state.predictions) or not self._possible(candidate):
+                continue
+            if time.perf_counter() > until and len(state.predictions) > 3:
+                return
+            found = self.predictor.predict(candidate)
+            state.predictions.append(found)
+            self.file.save()
+            best = found.best
+            self.say(f"  {candidate}: {best.goodput_s:.2f} requests/s in time with {self.workload.words(best.level)}")
+
+    def _possible(self, candidate: Candidate) -> bool:
+        """It fits into memory, and it is known what its steps take."""
+        subject = self.predictor.served(candidate)
+        if isinstance(self.engines, MeasuredHere) and self.engines.find(subject) is None:
+            return False
+        return self.ceiling.fits(subject)
+
+    def _ranked(self) -> list[Prediction]:
+        return ranked([one for one in self.file.state.predictions if self._possible(one.candidate)])
+
+    def shortlist(self) -> list[tuple[Candidate, float]]:
+        """The most promising with their levels, and the default settings to compare with."""
+        found = self._ranked()
+        least = _PROMISING * found[0].best.soft_s
+        chosen = [(one.candidate, one.best.level) for one in found if one.best.soft_s >= least]
+        default = next((one for one in found if one.candidate == DEFAULT), None)
+        if default is not None and DEFAULT not in dict(chosen):
+            chosen.insert(min(2, len(chosen)), (DEFAULT, default.best.level))
+        return chosen
+
+    async def measure(self, measure: Measure, seconds: float) -> None:
+        shortlist = self.shortlist()
+        rounds = rounds_for(seconds, most=min(6, max(3, len(shortlist))))
+        fixed = self.predictor.level is not None
+        await halve(shortlist, rounds, measure, self.workload, self.file.state.probes, self.file.save, fixed)
+
+    def answer(self) -> Answer:
+        """From what there is: measured where something was, else predicted."""
+        state, found = self.file.state, self._ranked()
+        chosen = choose(state.probes, self._bytes, DEFAULT) if state.probes else self._simplest(found)
+        prediction = next(one for one in found if one.candidate == chosen)
+        tried = self._changes(prediction)
+        words = self.workload.words(prediction.best.level)
+        return Answer(
+            chosen,
+            prediction,
+            score(state.probes, chosen) if state.probes else prediction.best.goodput_s,
+            binding(prediction, tried, self.predictor.slo, words),
+            tried,
+            found,
+            bool(state.probes),
+        )
+
+    def _simplest(self, found: list[Prediction]) -> Candidate:
+        """Of those that are predicted to be as good as the best."""
+        best = found[0].best.soft_s
+        equal = [one.candidate for one in found if one.best.soft_s >= _AS_GOOD * best]
+        return simplest(equal, self._bytes, DEFAULT)
+
+    def _changes(self, chosen: Prediction) -> list[Change]:
+        state = self.file.state
+        if state.changes and state.done:
+            return state.changes
+        base, here = chosen.best.soft_s, self._bytes(chosen.candidate)
+        found: list[Change] = []
+        for words, candidate in changes(chosen.candidate, self.contexts(), self.kv_types, self.threads):
+            subject = self.predictor.served(candidate)
+            if isinstance(self.engines, MeasuredHere) and self.engines.find(subject) is None:
+                continue
+            known = next((one for one in state.predictions if one.candidate == candidate), None)
+            known = known or self.predictor.predict(candidate)
+            found.append(
+                Change(
+                    words=words,
+                    candidate=candidate,
+                    relative=known.best.soft_s / base if base else None,
+                    bytes=self._bytes(candidate) - here,
+                    fits=self.ceiling.fits(subject),
+                )
+            )
+        state.changes = found
+        return found
+
+    def _bytes(self, candidate: Candidate) -> int:
+        return self.ceiling.total(self.predictor.served(candidate))

@@ -1,0 +1,151 @@
+"""Measuring candidates on the real server, a few at a time: half of them go after each round."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from slotwise.benchmarks.measure import Options, prepare, run_leg
+from slotwise.benchmarks.peers import A_FOLDER, Contestant
+from slotwise.benchmarks.processes import running
+from slotwise.benchmarks.runner import Run
+from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate, distance
+from slotwise.benchmarks.tuning.judging import Reading, read
+from slotwise.benchmarks.tuning.workloads import Workload
+
+#: Seconds of a probe beside its measured part: a start, and what is under way at its end.
+OVERHEAD_S = 14.0
+#: The least that a measured part lasts, and the part of it that is let go by before.
+_LEAST_S, _WARMUP = 15.0, 0.25
+#: Scores that differ by less are the same.
+_TIE = 0.03
+#: Requests within the limits from which on a candidate is given more people, and below which fewer.
+_MORE, _FEWER = 0.95, 0.8
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """One candidate under one load, measured."""
+
+    round: int
+    candidate: Candidate
+    level: float
+    seed: int
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """How many candidates are measured, and for how long each."""
+
+    candidates: int
+    seconds: float
+
+
+def rounds_for(seconds: float, most: int = 6) -> list[Round]:
+    """Halving, so that all of it takes about `seconds`: each round has half as many, and twice as long. Always two
+    rounds, also where there is less time than they take."""
+    for first in range(most, 2, -1):
+        counts = [first, *([-(-first // 2)] if first > 3 else []), 2]
+        weights = [2.0**index for index in range(len(counts))]
+        overhead = OVERHEAD_S * sum(counts)
+        length = (seconds - overhead) / sum(count * weight for count, weight in zip(counts, weights, strict=True))
+        if length / (1 + _WARMUP) >= _LEAST_S or first == 3:
+            length = max(length / (1 + _WARMUP), _LEAST_S)
+            return [Round(count, length * weight) for count, weight in zip(counts, weights, strict=True)]
+    raise AssertionError("three candidates are measured at the least")
+
+
+#: Measures one: candidate, level, seconds, seed.
+Measure = Callable[[Candidate, float, float, int], Awaitable[Reading]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Starts a server for each probe, and ends it."""
+
+    path: str
+    common: tuple[str, ...]
+    workload: Workload
+    options: Options
+    watch: Callable[[Run, str, float], None]
+
+    async def measure(self, candidate: Candidate, level: float, seconds: float, seed: int) -> Reading:
+        """Raises PeerError or ServerUnfit."""
+        command = (sys.executable, "-m", "slotwise", "serve", f"m={self.path}", "--preload", "--data", A_FOLDER)
+        contestant = Contestant(str(candidate), (*command, *self.common, *candidate.flags))
+        options = replace(self.options, seed=seed, context=candidate.context)
+        plan = self.workload.leg(level, warmup=_WARMUP * seconds, seconds=seconds)
+        async with running(contestant) as found:
+            subject = await prepare(contestant.name, found.url, options, found.command, found.pid)
+            title = f"{candidate}: {self.workload.words(level)}"
+            measured = await run_leg(subject, plan, options, title, 0.0, self.watch)
+        return read(measured, level, options.slo)
+
+
+async def halve(
+    shortlist: Sequence[tuple[Candidate, float]],
+    rounds: Sequence[Round],
+    measure: Measure,
+    workload: Workload,
+    known: list[Probe],
+    keep: Callable[[], None],
+    fixed: bool = False,
+) -> None:
+    """Measure the shortlist (candidates with the level each is best at), the most promising first. `known`: what was
+    measured before, and where what is measured is added; `keep` is called after each. `fixed`: the levels stay."""
+    levels = dict(shortlist)
+    remaining = [candidate for candidate, _ in shortlist]
+    for number, stage in enumerate(rounds):
+        remaining = remaining[: stage.candidates]
+        for candidate in remaining:
+            if not any(probe.round == number and probe.candidate == candidate for probe in known):
+                seed = number + 1
+                reading = await measure(candidate, levels[candidate], stage.seconds, seed)
+                known.append(
+                    Probe(round=number, candidate=candidate, level=levels[candidate], seed=seed, reading=reading)
+                )
+                keep()
+            last = next(p for p in reversed(known) if p.candidate == candidate and p.round == number)
+            if not fixed:
+                levels[candidate] = _next_level(last.reading, workload)
+        remaining.sort(key=lambda candidate: score(known, candidate), reverse=True)
+
+
+def _next_level(reading: Reading, workload: Workload) -> float:
+    """More people where nearly all requests were within the limits, fewer where many were not."""
+    levels = workload.levels
+    at = levels.index(reading.level)
+    if reading.attainment >= _MORE:
+        return levels[min(at + 1, len(levels) - 1)]
+    return levels[max(at - 1, 0)] if reading.attainment < _FEWER else reading.level
+
+
+def score(probes: Sequence[Probe], candidate: Candidate) -> float:
+    """The best of its levels; of a level the mean by time."""
+    by_level: dict[float, list[Reading]] = {}
+    for probe in probes:
+        if probe.candidate == candidate:
+            by_level.setdefault(probe.level, []).append(probe.reading)
+    means = [
+        sum(one.soft_s * one.seconds for one in found) / sum(one.seconds for one in found)
+        for found in by_level.values()
+    ]
+    return max(means, default=0.0)
+
+
+def choose(probes: Sequence[Probe], bytes_of: Callable[[Candidate], int], default: Candidate) -> Candidate:
+    """Of those that were measured most rounds, the best, or the `simplest` of those that are as good."""
+    last = max(probe.round for probe in probes)
+    finalists = list(dict.fromkeys(probe.candidate for probe in probes if probe.round == last))
+    best = max(score(probes, one) for one in finalists)
+    equal = [one for one in finalists if score(probes, one) >= (1 - _TIE) * best]
+    return simplest(equal, bytes_of, default)
+
+
+def simplest(equal: Sequence[Candidate], bytes_of: Callable[[Candidate], int], default: Candidate) -> Candidate:
+    """Exact cells before smaller ones, since answers may suffer; then less memory, then what differs least from the
+    default."""
+    return min(equal, key=lambda one: (KV_TYPES.index(one.kv_type), bytes_of(one), distance(one, default), one))

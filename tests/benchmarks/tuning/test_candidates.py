@@ -1,0 +1,57 @@
+"""Which settings are tried."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slotwise.benchmarks.tuning.candidates import (
+    Candidate,
+    changes,
+    contexts_for,
+    distance,
+    first_ones,
+)
+from slotwise.config import load_settings
+
+
+@given(st.lists(st.integers(1, 9000), min_size=1, max_size=300), st.sampled_from([2048, 8192, 131072]))
+def test_contexts_have_room_for_what_is_asked(needs: list[int], most: int) -> None:
+    contexts = contexts_for(needs, most)
+    assert contexts == sorted(set(contexts), reverse=True)
+    assert contexts[0] >= min(max(needs), most)
+    assert all(0 < context <= most for context in contexts)
+
+
+def test_the_settings_are_those_of_the_server() -> None:
+    candidate = Candidate(slots=12, context=2048, kv_layout="unified", kv_type="q8_0", threads=3, kv_cells=4096)
+    settings = load_settings(candidate.settings, environment={})
+    assert (settings.num_parallel, settings.context, settings.kv_cells, settings.threads) == (12, 2048, 4096, 3)
+    assert (settings.kv_layout, settings.kv_type, settings.n_batch) == ("unified", "q8_0", 512)
+    assert candidate.flags[:4] == ("--num-parallel", "12", "--context", "2048")
+
+
+def test_the_default_candidate_is_what_the_server_does_on_its_own() -> None:
+    settings = load_settings({}, environment={})
+    assert (settings.num_parallel, settings.context, settings.n_batch) == (
+        Candidate().slots,
+        Candidate().context,
+        Candidate().n_batch,
+    )
+
+
+def test_each_change_is_of_one_setting() -> None:
+    """But for parts of the cells, which are one pool."""
+    candidate = Candidate(slots=8, context=4096)
+    for words, other in changes(candidate, [4096, 2048], ("f16", "q8_0"), (2, 4)):
+        assert 1 <= distance(candidate, other) <= (2 if "cells" in words else 1), words
+        assert other != candidate
+
+
+def test_one_slot_has_one_layout() -> None:
+    found = list(first_ones([4096], slots=(1, 2)))
+    assert [(one.slots, one.kv_layout) for one in found] == [(1, "split"), (2, "split"), (2, "unified")]
+
+
+def test_split_cells_are_not_fewer() -> None:
+    with pytest.raises(ValueError, match="all that the slots need"):
+        Candidate(kv_layout="split", kv_cells=100)

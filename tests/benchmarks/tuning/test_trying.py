@@ -1,0 +1,128 @@
+"""Half of the candidates go after each round, and what was measured is not measured again."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slotwise.benchmarks.tuning.candidates import Candidate
+from slotwise.benchmarks.tuning.judging import Reading
+from slotwise.benchmarks.tuning.trying import OVERHEAD_S, Probe, Round, choose, halve, rounds_for, score
+from slotwise.benchmarks.tuning.workloads import workload_named
+
+CHAT = workload_named("chat")
+pytestmark = pytest.mark.anyio
+
+
+def reading(level: float, soft: float, attainment: float = 0.9) -> Reading:
+    return Reading(
+        level=level,
+        goodput_s=soft,
+        soft_s=soft,
+        output_tok_s=100.0,
+        ttft_p95=1.0,
+        tpot_p95=0.1,
+        judged=100,
+        attained=round(100 * attainment),
+        late=0.0,
+        slow=0.0,
+        failed=0.0,
+        seconds=20.0,
+    )
+
+
+def candidates(count: int) -> list[Candidate]:
+    return [Candidate(slots=slots + 1) for slots in range(count)]
+
+
+class Server:
+    """Gives as much as it has slots."""
+
+    def __init__(self, attainment: float = 0.9) -> None:
+        self.attainment = attainment
+        self.asked: list[tuple[int, float, float]] = []
+
+    async def measure(self, candidate: Candidate, level: float, seconds: float, seed: int) -> Reading:
+        self.asked.append((candidate.slots, level, seconds))
+        return reading(level, float(candidate.slots), self.attainment)
+
+
+async def test_the_better_half_goes_on() -> None:
+    server, known = Server(), list[Probe]()
+    shortlist = [(one, 4.0) for one in candidates(4)]
+    await halve(shortlist, [Round(4, 10), Round(2, 20)], server.measure, CHAT, known, lambda: None)
+    assert [(slots, seconds) for slots, _, seconds in server.asked] == [
+        (1, 10),
+        (2, 10),
+        (3, 10),
+        (4, 10),
+        (4, 20),
+        (3, 20),
+    ]
+    assert choose(known, lambda one: one.slots, Candidate()) == Candidate(slots=4)
+
+
+async def test_what_was_measured_before_is_not_measured_again() -> None:
+    first, known = Server(), list[Probe]()
+    shortlist = [(one, 4.0) for one in candidates(4)]
+    rounds = [Round(4, 10), Round(2, 20)]
+
+    class Interrupted(Exception):
+        pass
+
+    async def until_interrupted(candidate: Candidate, level: float, seconds: float, seed: int) -> Reading:
+        if len(first.asked) == 3:
+            raise Interrupted
+        return await first.measure(candidate, level, seconds, seed)
+
+    with pytest.raises(Interrupted):
+        await halve(shortlist, rounds, until_interrupted, CHAT, known, lambda: None)
+    second = Server()
+    await halve(shortlist, rounds, second.measure, CHAT, known, lambda: None)
+    assert [slots for slots, _, _ in second.asked] == [4, 4, 3]
+    assert len(known) == 6
+
+
+@pytest.mark.parametrize(("attainment", "levels"), [(1.0, [4.0, 6.0]), (0.9, [4.0, 4.0]), (0.5, [4.0, 3.0])])
+async def test_more_people_come_where_all_are_served_in_time(attainment: float, levels: list[float]) -> None:
+    server = Server(attainment)
+    rounds = [Round(1, 10), Round(1, 10)]
+    await halve([(Candidate(), 4.0)], rounds, server.measure, CHAT, [], lambda: None)
+    assert [level for _, level, _ in server.asked] == levels
+
+
+async def test_a_number_of_people_that_is_given_stays() -> None:
+    server = Server(1.0)
+    rounds = [Round(1, 10), Round(1, 10)]
+    await halve([(Candidate(), 10.0)], rounds, server.measure, CHAT, [], lambda: None, fixed=True)
+    assert [level for _, level, _ in server.asked] == [10.0, 10.0]
+
+
+@given(st.floats(30, 3600))
+def test_rounds_take_about_as_long_as_there_is_time(seconds: float) -> None:
+    rounds = rounds_for(seconds)
+    assert len(rounds) >= 2
+    assert rounds[-1].candidates == 2
+    took = sum(one.candidates * (1.25 * one.seconds + OVERHEAD_S) for one in rounds)
+    least = rounds_for(1.0)
+    assert took <= max(seconds, sum(one.candidates * (1.25 * one.seconds + OVERHEAD_S) for one in least)) * 1.01
+    assert all(later.seconds >= earlier.seconds for earlier, later in zip(rounds, rounds[1:], strict=False))
+
+
+def test_of_equal_ones_the_smaller_is_chosen() -> None:
+    one, two = Candidate(slots=8), Candidate(slots=16)
+    probes = [
+        Probe(round=0, candidate=one, level=4.0, seed=1, reading=reading(4.0, 0.99)),
+        Probe(round=0, candidate=two, level=4.0, seed=1, reading=reading(4.0, 1.0)),
+    ]
+    assert choose(probes, lambda candidate: candidate.slots, Candidate()) == one
+
+
+def test_the_score_is_that_of_the_best_level() -> None:
+    one = Candidate()
+    probes = [
+        Probe(round=0, candidate=one, level=4.0, seed=1, reading=reading(4.0, 1.0)),
+        Probe(round=1, candidate=one, level=6.0, seed=2, reading=reading(6.0, 0.5)),
+        Probe(round=2, candidate=one, level=4.0, seed=3, reading=reading(4.0, 2.0)),
+    ]
+    assert score(probes, one) == pytest.approx(1.5)
+    assert score(probes, Candidate(slots=3)) == 0.0
