@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from operator import itemgetter
 
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.admission import KeyLimits, Price, price
@@ -167,14 +168,24 @@ class Placement:
     ) -> bool:
         """Where it is through soonest and need not take somebody's slot; else where the first is who may be paused."""
         if len(workers) > 1:
-            for worker in sorted(workers, key=lambda worker: self._through_s(model, worker, request)):
-                if worker.free_slots > 0 and self._place(
-                    model, worker, request, now, worker.free_slots, worker.cells.free, may_pause=False
-                ):
+            free = [worker for worker in workers if worker.free_slots > 0]
+            for worker in self._soonest(model, free, request):
+                if self._place(model, worker, request, now, worker.free_slots, worker.cells.free, may_pause=False):
                     return True
             victims = self._victims(model, workers, request, now)
             workers = list({one.worker_id: self._books.worker_of(one) for one in victims}.values())
         return any(self._place(model, worker, request, now, worker.free_slots, worker.cells.free) for worker in workers)
+
+    def _soonest(
+        self, model: ModelRecord, workers: list[WorkerRecord], request: RequestRecord
+    ) -> Iterator[WorkerRecord]:
+        """The workers, that in which it is through soonest first. The first is nearly always taken: no more is put in
+        order before it is asked for."""
+        waiting = [(self._through_s(model, worker, request), worker) for worker in workers]
+        while waiting:
+            first = min(waiting, key=itemgetter(0))
+            waiting.remove(first)
+            yield first[1]
 
     def _through_s(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord) -> tuple[float, bool, int]:
         """Seconds that it would run on a worker; where that is the same, the one that has it already."""

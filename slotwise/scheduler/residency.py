@@ -61,6 +61,8 @@ class Residency:
     def ensure(self, model: ModelRecord, now: float) -> list[Action]:
         """Start a worker of the model if one is wanted and may start now, making room if need be."""
         model.looked_at = now
+        if self._is_complete(model):
+            return []
         self.pools.watch(model, now)
         if not model.wanted or now < model.not_before:
             return []
@@ -85,6 +87,11 @@ class Residency:
         if found is None and insist:
             self._reclaim.retire(need, len(before), now)
         return self._do(found, now)
+
+    @staticmethod
+    def _is_complete(model: ModelRecord) -> bool:
+        """It has all workers that it may have, and they can have no other pools."""
+        return len(model.workers) >= model.spec.replicas and len(model.spec.sizes) == 1
 
     def _do(self, measures: Measures | None, now: float) -> list[Action]:
         if measures is None:
@@ -160,7 +167,7 @@ class Residency:
     def reprieve(self) -> list[ModelRecord]:
         """Workers that were to make room, for somebody who does not wait any more, go on; returns their models."""
         for model in self._models.values():
-            if model.waiting == 0:
+            if model.memory_wait_since is not None and model.waiting == 0:
                 model.memory_wait_since = None
         retiring = [worker for worker in self.workers.values() if worker.retiring]
         if not retiring:
@@ -271,7 +278,8 @@ class Residency:
 
     def next_deadline(self) -> float | None:
         """When `ensure` may decide otherwise than at the last event; None if only an event can change that."""
-        deadlines = [self._deadline(model) for model in self._models.values() if model.wanted]
+        models = [model for model in self._models.values() if not self._is_complete(model)]
+        deadlines = [self._deadline(model) for model in models if model.wanted]
         deadlines += [self._expires(model) for model in self._models.values() if model.keep_alive_s is not None]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 

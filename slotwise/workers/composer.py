@@ -18,6 +18,8 @@ from slotwise.workers.protocol import Asker
 from slotwise.workers.sequences import Sequence
 from slotwise.workers.speculation import Speculator
 
+#: A prompt of so many tokens now and then waits for nobody, however slow the machine.
+LONG_PROMPT = 3072
 #: Of `itl_target`, what a step may take for prompts of those who have had much, beside others.
 SHORT = 0.5
 
@@ -66,6 +68,14 @@ class Composer:
         self._was_brief = plan.brief
         return plan
 
+    def plan_of_answers(self, active: Many[Sequence]) -> StepPlan:
+        """The next step where all of `active` have begun to answer, and nothing is drafted: there is nothing to decide,
+        and it is the same as by `plan`. Without its shares."""
+        self._turn += 1
+        self._was_brief = False
+        self._shares.present(sequence.asker for sequence in active)
+        return StepPlan(decode_rows=len(active))
+
     def computed(
         self, plan: StepPlan, prompts: Many[PromptPart], seconds: float, *, copied: bool, steps: int = 1
     ) -> None:
@@ -101,6 +111,7 @@ class Composer:
         answered = {flow for flow, answers in asked if answers}
         if len(prompting | answered) < 2:
             return frozenset(), self._itl_target
+        self._shares.allow(self._cost.prompt_seconds(LONG_PROMPT))
         held = self._shares.held(answered, prompting)
         target = self._itl_target * (SHORT if self._shares.poor(prompting - held) else 1.0)
         if not held:

@@ -90,6 +90,10 @@ class StepCost:
         """The predicted time of a step; 0.0 while nothing is known."""
         return self.decode_seconds(decode_rows) + prefill_tokens * self._prefill.rate(prefill_tokens, depth)
 
+    def prompt_seconds(self, tokens: int) -> float:
+        """What a prompt of so many tokens takes in all, in chunks as large as were seen; 0.0 while nothing is known."""
+        return tokens * self._prefill.rate(min(tokens, self._prefill.largest), tokens / 2)
+
     def draft_step_seconds(self, decode_rows: int, drafted: int) -> float:
         """The predicted time of a step with drafted rows. A number that was not tried yet is taken to cost no more than
         as many prompt tokens: a few say little about many."""
@@ -125,14 +129,14 @@ class PromptBudget:
         self._prefill = prefill
         self._seconds = seconds
         self._least = LEAST_PREFILL
+        #: One step of the ladder beyond what was seen: small chunks may say little about large ones.
+        self._largest = 2 * max(prefill.largest, LEAST_PREFILL)
 
     def tokens(self, start: int) -> int:
         """The most tokens of a prompt, from position `start` on, that there is time for."""
         best = self._least
         for size in _CHUNKS:
-            # One step of the ladder beyond what was seen: small chunks may say little about large ones.
-            unknown = size > 2 * max(self._prefill.largest, LEAST_PREFILL)
-            if unknown:
+            if size > self._largest:
                 break
             # A larger chunk may fit where a smaller one does not.
             if self._cost(size, start) <= self._seconds or self._is_worth_more(size, best, start):
@@ -225,6 +229,9 @@ class _PerToken:
         self._count: dict[int, int] = {}
         #: For chunks below LEAST_CHUNK tokens, and from there on.
         self._slopes = (_Slope(), _Slope())
+        #: By size: what is asked for many times between two steps, and changes with each.
+        self._flat: dict[int, float] = {}
+        self._read: tuple[float, float] | None = None
 
     @property
     def largest(self) -> int:
@@ -240,33 +247,46 @@ class _PerToken:
     def adjust(self, ratio: float) -> None:
         """Everything took so many times as long as was expected."""
         self._pace *= min(max(ratio, 1 / _OUTLIER), _OUTLIER) ** _WEIGHT
+        self._forget()
 
     def observe(self, tokens: int, depth: float, rate: float) -> None:
         size = self._size(tokens)
         if not self._pace:
             if rate > 0:
                 self._pace, self._shape[size], self._count[size] = rate, 1.0, 1
+                self._forget()
             return
         expected = self.rate(tokens, depth)
         rate = min(max(rate, expected / _OUTLIER), expected * _OUTLIER)
         self._slopes[tokens >= LEAST_CHUNK].observe(depth, rate)
+        self._forget()
         flat = max(rate - self._slope_of(tokens) * depth, _LEAST_PART * rate)
         ratio = min(max(flat / (self._pace * self._shape_of(size)), 1 / _OUTLIER), _OUTLIER)
         self._shape[size] = self._shape_of(size) * ratio ** (_WEIGHT if size in self._shape else 1.0)
         self._count[size] = self._count.get(size, 0) + 1
         self._pace *= ratio**_WEIGHT
+        self._forget()
+
+    def _forget(self) -> None:
+        self._flat.clear()
+        self._read = None
 
     def rate(self, tokens: int, depth: float) -> float:
         """Seconds per token; 0.0 while nothing is known."""
         if not self._pace:
             return 0.0
-        return self._pace * self._shape_of(self._size(tokens)) + self._slope_of(tokens) * depth
+        size = self._size(tokens)
+        flat = self._flat.get(size)
+        if flat is None:
+            flat = self._flat[size] = self._pace * self._shape_of(size)
+        return flat + self._slope_of(tokens) * depth
 
     def _slope_of(self, tokens: int) -> float:
         """The chunk's own kind's where enough is known, else the other's."""
-        own, other = self._slopes[tokens >= LEAST_CHUNK].read(), self._slopes[tokens < LEAST_CHUNK].read()
-        known = own if own is not None else other
-        return known if known is not None else 0.0
+        if self._read is None:
+            small, large = (slope.read() for slope in self._slopes)
+            self._read = _first(small, large), _first(large, small)
+        return self._read[tokens >= LEAST_CHUNK]
 
     def _shape_of(self, size: int) -> float:
         """A size's own where it is trusted, else no more than the next smaller trusted one's."""
@@ -282,6 +302,10 @@ class _PerToken:
 
     def _size(self, tokens: int) -> int:
         return self._ladder[max(bisect_right(self._ladder, tokens) - 1, 0)]
+
+
+def _first(*known: float | None) -> float:
+    return next((one for one in known if one is not None), 0.0)
 
 
 class _Slope:

@@ -6,7 +6,8 @@ credit is used up is *held*: its prompts wait while others here can use the time
 after prompt, the answers of four others keep four fifths of the machine; and a prompt now and then never waits, for it
 is paid from what was earned before.
 
-1. Credit is bounded: who was idle for long does not get more than CREDIT_S before the others notice.
+1. Credit is bounded: who was idle for long does not get more than CREDIT_S before the others notice, or what one long
+   prompt takes (`allow`), where the machine is so slow that this is more: else it would be held though it comes alone.
 2. Between prompts, whose flow has clearly less credit waits: a question of one who asks now and then does not share its
    step with one of somebody's many.
 3. Work conserving: nobody is held while no other flow is being answered or has credit for a prompt of its own.
@@ -22,7 +23,7 @@ from collections.abc import Iterable, Mapping, Set
 
 from slotwise.workers.protocol import Asker
 
-#: The most that is saved up: prompts of so many seconds go at full speed.
+#: The most that is saved up: prompts of so many seconds go at full speed; on a slow machine more.
 CREDIT_S = 4.0
 #: Credits that differ by less are the same: prompts go by their length then.
 EVEN_S = 1.0
@@ -42,18 +43,24 @@ class PromptShares:
     """The credit of each key, and of each of its users, in seconds. A flow has what both have."""
 
     def __init__(self) -> None:
-        self._credit: dict[Name, float] = {}
+        self._most = CREDIT_S
+        #: What each lacks of the most that it may have.
+        self._debt: dict[Name, float] = {}
         #: Of each that has sequences here, as of the last `present`; those of the flows, and those of the keys, are 1.
         self._parts: dict[Name, float] = {}
         self._askers: list[Asker] = []
-        #: Those that have gone: what they had left, and as of which second of `_passed`.
+        #: Those that have gone: what they lacked, and as of which second of `_passed`.
         self._gone: dict[Name, tuple[float, float]] = {}
         #: Seconds of all steps.
         self._passed = 0.0
 
+    def allow(self, seconds: float) -> None:
+        """One long prompt takes so long on this machine."""
+        self._most = max(CREDIT_S, seconds)
+
     def credit(self, flow: Flow) -> float:
         """A key does not get more by naming more users."""
-        return min(self._credit.get(flow, CREDIT_S), self._credit.get(flow[:1], CREDIT_S))
+        return self._most - max(self._debt.get(flow, 0.0), self._debt.get(flow[:1], 0.0))
 
     def present(self, askers: Iterable[Asker]) -> None:
         """The askers of all sequences that are here now; others have gone, and may come back."""
@@ -64,14 +71,13 @@ class PromptShares:
         for flow, part in parts_of(askers).items():
             self._parts[flow] = part
             self._parts[flow[:1]] = self._parts.get(flow[:1], 0.0) + part
-        for name in self._credit.keys() - self._parts.keys():
-            self._gone[name] = self._credit.pop(name), self._passed
-        for name in self._parts.keys() - self._credit.keys():
-            had, since = self._gone.pop(name, (CREDIT_S, self._passed))
-            self._credit[name] = min(CREDIT_S, had + (self._passed - since) * self._parts[name])
+        for name in self._debt.keys() - self._parts.keys():
+            self._gone[name] = self._debt.pop(name), self._passed
+        for name in self._parts.keys() - self._debt.keys():
+            lacked, since = self._gone.pop(name, (0.0, self._passed))
+            self._debt[name] = max(0.0, lacked - (self._passed - since) * self._parts[name])
         if len(self._gone) > _SWEEP:
-            recovered = CREDIT_S - self._passed
-            self._gone = {name: was for name, was in self._gone.items() if was[0] - was[1] < recovered}
+            self._gone = {name: was for name, was in self._gone.items() if sum(was) > self._passed}
 
     def held(self, answered: Set[Flow], prompting: Set[Flow]) -> frozenset[Flow]:
         """Whose prompts are to wait in the next step, for others who can use the time.
@@ -98,7 +104,7 @@ class PromptShares:
             spent[flow] += prompt_seconds * count / total
             spent[flow[:1]] += prompt_seconds * count / total
         for name, part in self._parts.items():
-            self._credit[name] = min(CREDIT_S, self._credit[name] + part * seconds - spent[name])
+            self._debt[name] = max(0.0, self._debt[name] - part * seconds + spent[name])
 
 
 def parts_of(askers: Iterable[Asker]) -> dict[Flow, float]:

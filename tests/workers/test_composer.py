@@ -137,3 +137,18 @@ def test_a_prompt_that_others_wait_for_is_not_held_against_them() -> None:
         pass
 
     assert worker.machine.now - began < 2.5 * 1200 * PROMPT_TOKEN_S
+
+
+def test_a_long_prompt_now_and_then_is_not_held_though_it_takes_long_here() -> None:
+    """It takes more seconds than are saved up elsewhere; but who sends it has asked for nothing else."""
+    worker = _answering(4)
+    worker.run(2.0, {Asker("seldom"): 400})  # what prompts take is known
+    for _ in range(40):
+        worker.step()
+    name, began = worker.start(Asker("other"), 3000), worker.machine.now
+    while name not in worker.step():
+        pass
+
+    alone = 3000 * PROMPT_TOKEN_S
+    assert alone > CREDIT_S
+    assert worker.machine.now - began < 1.3 * alone

@@ -43,6 +43,18 @@ def test_one_is_held_when_its_credit_is_spent_and_goes_on_when_it_is_earned() ->
     assert not shares.held({B.flow}, {A.flow})
 
 
+def test_on_a_slow_machine_there_is_credit_for_one_long_prompt() -> None:
+    shares = PromptShares()
+    shares.present([A, B])
+    shares.allow(3 * CREDIT_S)
+    shares.passed(2 * CREDIT_S, 2 * CREDIT_S, {A.flow: 100})
+    assert not shares.held({B.flow}, {A.flow})
+
+    shares.allow(0.1)  # a quicker one: no less than elsewhere
+    assert shares.credit(B.flow) == CREDIT_S
+    assert shares.held({B.flow}, {A.flow}) == {A.flow}
+
+
 def test_nobody_waits_for_others_who_could_not_use_the_time() -> None:
     shares = PromptShares()
     shares.present([A, B, C])

@@ -86,6 +86,8 @@ class SimulatedServer:
         #: time that it comes to a worker, since what the one before was about to say of it may still come.
         self._at: dict[str, tuple[int, str]] = {}
         self._request_of: dict[str, str] = {}
+        #: Those that have no slot now.
+        self._waiting: set[str] = set()
         self._numbers = itertools.count(1)
         self._busy = False
         self._inbox: list[ev.Event] = []
@@ -113,6 +115,7 @@ class SimulatedServer:
         name = f"r{next(self._numbers)}"
         job = Job(name, model, flow, prompt, output, max_output, on_end, self.timeline.now)
         self._jobs[name] = job
+        self._waiting.add(name)
         characters = round(len(prompt) * CHARACTERS_PER_TOKEN)
         self._post(ev.RequestSubmitted(name, model, max_output, flow, None, characters, marks=marks))
         return job
@@ -171,14 +174,17 @@ class SimulatedServer:
             case ev.ExtendSequence(request_id, worker_id, cells):
                 self._workers[worker_id].extend(self._at[request_id][1], cells)
             case ev.PauseSequence(request_id, worker_id):
+                self._waiting.add(request_id)
                 self._workers[worker_id].pause(self._at[request_id][1])
             case ev.ResumeSequence(request_id, worker_id, cells):
+                self._waiting.discard(request_id)
                 self._workers[worker_id].resume(self._at[request_id][1], cells)
             case ev.CancelSequence(request_id, worker_id):
                 # One that is only prepared has no name there.
                 if request_id in self._at and worker_id in self._workers:
                     self._workers[worker_id].cancel(self._at[request_id][1])
             case ev.BookUsage(request_id):
+                self._waiting.discard(request_id)
                 if (at := self._at.pop(request_id, None)) is not None:
                     del self._request_of[at[1]]
             case ev.EndRequest(request_id, error):
@@ -215,6 +221,7 @@ class SimulatedServer:
             del self._request_of[before[1]]
         here = f"{name}/{next(self._numbers)}"
         self._at[name], self._request_of[here] = (grant.worker_id, here), name
+        self._waiting.discard(name)
         output = min(job.output, grant.max_output_tokens)
         asker = Asker(job.flow.key, job.flow.user, grant.weight, grant.level)
         self._workers[grant.worker_id].start(here, job.prompt, generated, output, grant.cells, asker)
@@ -232,6 +239,7 @@ class SimulatedServer:
             model.itl_target,
             self.tokens,
             self._stepped,
+            lambda: not self._waiting,
             host_bytes=model.host_bytes,
             cell_bytes=model.spec.cell_bytes,
         )

@@ -25,8 +25,10 @@ from slotwise.workers.protocol import Asker, ModelInfo
 from slotwise.workers.sequences import Sequence
 from slotwise.workers.text import TextStream
 
-#: Most steps of a leap, and most seconds: the scheduler hears of steps in time to give cells and to pause.
+#: Most steps of a leap, and most seconds: the scheduler hears of steps in time to give cells and to pause; and where
+#: nobody waits for either.
 MOST_STEPS, _MOST_LEAP_S = 16, 0.25
+_MOST_ALONE, _MOST_ALONE_S = 128, 2.0
 #: A step that computes nothing.
 _NOTHING_S = 1e-3
 
@@ -95,6 +97,8 @@ class SimulatedWorker:
     #: Numbers for tokens; no two are the same.
     tokens: Iterator[int]
     tell: Callable[[int, Stepped], None]
+    #: Nobody waits for a slot or for cells.
+    at_ease: Callable[[], bool]
     #: Main memory for what is pushed out of the context, and what a cell takes of it.
     host_bytes: int = 0
     cell_bytes: int = 0
@@ -112,6 +116,8 @@ class SimulatedWorker:
         self._memory = SimulatedMemory(self.info, self.cell_bytes)
         self._kv = KVCache(self._memory, None, self.host_bytes)
         self._composer = Composer(self.n_batch, 0, self.itl_target)
+        #: A sequence has the cells of its whole answer from its start.
+        self._has_cells = self.info.slots * self.info.context_cap <= self.info.kv_cells
 
     # ---- commands, applied between two steps
 
@@ -224,7 +230,10 @@ class SimulatedWorker:
         self._memory.moved = 0
         copied = attach(self._running, self._kv)
         active = active_of(self._running)
-        plan = self._composer.plan(active, [sequence for sequence in self._running if sequence.waits])
+        if len(active) == len(self._running) and all(is_decoding(sequence) for sequence in active):
+            plan = self._composer.plan_of_answers(active)
+        else:
+            plan = self._composer.plan(active, [sequence for sequence in self._running if sequence.waits])
         ends = self._ends(plan, active)
         if plan.rows:
             self._kv.make_room(plan.rows * len(ends))
@@ -244,20 +253,22 @@ class SimulatedWorker:
         if not plan.rows:
             return [at + _NOTHING_S]
         moved = self._memory.moved * engine.copy_s
-        chunks = [(active[share.index], share.chunk) for share in plan.shares]
-        parts = [PromptPart(len(chunk.tokens), chunk.start) for one, chunk in chunks if not is_decoding(one)]
         rows = plan.decode_rows
-        own = sum(one.stored + 1 for one, _ in chunks if is_decoding(one))
+        answering = [sequence for sequence in active if is_decoding(sequence)] if plan.shares else active
+        own = sum(sequence.stored for sequence in answering) + rows
+        reach = self._reach(answering, plan)
+        if not plan.shares:
+            bare = engine.decode_seconds(rows) + rows * self.host.token_taken_s
+            return self._like_steps(at + moved, bare, rows, own, reach, self._alike(active))
+        chunks = [(active[share.index], share) for share in plan.shares]
+        parts = [
+            PromptPart(len(share.chunk.tokens), share.chunk.start) for one, share in chunks if not is_decoding(one)
+        ]
         said = sum(len(share.sampled) for share in plan.shares)
         bare = engine.bare_seconds(rows, parts) + said * self.host.token_taken_s
-        reach = self._reach(active, plan)
-        if parts:
-            looks = engine.row_seconds(rows, own, reach)
-            looks += sum(
-                engine.part_seconds(part, part.start + part.tokens if engine.split else reach) for part in parts
-            )
-            return [at + moved + bare + looks]
-        return self._like_steps(at + moved, bare, rows, own, reach, self._alike(active))
+        looks = engine.row_seconds(rows, own, reach)
+        looks += sum(engine.part_seconds(part, part.start + part.tokens if engine.split else reach) for part in parts)
+        return [at + moved + bare + looks]
 
     def _like_steps(self, at: float, bare: float, rows: int, own: int, reach: int, count: int) -> list[float]:
         """When so many steps end that differ only in how much there is to look at, or as many as a leap may last."""
@@ -266,24 +277,25 @@ class SimulatedWorker:
         # Each row looks at one cell more in each step, and at as many more of others as its range grows by.
         grows = 1 if engine.split else rows
         more = rows * engine.own_s[0] + rows * (grows - 1) * engine.foreign_s[0]
-        latest = self.timeline.now + _MOST_LEAP_S
+        latest = self.timeline.now + (_MOST_ALONE_S if count > MOST_STEPS else _MOST_LEAP_S)
         ends = [at + index * first + more * (index * (index - 1) // 2) for index in range(1, count + 1)]
         while len(ends) > 1 and ends[-2] > latest:
             ends.pop()
         return ends
 
-    def _reach(self, active: list[Sequence], plan: StepPlan) -> int:
+    def _reach(self, answering: list[Sequence], plan: StepPlan) -> int:
         """Cells within which a decode row's own are."""
         if not self.engine.split:
             return self._kv.used + self._kv.retained + plan.rows
-        return max((sequence.stored + 1 for sequence in active if is_decoding(sequence)), default=0)
+        return max((sequence.stored + 1 for sequence in answering), default=0)
 
     def _alike(self, active: list[Sequence]) -> int:
         """So many steps have the same rows, if nobody says otherwise."""
         if len(active) < len(self._running):  # somebody waits, or stands still
             return 1
         least = min(min(sequence.output_left, sequence.promised - sequence.stored) for sequence in active)
-        return max(1, min(least, MOST_STEPS))
+        most = max(MOST_STEPS, _MOST_ALONE) if MOST_STEPS > 1 and self._has_cells and self.at_ease() else MOST_STEPS
+        return max(1, min(least, most))
 
     def _computed(self, under_way: _UnderWay, version: int) -> None:
         if under_way.version != version or self._under_way is not under_way:
@@ -294,31 +306,34 @@ class SimulatedWorker:
         self._kv.decoded()
         prompts: list[Part] = []
         said: list[str] = []
-        for share in plan.shares:
-            sequence, chunk = under_way.active[share.index], share.chunk
-            if not is_decoding(sequence):
-                count = len(chunk.tokens)
-                prompts.append(Part(sequence.asker, count, chunk.start + count / 2))
-            self._store(sequence, list(chunk.tokens), len(ends) if share.sampled else 0)
-            if share.sampled:
-                said.append(sequence.request_id)
-                if sequence.output_left <= 0:
-                    self._finish(sequence, complete=True)
+        if plan.shares:
+            for share in plan.shares:
+                sequence, chunk = under_way.active[share.index], share.chunk
+                if not is_decoding(sequence):
+                    count = len(chunk.tokens)
+                    prompts.append(Part(sequence.asker, count, chunk.start + count / 2))
+                self._store(sequence, list(chunk.tokens), bool(share.sampled), said)
+        else:
+            for sequence in under_way.active:
+                self._store(sequence, sequence.tokens[-1:], len(ends), said)
         if plan.rows:
             self._composer.computed(plan, prompts, seconds, copied=under_way.copied, steps=len(ends))
         ended, self._ended = self._ended, []
         self.tell(self.worker_id, Stepped(plan.decode_rows, plan.prefill_tokens, seconds, ends, said, ended))
         self._turn()
 
-    def _store(self, sequence: Sequence, tokens: list[int], sampled: int) -> None:
+    def _store(self, sequence: Sequence, tokens: list[int], sampled: int, said: list[str]) -> None:
         """A step stored these, and so many new tokens were sampled in it and in those that were like it."""
         if sampled:
             new = list(islice(self.tokens, sampled))
             sequence.tokens += new
             sequence.output_tokens += sampled
             tokens += new[:-1]
+            said.append(sequence.request_id)
         self._memory.store(sequence.row, len(tokens))
         self._kv.store(sequence, tokens, wrong=0)
+        if sequence.output_left <= 0:
+            self._finish(sequence, complete=True)
 
 
 def _end(sequence: Sequence, *, complete: bool) -> SequenceEnd:
