@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slotwise.benchmarks.document import Document, DocumentError, Verdict, decode
-from slotwise.benchmarks.job import Job, keep, write
+from slotwise.benchmarks.job import Job, first_leaf, keep, write
 from slotwise.benchmarks.measure import worst
 from slotwise.benchmarks.options import LOAD, LOADING, MEASURING, PEERS, SERVER, Given, with_options
 from slotwise.benchmarks.peers import Contestant, PeerError, Wanted, contestants
@@ -173,13 +173,7 @@ def _refusals() -> Iterator[None]:
         known = group.subgroup((*_USAGE, *_UNFIT))
         if known is None:
             raise
-        _refuse(_first_leaf(known))
-
-
-def _first_leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+        _refuse(first_leaf(known))
 
 
 def _refuse(error: BaseException) -> None:

@@ -145,6 +145,13 @@ class Job:
         return broken(document, self._conditions)
 
 
+def first_leaf(error: BaseException) -> BaseException:
+    """The first error of a group, however deep."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 async def until_terminated(go: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """SIGTERM is an interrupt: whoever ends this program ends the servers that it started, and their files."""
     done: list[T] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Literal
 
 import msgspec
@@ -18,6 +19,8 @@ CHUNKS = (1, 2, 4, 8, 16, 24, 32, 48, LEAST_CHUNK, 81, 97, 129, 161, 193, 257, 3
 _DEEP = 0.6
 _DEEPEST = 4096
 _REPEATS = 9
+#: Chunks that are measured first: a line through them says most of it.
+_FIRST_CHUNKS = (129, 16, 513, LEAST_CHUNK, 1, 257, 32)
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -78,11 +81,10 @@ def _points(load: LoadModel, context: int, *, split: bool) -> Iterator[Point]:
     chunks.append(min(load.n_batch, context - 1))
     deep = min(int(_DEEP * context), _DEEPEST)
     coarse = {1, 4, 8, load.slots}
-    for size in rows:
-        if size in coarse:
-            yield Point(rows=size)
-    for size in chunks[-1::-3]:
-        yield Point(tokens=size, repeats=5)
+    first_rows = [Point(rows=size) for size in rows if size in coarse]
+    first_chunks = [Point(tokens=size, repeats=5) for size in _FIRST_CHUNKS if size <= chunks[-1]]
+    for one, other in zip_longest(first_rows, first_chunks):
+        yield from (point for point in (one, other) if point is not None)
     yield Point(rows=1, depth=deep)
     yield Point(rows=load.slots, depth=deep)
     yield Point(tokens=min(129, chunks[-1]), depth=deep, repeats=5)

@@ -18,8 +18,12 @@ from slotwise.request import SamplingParams
 from slotwise.workers.llama.model import LlamaModel
 from slotwise.workers.model import Chunk, Sampler
 
-#: Steps of decode rows that are not measured: kernels and threads wake up.
+#: Steps that are not measured: kernels and threads wake up.
 _WARM = 2
+#: Of the time there is, one point takes no more; and so many are measured, whatever they take.
+_MOST_PART, _AT_LEAST = 0.04, 6
+#: A step that would take more than this part of all the time there is, is left out.
+_LARGEST_PART = 0.1
 _GREEDY = SamplingParams(temperature=0)
 
 
@@ -32,16 +36,25 @@ class _Rig:
         self._samplers: list[Sampler] = []
         #: What each row holds.
         self._held: dict[int, int] = {}
+        #: What a token of a prompt took last.
+        self._token_s = 0.0
 
-    def measure(self, point: Point, until: float) -> list[float]:
-        """Seconds of each repeat; at least one, also where there is no time left."""
+    def takes(self, point: Point) -> float:
+        """About how long a point takes that has many tokens, with what has to be computed before it; 0.0 while nothing
+        is known."""
+        return (point.tokens + point.depth + point.foreign) * self._token_s
+
+    def measure(self, point: Point, most: float) -> list[float]:
+        """Seconds of each repeat, in about `most` seconds; at least one."""
         self._prepare(point)
         seconds: list[float] = []
         for turn in range(point.repeats + _WARM):
             took = self._step(point)
             if turn >= _WARM or took > 1.0:
                 seconds.append(took)
-            if seconds and (time.perf_counter() > until or sum(seconds) > 3.0):
+            if point.tokens > 1:
+                self._token_s = took / point.tokens
+            if seconds and sum(seconds) > most:
                 break
         return seconds
 
@@ -128,10 +141,12 @@ def main() -> None:
     )
     answer.write(msgspec.json.encode(opened) + b"\n")
     rig, until = _Rig(model), time.perf_counter() + order.seconds
-    for point in order.points:
-        if time.perf_counter() > until:
+    for index, point in enumerate(order.points):
+        if time.perf_counter() > until and index >= _AT_LEAST:
             break
-        found = Observation(point, tuple(rig.measure(point, until)))
+        if rig.takes(point) > _LARGEST_PART * order.seconds:
+            continue
+        found = Observation(point, tuple(rig.measure(point, _MOST_PART * order.seconds)))
         answer.write(msgspec.json.encode(found) + b"\n")
     os._exit(0)
 

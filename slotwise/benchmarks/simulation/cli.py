@@ -18,13 +18,15 @@ from slotwise.benchmarks.calibration.keeping import Calibrations
 from slotwise.benchmarks.calibration.measuring import NotMeasured
 from slotwise.benchmarks.document import Leg
 from slotwise.benchmarks.hardware import Hardware, cpu_of, gpu_of
-from slotwise.benchmarks.job import scenario_of, settings_in_words, write
+from slotwise.benchmarks.job import first_leaf, scenario_of, settings_in_words, write
 from slotwise.benchmarks.metrics import parse_slo
 from slotwise.benchmarks.options import SIMULATING, Given, with_options
+from slotwise.benchmarks.peers import PeerError
 from slotwise.benchmarks.report.tables import run_table
 from slotwise.benchmarks.simulation.results import Simulation, capacity_of
 from slotwise.benchmarks.simulation.served import Assumed, Engines, MeasuredHere, Served, served
 from slotwise.benchmarks.simulation.setup import simulated_model
+from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.traces import TraceError
 from slotwise.commands import Folder, err, out, refused
 from slotwise.config import ConfigError
@@ -37,6 +39,7 @@ EXIT_INTERRUPTED = 130
 #: Tokens that chat templates have around a single message, with a system prompt of their own.
 TEMPLATE_TOKENS = 30
 MODEL_NAME = "m"
+_REFUSED = (ValueError, ConfigError, TraceError, NotMeasured, NotEnough, PeerError, ServerUnfit, OSError)
 
 
 def _served(help_text: str, **more: Any) -> Any:
@@ -178,8 +181,14 @@ def refusals() -> Iterator[None]:
     """What is wrong with a command line, or can not be measured, in words."""
     try:
         yield
-    except (ValueError, ConfigError, TraceError, NotMeasured, NotEnough, OSError) as error:
+    except _REFUSED as error:
         raise refused(str(error)) from None
     except KeyboardInterrupt:
         err.print("interrupted", highlight=False)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    except BaseExceptionGroup as group:
+        # The first of several that a task group gathered; one that we do not know stays as it is.
+        known = group.subgroup(_REFUSED)
+        if known is None:
+            raise
+        raise refused(str(first_leaf(known))) from None

@@ -97,7 +97,7 @@ def changes(
         for other in (at - 1, at + 1):
             if 0 <= other < len(SLOTS):
                 count = SLOTS[other]
-                yield f"{count} slots", replace(candidate, slots=count, kv_cells=0)
+                yield f"{count} slot{'s' if count > 1 else ''}", replace(candidate, slots=count, kv_cells=0)
     for context in contexts:
         if context != candidate.context:
             yield f"context {context:,}", replace(candidate, context=context, kv_cells=0)

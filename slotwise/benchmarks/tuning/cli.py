@@ -147,9 +147,7 @@ class _Run:
         try:
             anyio.run(until_terminated, self._stages)
         except KeyboardInterrupt:
-            err.print(
-                "\ninterrupted; what was found so far is kept, and the same command goes on from there", highlight=False
-            )
+            _say("\ninterrupted; what was found so far is kept, and the same command goes on from there")
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     async def _stages(self) -> bool:

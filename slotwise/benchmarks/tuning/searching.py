@@ -23,6 +23,8 @@ _PROMISING = 0.9
 _AS_GOOD = 0.99
 #: Of those that were predicted, so many are looked at for single changes.
 _CHANGED = 2
+#: So many are measured before the default settings.
+_BEFORE_DEFAULT = 2
 #: What `slotwise serve` does on its own.
 DEFAULT = Candidate()
 #: Ollama's: one slot, or four.
@@ -97,14 +99,19 @@ class Search:
         return ranked([one for one in self.file.state.predictions if self._possible(one.candidate)])
 
     def shortlist(self) -> list[tuple[Candidate, float]]:
-        """The most promising with their levels, and the default settings to compare with."""
+        """The most promising with their levels, of those that are alike the simplest; and, among the first, the default
+        settings to compare with."""
         found = self._ranked()
-        least = _PROMISING * found[0].best.soft_s
-        chosen = [(one.candidate, one.best.level) for one in found if one.best.soft_s >= least]
-        default = next((one for one in found if one.candidate == DEFAULT), None)
-        if default is not None and DEFAULT not in dict(chosen):
-            chosen.insert(min(2, len(chosen)), (DEFAULT, default.best.level))
-        return chosen
+        best = found[0].best.soft_s
+        left = [one for one in found if one.best.soft_s >= _PROMISING * best and one.candidate != DEFAULT]
+        chosen: list[tuple[Candidate, float]] = []
+        while left:
+            alike = [one for one in left if _are_alike(one, left[0])]
+            simple = simplest([one.candidate for one in alike], self._bytes, DEFAULT)
+            chosen += [(one.candidate, one.best.level) for one in alike if one.candidate == simple]
+            left = [one for one in left if one not in alike]
+        default = [(one.candidate, one.best.level) for one in found if one.candidate == DEFAULT]
+        return [*chosen[:_BEFORE_DEFAULT], *default, *chosen[_BEFORE_DEFAULT:]]
 
     async def measure(self, measure: Measure, seconds: float) -> None:
         shortlist = self.shortlist()
@@ -161,3 +168,9 @@ class Search:
 
     def _bytes(self, candidate: Candidate) -> int:
         return self.ceiling.total(self.predictor.served(candidate))
+
+
+def _are_alike(one: Prediction, other: Prediction) -> bool:
+    """They differ in slots that nobody would use, or in nothing that counts here."""
+    same = one.candidate.kv_layout == other.candidate.kv_layout and one.best.level == other.best.level
+    return same and abs(one.best.soft_s / other.best.soft_s - 1) < 1 - _AS_GOOD if other.best.soft_s else same
