@@ -14,6 +14,7 @@ _BLOCK = 256
 #: Types of KV cells by what they save; below the first two answers may suffer.
 KV_TYPES = ("f16", "q8_0", "q4_0")
 _BATCHES = (256, 512, 1024, 2048)
+_USUAL_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,6 +55,16 @@ class Candidate:
         return tuple(
             word for name, value in self.settings.items() for word in (f"--{name.replace('_', '-')}", str(value))
         )
+
+    @property
+    def short(self) -> str:
+        """For a legend: what is as usual is left out."""
+        more = [
+            *([self.kv_type] if self.kv_type != KV_TYPES[0] else []),
+            *([f"batch {self.n_batch}"] if self.n_batch != _USUAL_BATCH else []),
+            *([f"{self.kv_cells:,} cells"] if self.kv_cells else []),
+        ]
+        return " ".join([f"{self.slots} × {self.context:,} {self.kv_layout}", *more])
 
     def __str__(self) -> str:
         cells = f" ({self.kv_cells:,} cells)" if self.kv_cells else ""
