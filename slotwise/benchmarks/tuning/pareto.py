@@ -36,7 +36,8 @@ def pareto(
         for index, candidate in enumerate(shown):
             colour = COLOURS[index % len(COLOURS)]
             found = next((one for one in predictions if one.candidate == candidate), None)
-            name = f"{candidate.short}{' (chosen)' if candidate == chosen else ' (default)' if candidate == default else ''}"
+            marks = {chosen: " chosen", default: " default"}
+            name = f"{candidate.short}{marks.get(candidate, '')}"
             if found is not None:
                 style = {"color": colour, "marker": MARKERS[index % len(MARKERS)], "markersize": 3}
                 axes.plot(*_line(found.readings), linewidth=1.4, label=name, **style)
