@@ -135,11 +135,12 @@ class PromptBudget:
     def tokens(self, start: int) -> int:
         """The most tokens of a prompt, from position `start` on, that there is time for."""
         best = self._least
-        for size in _CHUNKS:
+        for size, flat, slope in self._prefill.ladder():
             if size > self._largest:
                 break
             # A larger chunk may fit where a smaller one does not.
-            if self._cost(size, start) <= self._seconds or self._is_worth_more(size, best, start):
+            cost = size * (flat + slope * (start + size / 2))
+            if cost <= self._seconds or self._is_worth_more(size, best, start):
                 best = size
         return best
 
@@ -229,9 +230,8 @@ class _PerToken:
         self._count: dict[int, int] = {}
         #: For chunks below LEAST_CHUNK tokens, and from there on.
         self._slopes = (_Slope(), _Slope())
-        #: By size: what is asked for many times between two steps, and changes with each.
-        self._flat: dict[int, float] = {}
-        self._read: tuple[float, float] | None = None
+        #: Of each size: what is asked for many times between two steps, and changes with each.
+        self._rates: list[tuple[int, float, float]] = []
 
     @property
     def largest(self) -> int:
@@ -260,48 +260,49 @@ class _PerToken:
         rate = min(max(rate, expected / _OUTLIER), expected * _OUTLIER)
         self._slopes[tokens >= LEAST_CHUNK].observe(depth, rate)
         self._forget()
-        flat = max(rate - self._slope_of(tokens) * depth, _LEAST_PART * rate)
-        ratio = min(max(flat / (self._pace * self._shape_of(size)), 1 / _OUTLIER), _OUTLIER)
-        self._shape[size] = self._shape_of(size) * ratio ** (_WEIGHT if size in self._shape else 1.0)
+        _, known, slope = self.ladder()[self._index(tokens)]
+        ratio = min(max(max(rate - slope * depth, _LEAST_PART * rate) / known, 1 / _OUTLIER), _OUTLIER)
+        self._shape[size] = known / self._pace * ratio ** (_WEIGHT if size in self._shape else 1.0)
         self._count[size] = self._count.get(size, 0) + 1
         self._pace *= ratio**_WEIGHT
         self._forget()
 
     def _forget(self) -> None:
-        self._flat.clear()
-        self._read = None
+        self._rates = []
+
+    def ladder(self) -> list[tuple[int, float, float]]:
+        """Each size, the smallest first, with its seconds per token at no depth, and more for each of depth."""
+        if not self._rates:
+            small, large = (slope.read() for slope in self._slopes)
+            # A chunk's own kind's slope where enough is known, else the other's.
+            slopes = _first(small, large), _first(large, small)
+            smaller: float | None = None
+            for size in self._ladder:
+                shape = self._shape_beside(size, smaller)
+                self._rates.append((size, self._pace * shape, slopes[size >= LEAST_CHUNK]))
+                if self._count.get(size, 0) >= _TRUSTED:
+                    smaller = self._shape[size]
+        return self._rates
 
     def rate(self, tokens: int, depth: float) -> float:
         """Seconds per token; 0.0 while nothing is known."""
         if not self._pace:
             return 0.0
-        size = self._size(tokens)
-        flat = self._flat.get(size)
-        if flat is None:
-            flat = self._flat[size] = self._pace * self._shape_of(size)
-        return flat + self._slope_of(tokens) * depth
+        _, flat, slope = self.ladder()[self._index(tokens)]
+        return flat + slope * depth
 
-    def _slope_of(self, tokens: int) -> float:
-        """The chunk's own kind's where enough is known, else the other's."""
-        if self._read is None:
-            small, large = (slope.read() for slope in self._slopes)
-            self._read = _first(small, large), _first(large, small)
-        return self._read[tokens >= LEAST_CHUNK]
-
-    def _shape_of(self, size: int) -> float:
-        """A size's own where it is trusted, else no more than the next smaller trusted one's."""
+    def _shape_beside(self, size: int, smaller: float | None) -> float:
+        """A size's own where it is trusted, else no more than that of the next `smaller` one that is."""
         own = self._shape.get(size)
-        if own is not None and self._count[size] >= _TRUSTED:
+        if own is not None and (smaller is None or self._count[size] >= _TRUSTED):
             return own
-        smaller = next(
-            (s for s in reversed(self._ladder[: bisect_left(self._ladder, size)]) if self._count.get(s, 0) >= _TRUSTED),
-            None,
-        )
-        known = [shape for shape in (own, self._shape[smaller] if smaller else None) if shape is not None]
-        return min(known, default=1.0)
+        return min(one for one in (own, smaller, 1.0 if own is smaller is None else None) if one is not None)
 
     def _size(self, tokens: int) -> int:
-        return self._ladder[max(bisect_right(self._ladder, tokens) - 1, 0)]
+        return self._ladder[self._index(tokens)]
+
+    def _index(self, tokens: int) -> int:
+        return max(bisect_right(self._ladder, tokens) - 1, 0)
 
 
 def _first(*known: float | None) -> float:
