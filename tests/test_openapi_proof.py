@@ -33,7 +33,7 @@ def _serve(folder: Path, api_key: str | None = None) -> Iterator[ServerProcess]:
         path = "{write_encoder(folder, "rank")}"
         """
     )
-    # A context in which what is made up mostly has room, and an answer without a limit comes to its end within a minute.
+    # A context in which what is made up mostly has room, and an answer without a limit ends within a minute.
     arguments = ("--config", str(config), "--context", "8192", "--preload", "--data", str(folder / "data"))
     with run_server(folder / "log", *arguments, api_key=api_key) as running:
         yield running

@@ -103,6 +103,7 @@ def test_settings_for_a_processor_that_is_not_here(tmp_path: Path) -> None:
         (("--ttft", "soon", "--cpu", CPU), "'ttft' is 'soon'"),
         (("--tpot", "0", "--cpu", CPU), "must be above 0"),
         (("--memory", "much", "--cpu", CPU), "'memory' is 'much'"),
+        (("--memory", "64MiB", "--cpu", CPU), "no settings fit into memory"),
         (("--allow-kv", "q1", "--cpu", CPU), "f16, q8_0, q4_0"),
         (("/no/such.gguf", "--cpu", CPU), "does not exist"),
     ],

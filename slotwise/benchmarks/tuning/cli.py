@@ -16,6 +16,7 @@ from slotwise.benchmarks.job import until_terminated
 from slotwise.benchmarks.live import display
 from slotwise.benchmarks.measure import Options
 from slotwise.benchmarks.metrics import PRESETS, Slo
+from slotwise.benchmarks.peers import PeerError
 from slotwise.benchmarks.report.drawing import NoPlots
 from slotwise.benchmarks.simulation.cli import (
     EXIT_INTERRUPTED,
@@ -27,9 +28,10 @@ from slotwise.benchmarks.simulation.cli import (
 )
 from slotwise.benchmarks.simulation.served import MeasuredHere, Served
 from slotwise.benchmarks.simulation.setup import simulated_model
+from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.traces import read_trace
 from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate
-from slotwise.benchmarks.tuning.judging import Reading
+from slotwise.benchmarks.tuning.judging import Reading, nothing_came
 from slotwise.benchmarks.tuning.memory import ceiling_of
 from slotwise.benchmarks.tuning.pareto import pareto
 from slotwise.benchmarks.tuning.predicting import Predictor
@@ -219,9 +221,14 @@ class _Run:
             for word in (f"--{name.replace('_', '-')}", str(value))
         )
         path = search.predictor.served(candidate).load.path
-        with display(err, 1.25 * seconds) as shown:
-            bench = Bench(path, common, search.workload, Options(search.predictor.slo), shown.watch)
-            reading = await bench.measure(candidate, level, seconds, seed)
+        try:
+            with display(err, 1.25 * seconds) as shown:
+                bench = Bench(path, common, search.workload, Options(search.predictor.slo), shown.watch)
+                reading = await bench.measure(candidate, level, seconds, seed)
+        except (PeerError, ServerUnfit) as error:
+            # Settings with which there is no server are worth nothing, and no reason to end.
+            _say(f"  {candidate}: {error}")
+            return nothing_came(level, seconds)
         _say(reading_in_words(candidate, reading, search.workload))
         return reading
 

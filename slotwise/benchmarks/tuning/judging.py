@@ -69,6 +69,24 @@ def read(measured: Measured, level: float, slo: Slo) -> Reading:
     )
 
 
+def nothing_came(level: float, seconds: float) -> Reading:
+    """Of settings with which there is no server."""
+    return Reading(
+        level=level,
+        goodput_s=0.0,
+        soft_s=0.0,
+        output_tok_s=0.0,
+        ttft_p95=math.inf,
+        tpot_p95=math.inf,
+        judged=0,
+        attained=0,
+        late=0.0,
+        slow=0.0,
+        failed=1.0,
+        seconds=seconds,
+    )
+
+
 def credit(attempt: Attempt, slo: Slo) -> float:
     """1 for a request within the limits, less the further it misses one; 0 for one that failed."""
     if not attempt.good:

@@ -66,10 +66,19 @@ class Search:
         return contexts_for(self.workload.needs(self.predictor.seed, known), known)
 
     def predict(self, seconds: float) -> list[Prediction]:
-        """Slots and layouts first, then single changes of the best. The best first."""
+        """Slots and layouts first, then single changes of the best. The best first.
+
+        Raises ValueError: none of them fits into memory.
+        """
         until = time.perf_counter() + seconds
         contexts = self.contexts()
         self._predict_all([DEFAULT, *first_ones(contexts)], until)
+        if not self._ranked():
+            least = Candidate(slots=1, context=contexts[-1])
+            raise ValueError(
+                f"no settings fit into memory: {least} takes {self._bytes(least) / 2**30:.2f} GiB, and there are "
+                f"{self.ceiling}"
+            )
         for leader in [one.candidate for one in self._ranked()[:_CHANGED]]:
             tried = changes(leader, contexts, self.kv_types, self.threads)
             self._predict_all([candidate for _, candidate in tried], until)
@@ -123,7 +132,7 @@ class Search:
         """From what there is: measured where something was, else predicted."""
         state, found = self.file.state, self._ranked()
         chosen = choose(state.probes, self._bytes, DEFAULT) if state.probes else self._simplest(found)
-        prediction = next(one for one in found if one.candidate == chosen)
+        prediction = next((one for one in found if one.candidate == chosen), None) or self.predictor.predict(chosen)
         tried = self._changes(prediction)
         words = self.workload.words(prediction.best.level)
         return Answer(
