@@ -12,7 +12,7 @@ from collections.abc import Sequence as Many
 from typing import NamedTuple
 
 from slotwise.workers.batch import Budget, StepPlan, is_decoding, plan_step
-from slotwise.workers.cost import StepCost
+from slotwise.workers.cost import PromptChunk, StepCost
 from slotwise.workers.promptshares import Flow, PromptShares
 from slotwise.workers.protocol import Asker
 from slotwise.workers.sequences import Sequence
@@ -66,6 +66,10 @@ class Composer:
         self._was_brief = plan.brief
         return plan
 
+    def predicted(self, plan: StepPlan, prompts: Many[PromptPart]) -> float:
+        """Seconds that the step is taken to need; 0.0 where nothing is known."""
+        return self._cost.planned_seconds(plan.decode_rows, _chunks(prompts), drafted=plan.drafted_rows)
+
     def computed(self, plan: StepPlan, prompts: Many[PromptPart], seconds: float, *, copied: bool) -> None:
         """The step took so long. `copied`: it moved cells as well, so it says nothing of what tokens cost."""
         tokens: Counter[Flow] = Counter()
@@ -75,8 +79,7 @@ class Composer:
         of_prompts = max(seconds - decoding, 0.0) if prompts else 0.0
         self._shares.passed(seconds, of_prompts, tokens)
         if not copied:
-            chunks = [(part.tokens, part.depth) for part in prompts]
-            self._cost.observe(plan.decode_rows, chunks, seconds, drafted=plan.drafted_rows)
+            self._cost.observe(plan.decode_rows, _chunks(prompts), seconds, drafted=plan.drafted_rows)
 
     def learn(self, sequence: Sequence, sampled: Many[int]) -> None:
         """These tokens came out of the step for it."""
@@ -112,3 +115,7 @@ class Composer:
     def _drafts(self, active: Many[Sequence]) -> dict[int, list[int]]:
         """What to check beyond each sequence's own token, by index: while no prompt wants the time."""
         return dict(enumerate(self._speculator.propose(active, self._itl_target))) if self._draft_rows else {}
+
+
+def _chunks(prompts: Many[PromptPart]) -> list[PromptChunk]:
+    return [(part.tokens, part.depth) for part in prompts]
