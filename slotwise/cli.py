@@ -11,6 +11,7 @@ from slotwise import __version__
 from slotwise.benchmarks.cli import app as bench
 from slotwise.commands import out, refused
 from slotwise.config import ConfigError, Settings, load_settings
+from slotwise.doctor import doctor
 from slotwise.fit import fit
 from slotwise.keys.cli import app as keys
 from slotwise.ps import ps
@@ -128,6 +129,7 @@ app.add_typer(keys, name="keys")
 app.command()(usage)
 app.command()(fit)
 app.command()(ps)
+app.command()(doctor)
 
 
 @app.command()
