@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from slotwise.advice.finding import (
     ENOUGH_REQUESTS,
     LEAST_BOUND_S,
     Change,
     Finding,
     Sure,
+    free_bytes,
     held,
     part_of,
     round_up,
@@ -22,6 +25,8 @@ from slotwise.scheduler.account import Bound
 _LOADS, _LOADS_AN_HOUR, _LOST = 3, 6.0, 0.02
 #: Reserved beside measured.
 _RESERVED, _RESERVED_BYTES = 1.5, 256 * 2**20
+#: Chats come back after a while: what is kept for them is judged after so many seconds, and some is always kept.
+_CACHE_S, _LEAST_CACHE = 3600.0, 64 * 2**20
 _RESIZES, _RESIZED = 6, 0.02
 _SHED, _IDLE = 10, 0.5
 
@@ -35,28 +40,37 @@ def swapped(window: Window) -> Finding | None:
         return None
     each = window.gained("load_seconds_total") / window.gained("loads_total")
     name = window.now.name
-    others = window.bound(Bound.MEMORY) >= 1.0
-    changes = (
-        (
+    others, count = window.bound(Bound.MEMORY) >= 1.0, f"{len(window.server.models)}"
+    if others and _has_room(window):
+        changes: tuple[Change, ...] = (Change("--max-loaded-models", count, "there is memory for one more"),)
+        binds = "no more models may be loaded at a time"
+    elif others:
+        changes = (
             Change(f"[model.{name}] pinned", "true", "others wait for memory instead"),
             Change("--kv-cells", f"{round_up(window['kv_cells_reserved_peak'])}", "smaller pools, so that more fit"),
         )
-        if others
-        else (
-            Change("--keep-alive", "forever", "it stays until its memory is wanted"),
-            Change("--max-loaded-models", f"{len(window.server.models)}", "if fewer may be loaded at a time now"),
-        )
-    )
+        binds = "models take turns in the memory"
+    else:
+        changes = (Change("--keep-alive", "forever", "it stays until its memory is wanted"),)
+        binds = "it is unloaded though its memory is not wanted"
     return Finding(
         "swapped",
         name,
         f"it was loaded {loads:.0f} times more than it is, {an_hour:.0f} times an hour and {each:.1f} s each; requests "
         f"waited for that for {part_of(window, lost)}",
-        "models take turns in the memory" if others else "it is unloaded though its memory is not wanted",
+        binds,
         changes,
         Sure.LIKELY,
         an_hour,
     )
+
+
+def _has_room(window: Window) -> bool:
+    """The largest model that is loaded would fit once more beside all that are."""
+    held_by = [model.memory.get("worker_memory_reserved_bytes", {}) for model in window.server.models.values()]
+    device, free = free_bytes(window)
+    largest = max((held_there.get(device, 0.0) for held_there in held_by), default=0.0)
+    return 0.0 < largest <= free
 
 
 def load_waited_for(window: Window) -> Finding | None:
@@ -102,20 +116,43 @@ def memory_unused(window: Window) -> Finding | None:
     device = max(known, key=lambda name: reserved[name] - peak[name])
     if reserved[device] < _RESERVED * peak[device] or reserved[device] - peak[device] < _RESERVED_BYTES:
         return None
-    promised = window["kv_cells_reserved_peak"]
-    cells = max(round_up(1.25 * promised), int(window["context_cap_tokens"]))
-    if cells >= window["kv_cells_capacity"]:
-        return None
+    what, change, of_it = max(_unused(window, device), key=lambda unused: unused[2])
+    if of_it < _RESERVED_BYTES:
+        return None  # what is too much has no setting
     return Finding(
         "memory-unused",
         window.now.name,
-        f"{size(reserved[device])} of {device} are reserved and {size(peak[device])} were taken at most; of "
-        f"{window['kv_cells_capacity']:.0f} KV cells {promised:.0f} were promised at most",
-        "nothing binds: memory is kept for cells that nobody uses",
-        (Change("--kv-cells", str(cells), "others can have the rest"),),
+        f"{size(reserved[device])} of {device} are reserved and {size(peak[device])} were taken at most; {what}",
+        "nothing binds: memory is kept that nobody uses",
+        (change,),
         sure_by_time(window.now.seconds),
         reserved[device] / max(peak[device], 1.0),
     )
+
+
+def _unused(window: Window, device: str) -> list[tuple[str, Change, float]]:
+    """What is kept for cells and for chats in main memory, and not used: in words, the change, and its bytes."""
+    have, promised = window["kv_cells_capacity"], window["kv_cells_reserved_peak"]
+    workers = max(window["workers"], 1)
+    cells = max(round_up(1.25 * promised), int(workers * window["context_cap_tokens"]))
+    found = [
+        (
+            f"of {have:.0f} KV cells {promised:.0f} were promised at most",
+            Change("--kv-cells", f"{math.ceil(cells / workers)}", "others can have the rest"),
+            max(have - cells, 0.0) * window["kv_cell_bytes"],
+        )
+    ]
+    room, used = window["host_cache_capacity_bytes"], window["host_cache_bytes"]
+    if device == "host" and window.now.seconds >= _CACHE_S:
+        kept = max(2 * used, _LEAST_CACHE)
+        found.append(
+            (
+                f"{size(room)} of it are for chats that others push out of the cells, and {size(used)} are used",
+                Change("--cache-ram", f"{kept / 2**20:.0f}MiB", "for each model; others can have the rest"),
+                max(workers * (room - kept), 0.0),
+            )
+        )
+    return found
 
 
 def resized_often(window: Window) -> Finding | None:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slotwise.advice import capacity, life
 from slotwise.advice.finding import Finding, Sure
 from slotwise.advice.judge import News, judge
-from slotwise.advice.snapshot import NotASnapshot, snapshot_of
+from slotwise.advice.snapshot import NotASnapshot, snapshot_of, windows
 from slotwise.scheduler.account import Bound
 from tests.advice.looks import LOAD, Look, memory
 
@@ -177,7 +178,9 @@ def test_a_model_that_is_unloaded_though_nobody_wants_its_memory_is_kept() -> No
     counted = {"loads_total": 8, "load_seconds_total": 80.0}
 
     assert _changes(Look().bound(load=100).counted(**counted), "swapped")["--keep-alive"] == "forever"
-    assert _changes(Look().bound(memory=100).counted(**counted), "swapped")["[model.m] pinned"] == "true"
+    full = Look(memory=memory(reserved=1000, peak=900, budget=1900)).bound(memory=100)
+    assert _changes(full.counted(**counted), "swapped")["[model.m] pinned"] == "true"
+    assert _changes(Look().bound(memory=100).counted(**counted), "swapped") == {"--max-loaded-models": "1"}
 
 
 @pytest.mark.parametrize(("cause", "setting"), [("outside", "--memory-budget"), ("stall", "--stall-timeout")])
@@ -205,12 +208,23 @@ def test_refusals_beside_idle_slots_have_no_model() -> None:
 def test_memory_is_of_cells_that_nobody_was_promised() -> None:
     wide = Look(memory=memory(reserved=2000, peak=700, budget=4000)).seen(most_reserved=1000)
 
-    assert _changes(wide, "memory-unused") == {"--kv-cells": "2048"}
+    assert _changes(wide.with_status(cell_bytes=10**6), "memory-unused") == {"--kv-cells": "2048"}
+
+
+def test_memory_for_chats_is_judged_after_an_hour() -> None:
+    look = Look(memory=memory(reserved=2000, peak=700, budget=4000)).counted(cells={1: (0, 0, 50 * 2**20)})
+
+    assert _changes(look, "memory-unused") == {"--cache-ram": "100MiB"}
+    look.account.bound[Bound.NOTHING] = 3500.0
+    assert _findings(look) == []
+    assert _findings(Look(load=msgspec.structs.replace(LOAD, host_bytes=0), memory=look.memory)) == []
 
 
 def test_no_finding_repeats_another() -> None:
     look = Look(memory=memory(reserved=2000, peak=700, budget=4000)).seen(most_busy=1, longest=300, most_reserved=900)
 
+    assert life.memory_unused(windows(look.snapshot())[0]) is not None
+    assert capacity.context_unused(windows(look.snapshot())[0]) is not None
     assert [finding.code for finding in _findings(look)] == ["slots-unused"]
     paused = Look().bound(cells=600).counted(pauses_total=100)
     assert [finding.code for finding in _findings(paused)] == ["cells-bind"]
