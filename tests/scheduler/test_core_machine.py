@@ -132,6 +132,8 @@ class CoreMachine(RuleBasedStateMachine):
                 assert self.paused.pop(request_id) == worker_id
                 self.grant(request_id, worker_id, cells)
             case ev.EndRequest(request_id):
+                if request_id in self.preparing:  # it waited for too long: the tokenizer has it all the same
+                    self.abandoned[request_id] = self.preparing[request_id]
                 self.end(request_id)
             case ev.BookUsage(request_id):
                 assert request_id not in self.booked, "booked twice"
