@@ -38,7 +38,7 @@ class Bounds:
             return
         self._at = now
         for model in self._models.values():
-            _charge(model.account, model, seconds)
+            charge(model.account, model, seconds)
 
     def check_invariants(self) -> None:
         if math.isnan(self._began):
@@ -52,7 +52,7 @@ class Bounds:
             assert account.limited_s <= passed * (1 + 1e-9)
 
 
-def _charge(account: Account, model: ModelRecord, seconds: float) -> None:
+def charge(account: Account, model: ModelRecord, seconds: float) -> None:
     """So much time passed with the records as they are. One pass over the workers: this is done at each event."""
     waiting = len(model.unpriced) + len(model.priced) + len(model.suspects)
     counting = len(model.counts)
@@ -75,7 +75,7 @@ def _charge(account: Account, model: ModelRecord, seconds: float) -> None:
     elif waiting:
         bound = _in_the_way(model, ready)
     else:
-        bound = Bound.PROMISED_CELLS if busy < slots and _have_no_cells(ready) else Bound.NOTHING
+        bound = Bound.PROMISED_CELLS if busy < slots and _has_slots_without_cells(ready) else Bound.NOTHING
     account.bound[bound] += seconds
     account.waiting_s += seconds * waiting
     account.slot_s += seconds * slots
@@ -100,8 +100,10 @@ def _in_the_way(model: ModelRecord, ready: list[WorkerRecord]) -> Bound:
     """What keeps the next of those waiting that wait for a turn, while there are workers."""
     has_taker = has_idle = has_free = False
     alone = bool(model.suspects)
+    tokenised = alone or bool(model.priced)
     for worker in ready:
-        if worker.waits_for_cells:
+        # Whoever waited for cells may have had them since, and its slot with them.
+        if worker.waits_for_cells and tokenised and worker.free_slots > 0:
             return Bound.CELLS
         if not worker.retiring:
             has_taker = True
@@ -120,11 +122,9 @@ def _in_the_way(model: ModelRecord, ready: list[WorkerRecord]) -> Bound:
     return Bound.KEY_LIMITS if model.priced else Bound.TOKENIZER
 
 
-def _have_no_cells(ready: list[WorkerRecord]) -> bool:
-    """Wherever a slot is free, nearly all cells are promised."""
-    for worker in ready:
-        if worker.running < worker.slots and (
-            worker.has_cells_for_all or worker.cells.reserved < _NEARLY_ALL * worker.cells.capacity
-        ):
-            return False
-    return True
+def _has_slots_without_cells(ready: list[WorkerRecord]) -> bool:
+    """Slots are free, and wherever one is, nearly all cells are promised."""
+    idle = [worker for worker in ready if worker.running < worker.slots]
+    return bool(idle) and all(
+        not worker.has_cells_for_all and worker.cells.reserved >= _NEARLY_ALL * worker.cells.capacity for worker in idle
+    )

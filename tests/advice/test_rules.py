@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 
 from slotwise.advice import capacity, life
 from slotwise.advice.finding import Finding, Sure
-from slotwise.advice.judge import News, judge
+from slotwise.advice.judge import RULES, News, judge
 from slotwise.advice.snapshot import NotASnapshot, snapshot_of, windows
 from slotwise.scheduler.account import Bound
 from tests.advice.looks import LOAD, Look, memory
+
+DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "doctor.md"
 
 
 def _findings(look: Look) -> list[Finding]:
@@ -98,6 +101,13 @@ def test_what_binds_or_is_unused_takes_requests_to_tell(code: str) -> None:
     seconds = ("cells", "slots", "active", "key", "load-", "context-unused", "beginnings")
 
     assert [one.code for one in _findings(look)] == ([] if code.startswith(seconds) else [code])
+
+
+def test_the_document_has_every_finding_and_no_other() -> None:
+    documented = re.findall(r"^\| `([\w-]+)` \|", DOCUMENT.read_text(), re.MULTILINE)
+
+    assert sorted(documented) == sorted([*MATTERS, "memory-unused", "shed-while-idle"])
+    assert len(documented) == len(RULES) + 1
 
 
 # ---- what is to be changed, and to what

@@ -99,6 +99,16 @@ def test_others_hold_the_memory() -> None:
     assert _spent(driver, 1.0, "m") == {"nothing": 1.0}
 
 
+def test_a_worker_that_is_to_make_room_takes_nobody() -> None:
+    driver = _ready(Driver(SchedulerConfig(memory_budgets={HOST: 15}), {"m": SPEC, "n": SPEC}))
+    driver.run("a")
+    driver.submit("b", "n")
+    driver.tick(6.0)
+    driver.submit("c")
+
+    assert _spent(driver, 1.0) == {"memory": 1.0}
+
+
 def test_a_key_has_its_most_in_parallel() -> None:
     driver = _ready(Driver(policies={"k": KeyPolicy(max_parallel=1)}))
     driver.run("a", key="k")
