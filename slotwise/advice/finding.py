@@ -54,7 +54,7 @@ class Finding:
 
     def __str__(self) -> str:
         about = f"{self.model}: " if self.model else ""
-        return f"{about}{self.seen}. {self.binds}. Change: {'; or '.join(map(str, self.changes))} [{self.sure}]."
+        return f"{about}{self.seen}; {self.binds}. Change: {'; or '.join(map(str, self.changes))} [{self.sure}]."
 
     def record(self) -> dict[str, Any]:
         return asdict(self)

@@ -90,7 +90,7 @@ def test_each_names_a_setting_and_its_words_are_whole(code: str) -> None:
     assert finding.model == "m"
     assert finding.changes
     assert all(change.setting for change in finding.changes)
-    assert str(finding).startswith(f"m: {finding.seen}. ")
+    assert str(finding).startswith(f"m: {finding.seen}; ")
     assert not re.search(r"nan|inf\b|None|\{", str(finding))
 
 
