@@ -13,6 +13,7 @@ from slotwise.benchmarks.simulation.cli import simulate
 from slotwise.benchmarks.tuning.cli import tune
 from slotwise.commands import out, refused
 from slotwise.config import ConfigError, Settings, load_settings
+from slotwise.doctor import doctor
 from slotwise.fit import fit
 from slotwise.keys.cli import app as keys
 from slotwise.ps import ps
@@ -132,6 +133,7 @@ app.command()(fit)
 app.command()(ps)
 app.command()(simulate)
 app.command()(tune)
+app.command()(doctor)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import anyio
 from anyio.abc import TaskGroup
 
+from slotwise.advisor import advise
 from slotwise.api.app import create_app
 from slotwise.api.metrics import Metrics
 from slotwise.config import ConfigError, Settings, data_of, key_store, memory_budgets
@@ -79,7 +80,7 @@ class Service:
             on_usage=self._book,
             on_gone=self._remember,
         )
-        self._metrics = Metrics(self.dispatcher.status, keyring.policies, self.dispatcher.memory)
+        self._metrics = Metrics(self.dispatcher.status, keyring.policies, self.dispatcher.memory, core.config)
         self.supervisor.connect(self.dispatcher)
         self.server: Server = http_server(
             create_app(
@@ -103,6 +104,7 @@ class Service:
         await self._tasks.start(watch_memory, self.dispatcher, lambda: self.supervisor.pids)
         self._tasks.start_soon(self._serve_http, sock)
         self._tasks.start_soon(watch_loads, self.dispatcher)
+        self._tasks.start_soon(advise, self._metrics.render_service)
         self._tasks.start_soon(self._keyring.watch)
         self._tasks.start_soon(self._usage.run)
         if self._settings.preload:

@@ -12,6 +12,7 @@ MODULES = {
 }
 #: Modules that decide: no I/O, no clock, no event loop.
 PURE = [
+    *(f"slotwise.advice.{name}" for name in ("capacity", "finding", "judge", "life", "pace", "snapshot")),
     "slotwise.durations",
     "slotwise.errors",
     "slotwise.ollama_env",
@@ -21,10 +22,12 @@ PURE = [
         f"slotwise.scheduler.{name}"
         for name in (
             *(
+                "account",
                 "active",
                 "admission",
                 "backlog",
                 "books",
+                "bounds",
                 "core",
                 "counters",
                 "demand",
@@ -227,7 +230,7 @@ def test_the_server_asks_nobody_else() -> None:
         name for name, path in MODULES.items() if {"open_connection", "create_connection", "connect_tcp"} & _calls(path)
     }
 
-    commands = {"slotwise.ps"}  # a client of a running server
+    commands = {"slotwise.ps", "slotwise.doctor"}  # clients of a running server
     assert {name for name in having | connecting if not name.startswith("slotwise.benchmarks")} <= commands
 
 

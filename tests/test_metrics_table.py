@@ -76,7 +76,7 @@ def test_names_keep_the_rules(families: list[Metric]) -> None:
         assert family.type == "counter" or not family.name.endswith("_total")
         assert not re.search(r"_(ms|milliseconds|minutes|kb|mb|mib|percent)(_|$)", family.name), "base units"
     timed = {family.name for family in families if family.type == "histogram"}
-    assert all(name.endswith("_seconds") for name in timed)
+    assert all(name.endswith(("_seconds", "_ratio")) for name in timed)
 
 
 def test_service_is_counted_by_the_names_of_keys(families: list[Metric]) -> None:

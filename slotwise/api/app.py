@@ -168,6 +168,7 @@ def _status_object(served: ServedModel) -> dict[str, Any]:
         asdict(served.status)
         | told
         | {name: getattr(counters, name) for name in ("cells_used", "cells_retained", "host_bytes")}
+        | {"account": asdict(served.account)}
         | {"info": msgspec.to_builtins(counters.info)}
     )
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from slotwise.api.accountmetrics import AccountCollector
 from slotwise.memory.accounts import device_name
 from slotwise.scheduler.dispatcher import ServedModel
 from slotwise.scheduler.events import BookUsage
 from slotwise.scheduler.measured import ServedMemory, WorkerMemory, measured_on, peak_on, reserved_on
+from slotwise.scheduler.specs import SchedulerConfig
 from slotwise.usage.entry import OTHERS
 
 #: Label of requests that came without a key; no key has this name.
@@ -32,14 +34,17 @@ class Metrics:
         status: Callable[[], Sequence[ServedModel]],
         key_names: Container[str] = (),
         memory: Callable[[], ServedMemory] | None = None,
+        config: SchedulerConfig | None = None,
     ) -> None:
-        """`key_names`: keys that have series of their own; it may change."""
+        """`key_names`: keys that have series of their own; it may change. `config`: whose limits are shown."""
         # When a series was made is nobody's question, and would be as many series again.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         registry.register(_ModelCollector(status))
+        registry.register(AccountCollector(status))
         if memory is not None:
             registry.register(_MemoryCollector(memory))
+        self._show_limits(config or SchedulerConfig())
         self.requests = Counter(
             "slotwise_requests", "Requests that ended, by outcome", ["model", "outcome"], registry=registry
         )
@@ -60,7 +65,9 @@ class Metrics:
         )
         self.latency = self._histogram("e2e_request_latency_seconds", "From arrival to the last token", _SECONDS)
 
-        self._keys = _KeyMeters(registry, key_names)
+        #: By key: there may be many.
+        self._of_keys = CollectorRegistry()
+        self._keys = _KeyMeters(self._of_keys, key_names)
 
     def book(self, usage: BookUsage) -> None:
         """What a request took is counted under its key."""
@@ -68,7 +75,19 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text exposition format."""
+        return self.render_service() + generate_latest(self._of_keys)
+
+    def render_service(self) -> bytes:
+        """All but what is counted by key."""
         return generate_latest(self._registry)
+
+    def _show_limits(self, config: SchedulerConfig) -> None:
+        limits = (
+            ("max_wait_seconds", "Most seconds that a request waits for its turn; 0 = no limit", config.max_wait_s),
+            ("max_queue", "Most requests that may wait, over all models", config.max_queue),
+        )
+        for name, text, value in limits:
+            Gauge(f"slotwise_{name}", text, registry=self._registry).set(value or 0)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"slotwise_{name}", text, ["model"], buckets=buckets, registry=self._registry)

@@ -22,9 +22,11 @@ from slotwise.errors import ContextLengthExceeded, InputTooLong, SlotwiseError
 from slotwise.memory.accounts import total_of
 from slotwise.memory.ledger import Ledger
 from slotwise.scheduler import events as ev
+from slotwise.scheduler.account import Account
 from slotwise.scheduler.active import ActiveLimit
 from slotwise.scheduler.admission import KeyLimits, retry_after
 from slotwise.scheduler.books import Books
+from slotwise.scheduler.bounds import Bounds
 from slotwise.scheduler.deaths import Deaths
 from slotwise.scheduler.demand import Claim
 from slotwise.scheduler.fairline import Place
@@ -65,6 +67,7 @@ class Scheduler:
         self._deaths = Deaths(config, self._models, self._residency, self._books, self._end)
         #: What those who ask are told.
         self.outlook = Outlook(self._models, self._books, self._limits)
+        self._bounds = Bounds(self._models)
         self._arrivals = 0
         #: When waiting requests are to be looked at.
         self._deadlines: Ranking[float] = Ranking()
@@ -92,6 +95,7 @@ class Scheduler:
     def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
         """Take note of what happened at `now` (seconds, monotonic); returns what to do, in order."""
         self._actions.clear()
+        self._bounds.passed(now)
         self._handlers[type(event)](event, now)
         return list(self._actions)
 
@@ -116,6 +120,11 @@ class Scheduler:
     def model_status(self, name: str) -> ModelStatus:
         return self._models[name].status()
 
+    def account(self, name: str, now: float) -> Account:
+        """What bound a model up to now. It is the core's own, and goes on."""
+        self._bounds.passed(now)
+        return self._models[name].account
+
     def expires_in(self, name: str, now: float) -> float | None:
         """Seconds until a model is unloaded if nobody comes any more; None: it is kept, or it is not loaded."""
         return self._residency.expires_in(self._models[name], now)
@@ -129,6 +138,7 @@ class Scheduler:
     def check_invariants(self) -> None:
         self._residency.check_invariants()
         self._books.check_invariants()
+        self._bounds.check_invariants()
 
     def __repr__(self) -> str:
         running = sum(model.running for model in self._models.values())
@@ -175,6 +185,9 @@ class Scheduler:
             request.complete, model.last_used = True, now
             self._end(request, None, now)
         elif self._placement.price(request) is None:
+            longest = event.prompt_tokens + 1 if event.longest is None else event.longest.tokens
+            if longest > model.limit:  # it is not the key's own limit
+                model.account.refused(longest)
             self._actions.append(ev.CancelSequence(request.request_id, worker.worker_id))
             self._end(request, _too_long(event, self._gate.limit(request.submitted, model)), now)
         else:
@@ -215,6 +228,7 @@ class Scheduler:
             request.prompt_tokens, request.cached_tokens = event.prompt_tokens, event.cached_tokens
             request.claim.generated = event.output_tokens
         if event.complete:
+            model.account.answered(request.tokens if request.longest is None else request.longest.tokens)
             model.demand.answered(request.flow.key, event.prompt_tokens, event.cached_tokens, event.output_tokens)
         if request.state in HOLDING:
             self._books.release(request, now)
@@ -363,12 +377,14 @@ class Scheduler:
         if not model.ready:
             self._look_at_load(request, model, longest, now)
             return
-        due = max(request.claim.place.since, min(worker.ready_at for worker in model.ready)) + longest
+        due = max(request.claim.place.since, model.ready_since) + longest
         if due > now:
             self._deadlines.put(request.request_id, due)
             return
         seconds = retry_after(model.predicted_wait(request.flow, self._limits.policy(request.flow.key)))
         waited = now - request.claim.place.since
+        if request.claim.place.since >= model.ready_since:
+            model.account.waits.observe(request.claim.predicted_wait, waited)
         self._withdraw(request, waited_in_vain(model, waited, seconds), now, waited)
 
     def _look_at_load(self, request: RequestRecord, model: ModelRecord, longest: float, now: float) -> None:

@@ -28,6 +28,7 @@ from slotwise.request import (
     prompt_characters,
 )
 from slotwise.scheduler import events as ev
+from slotwise.scheduler.account import Account
 from slotwise.scheduler.affinity import Marks, marks_of
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.counters import ModelCounters, cause_of_death
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 #: The reason of a worker that ended because it was told to.
 _TOLD = "exited with code 0"
+_NO_LOAD = LoadModel("", "", 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,10 @@ class ServedModel:
     counters: ModelCounters
     #: Seconds until it is unloaded if nobody comes any more; None: it is kept, or it is not loaded.
     expires_in_s: float | None = None
+    #: What bound it, and how its predictions were.
+    account: Account = field(default_factory=Account)
+    #: How its first worker is loaded.
+    load: LoadModel = _NO_LOAD
 
 
 @dataclass(slots=True)
@@ -92,6 +98,8 @@ class Dispatcher:
         self._leases: dict[str, Lease] = {}
         self.enquiries = Enquiries(core.outlook, self._leases, clock)
         self._workers: dict[int, str] = {}
+        #: When those were started that are being loaded.
+        self._started: dict[int, float] = {}
         self._names = SequenceNames()
         #: Workers that were asked to exit.
         self._stopping: set[int] = set()
@@ -123,7 +131,13 @@ class Dispatcher:
     def status(self) -> list[ServedModel]:
         now = self._clock()
         return [
-            ServedModel(self._core.model_status(model), self._counters[model], self._core.expires_in(model, now))
+            ServedModel(
+                self._core.model_status(model),
+                self._counters[model],
+                self._core.expires_in(model, now),
+                self._core.account(model, now),
+                self._loads[model][0],
+            )
             for model in self.models
         ]
 
@@ -262,6 +276,9 @@ class Dispatcher:
                 info = report.info
                 logger.info("%s is ready: %d slots, %d KV cells (%s)", model, info.slots, info.kv_cells, info.kv_layout)
                 counters.load_stage = ""
+                if (began := self._started.pop(worker_id, None)) is not None:
+                    counters.loads_total += 1
+                    counters.load_seconds_total += self._clock() - began
                 self._post(ev.WorkerReady(worker_id, info.slots, info.kv_cells, info.context_cap))
             case protocol.Resized():
                 self._resized(worker_id, model, report)
@@ -315,6 +332,7 @@ class Dispatcher:
             logger.warning("the worker of %s died: %s", model, reason)
             counters.deaths_total[cause_of_death(reason, from_outside=from_outside)] += 1
         self._stopping.discard(worker_id)
+        self._started.pop(worker_id, None)
         counters.load_progress = None
         if model not in self._workers.values():
             counters.info = None
@@ -339,14 +357,7 @@ class Dispatcher:
                 self._deliver(request_id, delta, counters)
         took = report.decode_rows, report.prefill_tokens, tuple(outputs), report.seconds, report.drafted
         self._post(ev.StepDone(worker_id, *took, tuple(inputs)))
-        counters.steps_total += 1
-        counters.step_seconds_total += report.seconds
-        counters.decode_rows_total += report.decode_rows
-        counters.prefill_tokens_total += report.prefill_tokens
-        counters.no_cells_total += report.no_cells
-        counters.drafted_total += report.drafted
-        counters.drafts_accepted_total += report.drafts_accepted
-        counters.cells[worker_id] = report.cells_used, report.cells_retained, report.host_bytes
+        counters.stepped(worker_id, report, self._loads[self._workers[worker_id]][0].itl_target)
 
     def _deliver(self, request_id: str, delta: Delta, counters: ModelCounters) -> None:
         lease = self._leases.get(request_id)
@@ -434,7 +445,7 @@ class Dispatcher:
                 self._pool.send(worker_id, protocol.CancelSequence(self._name(worker_id, request_id)))
             case ev.StartWorker(worker_id, model, place, cells):
                 logger.info("loading %s%s", model, f" (worker {place + 1})" if self._may_have_several(model) else "")
-                self._workers[worker_id] = model
+                self._workers[worker_id], self._started[worker_id] = model, self._clock()
                 self._counters[model].load_progress = 0.0
                 load = self._loads[model][place]
                 self._pool.start(worker_id, msgspec.structs.replace(load, kv_cells=cells) if cells else load)

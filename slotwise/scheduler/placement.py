@@ -294,6 +294,9 @@ class Placement:
         cells = self._room.lease(worker, request, cost.cells)
         self._books.hold(request, cells)
         request.most_cells = cost.cells
+        since = request.claim.place.since
+        if not request.begun and since >= worker.ready_at:
+            model.account.waits.observe(request.claim.predicted_wait, now - since)
         model.demand.run(request.claim, model.slots, now)
         self._books.advance(request, RequestState.RUNNING)
         request.granted_at = model.last_used = now

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from slotwise.memory.ledger import Ledger
+from slotwise.scheduler.account import Account
 from slotwise.scheduler.active import ActiveLimit
 from slotwise.scheduler.affinity import Seen
 from slotwise.scheduler.backlog import Work
@@ -235,6 +236,8 @@ class ModelRecord:
     load_s: float = 0.0
     #: When those who wait are looked at again, though nobody came or went.
     look_again: float = 0.0
+    #: What bound it (`bounds`), and what was seen of its requests.
+    account: Account = field(default_factory=Account)
 
     def __post_init__(self) -> None:
         self.unpriced, self.priced = FairLine(self.demand.shares), FairLine(self.demand.shares)
@@ -245,6 +248,11 @@ class ModelRecord:
     @property
     def ready(self) -> list[WorkerRecord]:
         return [worker for worker in self.workers.values() if worker.state is WorkerState.READY]
+
+    @property
+    def ready_since(self) -> float:
+        """When the first of those that are ready was; infinity while none is."""
+        return min((worker.ready_at for worker in self.ready), default=math.inf)
 
     @property
     def open(self) -> list[WorkerRecord]:
@@ -374,4 +382,6 @@ class ModelRecord:
             restarts=self.restarts,
             admitted=self.admitted,
             pinned=self.spec.pinned,
+            cell_bytes=self.spec.cell_bytes,
+            sequence_bytes=self.spec.sequence_bytes,
         )

@@ -53,3 +53,5 @@ class ModelStatus:
     restarts: int  # workers lost that nobody asked to stop
     admitted: int = 0  # requests that were let in
     pinned: bool = False  # never unloaded
+    cell_bytes: int = 0  # of a KV cell, and, beside cells, of a sequence; 0 = not known
+    sequence_bytes: int = 0

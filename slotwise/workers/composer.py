@@ -12,7 +12,7 @@ from collections.abc import Sequence as Many
 from typing import NamedTuple
 
 from slotwise.workers.batch import Budget, StepPlan, is_decoding, plan_step
-from slotwise.workers.cost import StepCost
+from slotwise.workers.cost import PromptChunk, StepCost
 from slotwise.workers.promptshares import Flow, PromptShares
 from slotwise.workers.protocol import Asker
 from slotwise.workers.sequences import Sequence
@@ -76,6 +76,10 @@ class Composer:
         self._shares.present(sequence.asker for sequence in active)
         return StepPlan(decode_rows=len(active))
 
+    def predicted(self, plan: StepPlan, prompts: Many[PromptPart]) -> float:
+        """Seconds that the step is taken to need; 0.0 where nothing is known."""
+        return self._cost.planned_seconds(plan.decode_rows, _chunks(prompts), drafted=plan.drafted_rows)
+
     def computed(
         self, plan: StepPlan, prompts: Many[PromptPart], seconds: float, *, copied: bool, steps: int = 1
     ) -> None:
@@ -89,8 +93,7 @@ class Composer:
         of_prompts = max(seconds - decoding, 0.0) if prompts else 0.0
         self._shares.passed(seconds * steps, of_prompts * steps, tokens)
         if not copied:
-            chunks = [(part.tokens, part.depth) for part in prompts]
-            self._cost.observe(plan.decode_rows, chunks, seconds, drafted=plan.drafted_rows)
+            self._cost.observe(plan.decode_rows, _chunks(prompts), seconds, drafted=plan.drafted_rows)
 
     def learn(self, sequence: Sequence, sampled: Many[int]) -> None:
         """These tokens came out of the step for it."""
@@ -127,3 +130,7 @@ class Composer:
     def _drafts(self, active: Many[Sequence]) -> dict[int, list[int]]:
         """What to check beyond each sequence's own token, by index: while no prompt wants the time."""
         return dict(enumerate(self._speculator.propose(active, self._itl_target))) if self._draft_rows else {}
+
+
+def _chunks(prompts: Many[PromptPart]) -> list[PromptChunk]:
+    return [(part.tokens, part.depth) for part in prompts]

@@ -94,6 +94,17 @@ class StepCost:
         """What a prompt of so many tokens takes in all, in chunks as large as were seen; 0.0 while nothing is known."""
         return tokens * self._prefill.rate(min(tokens, self._prefill.largest), tokens / 2)
 
+    def planned_seconds(self, decode_rows: int, chunks: Sequence[PromptChunk], *, drafted: int = 0) -> float:
+        """The predicted time of a step that is about to be made; 0.0 while nothing is known of a part of it."""
+        alone = self.decode_seconds(decode_rows)
+        if decode_rows and not alone:
+            return 0.0
+        if drafted:
+            seconds = self.draft_step_seconds(decode_rows, drafted)
+            return seconds if seconds > alone else 0.0
+        of_prompts = [tokens * self._prefill.rate(tokens, depth) for tokens, depth in chunks]
+        return alone + sum(of_prompts) if all(of_prompts) else 0.0
+
     def draft_step_seconds(self, decode_rows: int, drafted: int) -> float:
         """The predicted time of a step with drafted rows. A number that was not tried yet is taken to cost no more than
         as many prompt tokens: a few say little about many."""

@@ -204,22 +204,27 @@ class StepLoop:
         started = self._timer()
         deltas, self._ended = self._ended, []
         no_cells = drafts_accepted = 0
+        predicted = 0.0
         copied = attach(self._running, self._kv)
         active = active_of(self._running)
         plan = self._composer.plan(active, [sequence for sequence in self._running if sequence.waits])
         if plan.rows:
             self._kv.make_room(plan.rows)
+            prompts = _prompt_parts(active, plan)
+            # Copies are made in the decode, and are not in the cost model.
+            predicted = 0.0 if copied else self._composer.predicted(plan, prompts)
             began = self._timer()
             code = self._model.decode(plan.chunks)
             if code == 1:
                 no_cells = 1
                 active, plan, code = self._retreat(active, deltas)
+                prompts = _prompt_parts(active, plan)
+            if code != 0 or no_cells:
+                predicted = 0.0  # it was of another step
             if code == 0:
                 self._failures = 0
                 self._kv.decoded()
-                prompts = _prompt_parts(active, plan)
                 drafts_accepted = self._advance(active, plan, deltas)
-                # Copies are made in the decode.
                 self._composer.computed(plan, prompts, self._timer() - began, copied=copied)
             else:
                 self._repair(code, deltas)
@@ -234,6 +239,7 @@ class StepLoop:
             no_cells=no_cells,
             drafted=plan.drafted_rows,
             drafts_accepted=drafts_accepted,
+            predicted=predicted,
         )
 
     def check_invariants(self) -> None:

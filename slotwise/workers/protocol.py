@@ -301,6 +301,8 @@ class StepReport(Message, frozen=True, tag="step"):
     #: Drafted tokens that were checked, and how many of them were right.
     drafted: int = 0
     drafts_accepted: int = 0
+    #: What `seconds` was taken to be before the step; 0 = nothing was known of one like it.
+    predicted: float = 0.0
 
 
 Report = Loading | Ready | StartFailed | Resized | Prepared | PrepareFailed | StepReport

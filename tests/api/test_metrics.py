@@ -144,3 +144,17 @@ def test_two_servers_share_no_series() -> None:
     first.disconnects.inc()
 
     assert "slotwise_client_disconnects_total 0.0" in second.render().decode()
+
+
+def test_waits_are_counted_by_what_they_were_of_their_predictions() -> None:
+    model = served("a")
+    for predicted, waited in ((0.0, 0.01), (2.0, 1.0), (2.0, 2.0), (2.0, 20.0)):
+        model.account.waits.observe(predicted, waited)
+    found = _series(Metrics(FakeGeneration(model).status).render().decode())
+    ratios = {name: value for name, value in found.items() if name.startswith("slotwise_wait_to_predicted_ratio_b")}
+
+    assert [ratios[name] for name in sorted(ratios)] == [3, 0, 1, 1, 2, 2, 2], "+Inf, 0.25, 0.5 …"
+    assert found["slotwise_wait_to_predicted_ratio_count[('model', 'a')]"] == 3
+    assert found["slotwise_wait_to_predicted_ratio_sum[('model', 'a')]"] == 11.5
+    assert found["slotwise_wait_predicted_seconds_total[('model', 'a')]"] == 6.0
+    assert found["slotwise_predicted_waits_seconds_total[('model', 'a')]"] == pytest.approx(23.01)

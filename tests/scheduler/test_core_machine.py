@@ -12,6 +12,8 @@ from slotwise.errors import InvalidRequest
 from slotwise.memory.accounts import on_host
 from slotwise.memory.footprint import HOST
 from slotwise.scheduler import events as ev
+from slotwise.scheduler.account import Account, Bound
+from slotwise.scheduler.bounds import charge
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.policy import KeyPolicy
@@ -436,6 +438,33 @@ class CoreMachine(RuleBasedStateMachine):
             self.do(ev.Tick())
             after = self.core.next_deadline()
             assert after is None or after > self.now, "a tick at the deadline changed nothing"
+
+    @invariant()
+    def what_binds_agrees_with_the_books(self) -> None:
+        """Of each model, by these books."""
+        for name in self.models:
+            account = Account()
+            charge(account, self.core._models[name], 1.0)
+            (bound,) = [one for one, seconds in account.bound.items() if seconds]
+            open_ = {r for r, model in self.open.items() if model == name}
+            waiting = open_ - self.running.keys() - self.counts
+            ready = [w for w, state in self.workers.items() if state == "ready" and self.model_of[w] == name]
+            running = [r for r, w in self.running.items() if self.model_of[w] == name]
+            # One that only wants to be counted may have killed a worker, too.
+            suspected = {r for r in open_ & self.counts if self.deaths.get(r)}
+            assert len(waiting) <= account.waiting_s <= len(waiting | suspected)
+            assert account.busy_s == account.most_busy == len(running)
+            assert account.reserved_s == sum(self.cells[r] for r in running)
+            if not ready:
+                assert (bound in (Bound.LOAD, Bound.MEMORY)) == bool(open_)
+                assert bound in (Bound.LOAD, Bound.MEMORY, Bound.NOTHING)
+                continue
+            assert (bound in (Bound.NOTHING, Bound.PROMISED_CELLS)) == (not account.waiting_s)
+            assert bound is not Bound.LOAD
+            if bound is Bound.SLOTS:
+                assert len(running) >= self.models[name].slots
+            if bound in (Bound.CELLS, Bound.KEY_LIMITS, Bound.PROMISED_CELLS, Bound.ACTIVE_LIMIT):
+                assert len(running) < len(ready) * self.models[name].slots
 
     def teardown(self) -> None:
         """Workers behave from here on: everything must come to an end. Then the same events, the same actions."""

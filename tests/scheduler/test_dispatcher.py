@@ -24,6 +24,7 @@ from slotwise.request import (
     Usage,
 )
 from slotwise.scheduler import events as ev
+from slotwise.scheduler.account import Bound
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import MAX_UNREAD_BYTES, ClientTooSlow
@@ -406,3 +407,42 @@ async def test_a_prompt_that_is_too_long_is_named_as_the_client_names_it() -> No
             with pytest.raises(ContextLengthExceeded) as caught:
                 await lease.next_chunk()
         assert caught.value.param == param
+
+
+async def test_steps_are_counted_beside_what_was_predicted_for_them() -> None:
+    async with _dispatcher() as (dispatcher, pool):
+        for report in (
+            StepReport((), decode_rows=2, seconds=0.5),  # nothing was known
+            StepReport((), decode_rows=2, seconds=0.3, predicted=0.2),
+            StepReport((), prefill_tokens=9, seconds=0.4, predicted=0.6),
+        ):
+            pool.hears().worker_report(1, report)
+        counters = dispatcher.status()[0].counters
+
+    assert (counters.steps_total, counters.answer_steps_total) == (3, 2)
+    assert counters.slow_steps_total == 1, "over 0.35 s, with answers"
+    assert counters.predicted_steps_total == 2
+    assert counters.step_predicted_seconds_total == pytest.approx(0.8)
+    assert counters.predicted_steps_seconds_total == pytest.approx(0.7)
+    assert counters.step_prediction_error_seconds_total == pytest.approx(0.3)
+
+
+async def test_loads_are_counted_when_they_are_over() -> None:
+    async with _dispatcher(ready=False) as (dispatcher, pool):
+        dispatcher.preload("m")
+        counters = dispatcher.status()[0].counters
+        assert counters.loads_total == 0
+        pool.ready()
+        assert counters.loads_total == 1
+        assert counters.load_seconds_total > 0
+        dispatcher.worker_lost(1, "killed")
+
+
+async def test_a_status_tells_what_bound_a_model_until_now() -> None:
+    async with _dispatcher() as (dispatcher, _):
+        began = dispatcher.status()[0].account.seconds
+        await anyio.sleep(0.01)
+        account = dispatcher.status()[0].account
+
+    assert account.seconds >= began + 0.01
+    assert account.bound[Bound.NOTHING] == pytest.approx(account.seconds)

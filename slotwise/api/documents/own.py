@@ -25,6 +25,7 @@ from slotwise.api.documents.parts import (
     text,
 )
 from slotwise.api.fields import MAX_NAME_LENGTH
+from slotwise.scheduler.account import Bound
 from slotwise.scheduler.counters import DEATH_CAUSES
 
 _STATES = one_of(["unloaded", "starting", "ready", "draining", "failed"])
@@ -98,12 +99,28 @@ _INFO = record(
         "kv_layout": one_of(["unified", "split"]),
     }
 )
+_WAITS = record(
+    {
+        "count": COUNT,
+        **dict.fromkeys(("predicted_s", "waited_s", "ratio_sum"), AMOUNT),
+        "ratios": listed(COUNT),
+    }
+)
+_ACCOUNT = record(
+    {
+        "bound": record(dict.fromkeys((one.value for one in Bound), AMOUNT)),
+        **dict.fromkeys(("slot_s", "busy_s", "cell_s", "reserved_s", "waiting_s", "limited_s"), AMOUNT),
+        **dict.fromkeys(("most_busy", "most_reserved", "longest", "too_long", "longest_refused"), COUNT),
+        "waits": _WAITS,
+    }
+)
 _MODEL = record(
     {
         "model": STRING,
         "state": _STATES,
         **dict.fromkeys(("slots", "active_limit", "busy_slots", "waiting", "kv_cells", "reserved_cells"), COUNT),
         **dict.fromkeys(("context_cap", "workers", "replicas", "restarts", "admitted"), COUNT),
+        **dict.fromkeys(("cell_bytes", "sequence_bytes"), COUNT),
         "predicted_wait_s": AMOUNT,
         "failure": _MAYBE_STRING,
         "worker_id": _MAYBE_COUNT,
@@ -116,10 +133,14 @@ _MODEL = record(
             for name in (
                 *("output_tokens", "prompt_tokens", "cached_tokens", "steps", "decode_rows", "prefill_tokens"),
                 *("no_cells", "drafted", "drafts_accepted", "pauses", "resizes", "continued", "moved"),
+                *("answer_steps", "slow_steps", "predicted_steps", "loads"),
             )
         },
-        "step_seconds_total": AMOUNT,
-        "resize_seconds_total": AMOUNT,
+        **{
+            f"{name}_seconds_total": AMOUNT
+            for name in ("step", "resize", "load", "step_predicted", "predicted_steps", "step_prediction_error")
+        },
+        "account": _ACCOUNT,
         "deaths_total": record(dict.fromkeys(DEATH_CAUSES, COUNT)),
         **dict.fromkeys(("cells_used", "cells_retained", "host_bytes"), COUNT),
     }

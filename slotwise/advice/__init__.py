@@ -1,0 +1,1 @@
+"""What a server's own counters say of its settings."""
