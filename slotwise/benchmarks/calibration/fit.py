@@ -15,27 +15,27 @@ class NotEnough(Exception):
 
 def engine_of(opened: Opened, found: Sequence[Observation]) -> Engine:
     """Raises NotEnough."""
-    medians: dict[Point, float] = {}
+    typical: dict[Point, float] = {}
     for one in found:
-        # Of a point that was measured twice the better half counts: nothing makes a step shorter than it is.
+        # Of a point that was measured twice the quicker time counts.
         point = Point(one.point.rows, one.point.tokens, one.point.depth, one.point.foreign, one.point.copied)
-        medians[point] = min(one.median, medians.get(point, one.median))
-    decode = _table({p.rows: s for p, s in medians.items() if p.rows and not (p.tokens or p.depth or p.foreign)})
-    prompt = _table({p.tokens: s for p, s in medians.items() if p.tokens and not (p.rows or p.depth or p.foreign)})
+        typical[point] = min(one.typical, typical.get(point, one.typical))
+    decode = _table({p.rows: s for p, s in typical.items() if p.rows and not (p.tokens or p.depth or p.foreign)})
+    prompt = _table({p.tokens: s for p, s in typical.items() if p.tokens and not (p.rows or p.depth or p.foreign)})
     if len(decode) < 2 or len(prompt) < 2:
         raise NotEnough("fewer than two sizes of steps were measured: give it more time")
     split = opened.layout == "split"
     small = _slopes(
-        [(p, s) for p, s in medians.items() if p.depth and not p.copied and p.tokens < LEAST_CHUNK], decode, prompt
+        [(p, s) for p, s in typical.items() if p.depth and not p.copied and p.tokens < LEAST_CHUNK], decode, prompt
     )
-    large = _slopes([(p, s) for p, s in medians.items() if p.depth and p.tokens >= LEAST_CHUNK], decode, prompt)
-    foreign = [(p, s) for p, s in medians.items() if p.foreign]
+    large = _slopes([(p, s) for p, s in typical.items() if p.depth and p.tokens >= LEAST_CHUNK], decode, prompt)
+    foreign = [(p, s) for p, s in typical.items() if p.foreign]
     return Engine(
         decode=decode,
         prompt=prompt,
         own_s=(small, large if large is not None else small) if small is not None else (large or 0.0, large or 0.0),
         foreign_s=_foreign(foreign, decode, prompt, (small or 0.0, large or 0.0), split=split),
-        copy_s=_copying(medians, decode, small or 0.0),
+        copy_s=_copying(typical, decode, small or 0.0) / opened.context_cap,
         split=split,
     )
 
@@ -72,9 +72,9 @@ def _foreign(
     return found[0], found[1]
 
 
-def _copying(medians: dict[Point, float], decode: Table, own_s: float) -> float:
-    """Seconds for a cell to be copied."""
-    for point, took in medians.items():
+def _copying(typical: dict[Point, float], decode: Table, own_s: float) -> float:
+    """Seconds for a pool to be copied."""
+    for point, took in typical.items():
         if point.copied:
-            return max((took - read(decode, point.rows) - point.rows * point.depth * own_s) / point.depth, 0.0)
+            return max(took - read(decode, point.rows) - point.rows * point.depth * own_s, 0.0)
     return 0.0

@@ -22,8 +22,9 @@ from slotwise.workers.model import Chunk, Sampler
 _WARM = 2
 #: Of the time there is, one point takes no more; and so many are measured, whatever they take.
 _MOST_PART, _AT_LEAST = 0.04, 6
-#: A step that would take more than this part of all the time there is, is left out.
-_LARGEST_PART = 0.1
+#: A chunk that would take more than this part of all the time there is, is left out; and a sequence is no deeper than
+#: what is computed in such a part of it, but so deep at least.
+_LARGEST_PART, _DEEP_PART, _LEAST_DEEP = 0.1, 0.12, 512
 _GREEDY = SamplingParams(temperature=0)
 
 
@@ -39,10 +40,14 @@ class _Rig:
         #: What a token of a prompt took last.
         self._token_s = 0.0
 
-    def takes(self, point: Point) -> float:
-        """About how long a point takes that has many tokens, with what has to be computed before it; 0.0 while nothing
-        is known."""
-        return (point.tokens + point.depth + point.foreign) * self._token_s
+    def within(self, point: Point, seconds: float) -> Point | None:
+        """The point, no deeper than there is time for; None: it takes too much of the `seconds` that there are."""
+        if point.tokens * self._token_s > _LARGEST_PART * seconds:
+            return None
+        if not self._token_s:
+            return point
+        most = max(int(_DEEP_PART * seconds / self._token_s), _LEAST_DEEP)
+        return msgspec.structs.replace(point, depth=min(point.depth, most), foreign=min(point.foreign, most))
 
     def measure(self, point: Point, most: float) -> list[float]:
         """Seconds of each repeat, in about `most` seconds; at least one."""
@@ -58,16 +63,19 @@ class _Rig:
                 break
         return seconds
 
-    def clear(self) -> None:
-        for row in range(self._model.info.rows):
-            self._model.remove(row)
-        self._held.clear()
-
     def _prepare(self, point: Point) -> None:
-        self.clear()
-        rows = max(point.rows, 1) + bool(point.rows and point.tokens)
+        """Each row holds what it is to hold; what is filled already is not computed again."""
+        rows, last = max(point.rows, 1) + bool(point.rows and point.tokens), self._model.info.rows - 1
+        kept = {0: point.depth, last: point.foreign}
+        for row in range(self._model.info.rows):
+            if self._held.get(row, 0) < kept.get(row, 0) or not kept.get(row):
+                self._model.remove(row)
+                self._held.pop(row, None)
+            else:
+                self._model.remove(row, kept[row])
+                self._held[row] = kept[row]
         if point.foreign:
-            self._fill(self._model.info.rows - 1, point.foreign)
+            self._fill(last, point.foreign)
         if point.depth:
             self._fill(0, point.depth)
             for row in range(1, rows):
@@ -75,7 +83,7 @@ class _Rig:
                 self._held[row] = point.depth
 
     def _fill(self, row: int, tokens: int) -> None:
-        done = 0
+        done = self._held.get(row, 0)
         while done < tokens:
             count = min(tokens - done, self._model.n_batch)
             self._decode([Chunk(row, done, self._tokens(count), 0)])
@@ -141,10 +149,11 @@ def main() -> None:
     )
     answer.write(msgspec.json.encode(opened) + b"\n")
     rig, until = _Rig(model), time.perf_counter() + order.seconds
-    for index, point in enumerate(order.points):
+    for index, wanted in enumerate(order.points):
         if time.perf_counter() > until and index >= _AT_LEAST:
             break
-        if rig.takes(point) > _LARGEST_PART * order.seconds:
+        point = rig.within(wanted, order.seconds)
+        if point is None:
             continue
         found = Observation(point, tuple(rig.measure(point, _MOST_PART * order.seconds)))
         answer.write(msgspec.json.encode(found) + b"\n")

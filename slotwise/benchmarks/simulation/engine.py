@@ -48,7 +48,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     own_s: tuple[float, float] = (0.0, 0.0)
     #: … and to step over one of another's.
     foreign_s: tuple[float, float] = (0.0, 0.0)
-    #: For a cell that is copied from one pool to another.
+    #: For each cell of a pool that a beginning is copied to from another: all of it is moved.
     copy_s: float = 0.0
     #: Each sequence has a pool of its own.
     split: bool = True

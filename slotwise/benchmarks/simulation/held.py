@@ -89,19 +89,19 @@ def _talk(name: str) -> Talk:
 
 
 async def _held(
-    seconds: float, calibrate: float, host: float, kept: Path | None, keep: Callable[[list[Held]], None]
+    seconds: float, calibrate: float, host: float, kept: Path | None, only: str, keep: Callable[[list[Held]], None]
 ) -> list[Held]:
     subject = served(_SETTINGS, None)
     folder = kept or Path(tempfile.mkdtemp(prefix="slotwise-held-"))
     engines = MeasuredHere(Calibrations(folder))
-    known = engines.find(subject) or await _calibrate(engines, subject, calibrate, host)
+    known = await _calibrated(engines, subject, calibrate, host)
     options = Options(_SLO)
     command = (sys.executable, "-m", "slotwise", "serve", f"m={subject.load.path}", "--preload", "--data", A_FOLDER)
     flags = ("--num-parallel", "8", "--context", "4096", "--no-speculation")
     found: list[Held] = []
     async with running(Contestant("slotwise", (*command, *flags))) as server:
         asked = await prepare("slotwise", server.url, options, server.command, server.pid)
-        for load in _loads(seconds):
+        for load in [one for one in _loads(seconds) if only in one.name]:
             with display(err, seconds + 10.0) as shown:
                 measured = await run_leg(asked, load.plan, options, load.name, 0.0, shown.watch)
             real = leg_of(measured, load.plan, "slotwise", 0, _SLO, no_reuse=False, template_tokens=asked.ruler.fixed)
@@ -126,9 +126,13 @@ async def _held(
     return found
 
 
-async def _calibrate(engines: MeasuredHere, subject: Served, seconds: float, host: float) -> Calibration:
-    err.print("measuring what steps take …", highlight=False)
-    found = await engines.calibrate(subject, seconds, lambda done, of: None)
+async def _calibrated(engines: MeasuredHere, subject: Served, seconds: float, host: float) -> Calibration:
+    found = engines.find(subject)
+    if found is None:
+        err.print("measuring what steps take …", highlight=False)
+        found = await engines.calibrate(subject, seconds, lambda done, of: None)
+    if found.host is not None:
+        return found
     err.print("measuring what the front takes …", highlight=False)
     flags = ("--num-parallel", "8", "--context", "4096", "--no-speculation")
     with display(err, 2 * host) as shown:
@@ -169,8 +173,9 @@ def main(
     host: float = 20.0,
     json: Path | None = None,
     data: Path | None = None,
+    only: str = "",
 ) -> None:
-    """`data`: a folder with calibrations from before."""
+    """`data`: a folder with calibrations from before. `only`: loads whose names have this in them."""
 
     def keep(found: list[Held]) -> None:
         if json is not None:
@@ -178,7 +183,7 @@ def main(
             json.write_text(json_format.dumps(rows, indent=1) + "\n")
 
     with refusals():
-        found = anyio.run(until_terminated, lambda: _held(seconds, calibrate, host, data, keep))
+        found = anyio.run(until_terminated, lambda: _held(seconds, calibrate, host, data, only, keep))
         table = Table(box=None, header_style="bold")
         for heading in ("LOAD", "FIGURE", "PREDICTED", "MEASURED", "OFF", "REQUESTS"):
             table.add_column(heading, justify="left" if heading in ("LOAD", "FIGURE") else "right")

@@ -15,8 +15,10 @@ class SimulatedMemory:
     def __init__(self, info: ModelInfo, cell_bytes: int = 0) -> None:
         """`cell_bytes`: of main memory, for a cell of a sequence that is kept there."""
         self.info = info
-        #: Tokens moved from one row to another, or back from main memory, since somebody set this to 0.
+        #: Cells moved from one pool to another, or back from main memory, since somebody set this to 0.
         self.moved = 0
+        #: A copy moves a whole pool; in one pool of all nothing is moved.
+        self._copied = info.kv_cells // max(info.slots, 1) if info.kv_layout == "split" else 0
         self._cell_bytes = cell_bytes
         self._stored: defaultdict[int, int] = defaultdict(int)
 
@@ -25,7 +27,7 @@ class SimulatedMemory:
         self._stored[seq_id] += tokens
 
     def copy(self, source: int, target: int, length: int) -> None:
-        self.moved += length
+        self.moved += self._copied
         self._stored[target] = length
 
     def remove(self, seq_id: int, start: int = 0) -> None:

@@ -33,7 +33,7 @@ def observe(engine: Engine, point: Point) -> Observation:
     )
     beyond = point.foreign + 128 if point.foreign else 0
     seconds += (point.rows + point.tokens) * beyond * engine.foreign_s[point.tokens >= 65]
-    seconds += engine.copy_s * point.depth if point.copied else 0.0
+    seconds += engine.copy_s * 4096 if point.copied else 0.0
     return Observation(point, (seconds, seconds * 1.5, seconds))
 
 
