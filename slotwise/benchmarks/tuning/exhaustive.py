@@ -65,13 +65,14 @@ def main(
     repeats: int = 2,
     context: int = 4096,
     more: Annotated[list[str] | None, typer.Option(help="More settings: slots,context,layout,type,batch.")] = None,
+    grid_too: Annotated[bool, typer.Option("--grid/--no-grid", help="The grid, or only what --more names.")] = True,
     json: Path | None = None,
 ) -> None:
     """Each setting in turn, each repeat in the other order, with the same requests."""
     with refusals():
         slo = Slo("grid", seconds_of(ttft), seconds_of(tpot))
         load = workload_named(workload, scale_lengths)
-        candidates = [*grid_of(context), *(_candidate(one) for one in more or ())]
+        candidates = [*(grid_of(context) if grid_too else ()), *(_candidate(one) for one in more or ())]
         grid = Grid(workload=workload, users=users, scale=scale_lengths, slo={"ttft": slo.ttft, "tpot": slo.tpot})
         bench_path = served({}, None).load.path
 
