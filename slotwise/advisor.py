@@ -22,9 +22,12 @@ async def advise(scrape: Callable[[], bytes], *, interval_s: float = _INTERVAL_S
     news, before = News(), None
     while True:
         await anyio.sleep(interval_s)
-        # Reading it takes some milliseconds, in which streams would get no word.
-        now, findings = await anyio.to_thread.run_sync(_look, scrape(), before)
-        before = now
+        try:
+            # Reading it takes some milliseconds, in which streams would get no word.
+            before, findings = await anyio.to_thread.run_sync(_look, scrape(), before)
+        except Exception:
+            logger.exception("the server can not judge itself by its metrics")  # and serves all the same
+            continue
         for finding in news.of(findings):
             level = logging.INFO if finding.sure is Sure.GUESS else logging.WARNING
             logger.log(level, "%s", finding)

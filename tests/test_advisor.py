@@ -82,3 +82,22 @@ async def test_what_is_a_guess_is_no_warning(caplog: pytest.LogCaptureFixture) -
     await _logged(_Server(look), caplog, lambda: None)
 
     assert [record.levelno for record in caplog.records] == [logging.INFO]
+
+
+async def test_a_server_that_can_not_judge_itself_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    server = _Server(Look().bound(cells=600))
+    server.scrape = _broken_once(server.scrape)  # type: ignore[method-assign]
+    lines = await _logged(server, caplog, lambda: None)
+
+    assert lines[0] == "the server can not judge itself by its metrics"
+    assert "a request waited for KV cells" in lines[1]
+
+
+def _broken_once(scrape: Callable[[], bytes]) -> Callable[[], bytes]:
+    texts = [b"no metrics at all"]
+
+    def broken() -> bytes:
+        text = scrape()
+        return texts.pop() if texts else text
+
+    return broken

@@ -1,6 +1,7 @@
 """`slotwise simulate` and `slotwise tune --simulate`, as a person runs them: nothing is measured, and all says so."""
 
 import json
+import signal
 import subprocess
 import sys
 import tomllib
@@ -50,6 +51,8 @@ def test_rates_are_shares_of_what_the_simulated_server_can_do(tmp_path: Path) ->
         (("chat", "--gpu", "RTX 4090", "--cpu", CPU), "do not go together"),
         (("chat", "--cpu", "cores=2"), "cores=8"),
         (("nothing", "--cpu", CPU), "there is no scenario"),
+        (("embed", "--cpu", CPU), "embeddings, which are not simulated"),
+        (("mixed-models", "--cpu", CPU), "asks 2 models"),
         (("chat", "--cpu", CPU, "--model", "/no/such.gguf"), "does not exist"),
         (("chat", "--cpu", CPU, "--num-parallel", "0"), "num_parallel"),
     ],
@@ -113,3 +116,19 @@ def test_what_can_not_be_tuned_is_said(words: tuple[str, ...], said: str, tmp_pa
     assert done.returncode == 2
     assert said in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_it_simulates_it_ends_at_once(tmp_path: Path, number: int) -> None:
+    """Long requests of many people, of which one candidate alone takes long to simulate."""
+    words = ("--gpu", "H100", "--workload", "agent", "--minutes", "600", "--data", str(tmp_path))
+    command = [sys.executable, "-m", "slotwise", "tune", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "simulating" in line:
+                break
+        process.send_signal(number)
+        _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "goes on from there" in said

@@ -8,12 +8,15 @@ reads the cells of each sequence. What of the makers' figures llama.cpp comes to
 from __future__ import annotations
 
 import difflib
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from slotwise.benchmarks.calibration.observations import CHUNKS, ROWS
 from slotwise.benchmarks.simulation.engine import Engine
-from slotwise.memory.footprint import HOST, ContextShape, ModelFootprint, Split
+from slotwise.memory.footprint import ContextShape, ModelFootprint
+from slotwise.workers.batch import LEAST_CHUNK
 
 _GB, _TERA, _GIB = 1e9, 1e12, 2**30
 
@@ -100,7 +103,7 @@ def gpu_named(name: str) -> Hardware:
     near = [known for known in GPUS if _plain(known) in close]
     raise ValueError(
         f"'gpu' is {name!r}, which is not known"
-        + (f"; did you mean {' or '.join(repr(one) for one in near)}?" if near else "")
+        + (f"; did you mean {' or '.join(repr(one) for one in near)}?" if near else ".")
         + " Its figures can be given: 'NAME,gib=24,gbs=1008,tflops=330'"
     )
 
@@ -117,8 +120,8 @@ def gpu_of(spelled: str) -> Hardware:
             given[key.strip()] = float(value)
         except ValueError:
             raise ValueError(f"'gpu' is {spelled!r}: {figure!r} is no number") from None
-    if given.keys() != {"gib", "gbs", "tflops"} or min(given.values()) <= 0:
-        raise ValueError(f"'gpu' is {spelled!r}; its figures are gib, gbs and tflops, each above 0")
+    if given.keys() != {"gib", "gbs", "tflops"} or not _are_figures(given.values()) or not name.strip():
+        raise ValueError(f"'gpu' is {spelled!r}; it must be a name with gib, gbs and tflops, each above 0")
     return _gpu(name.strip(), given["gib"], given["gbs"], given["tflops"])
 
 
@@ -134,7 +137,7 @@ def cpu_of(spelled: str, flags: str = "") -> Hardware:
         figures = {key: float(value) for key, value in given.items()}
     except ValueError:
         figures = {}
-    if figures.keys() != {"cores", "ghz", "gbs", "gib"} or min(figures.values()) <= 0:
+    if figures.keys() != {"cores", "ghz", "gbs", "gib"} or not _are_figures(figures.values()):
         raise ValueError(f"'cpu' is {spelled!r}; it must be as cores=8,ghz=3.5,gbs=60,gib=64, each above 0")
     per_clock = next(count for name, count in _PER_CLOCK if name in flags)
     flops = figures["cores"] * figures["ghz"] * _GB * per_clock
@@ -164,9 +167,14 @@ def engine_for(hardware: Hardware, footprint: ModelFootprint, context: ContextSh
     arithmetic = products / (hardware.vector_flops * hardware.computes_vectors)
     large = products / (hardware.flops * hardware.computes)
     own = (max(look, arithmetic), max(large, look / 64))
+
+    def prompt(tokens: int) -> float:
+        """With what they look at among themselves: each at half of the others."""
+        return work.seconds(tokens, 1) + tokens * tokens / 2 * own[tokens >= LEAST_CHUNK]
+
     return Engine(
         decode=tuple((rows, work.seconds(rows, rows)) for rows in ROWS),
-        prompt=tuple((tokens, work.seconds(tokens, 1)) for tokens in CHUNKS),
+        prompt=tuple((tokens, prompt(tokens)) for tokens in CHUNKS),
         own_s=own,
         # Masked cells are stepped over on a CPU, and computed on a GPU.
         foreign_s=own if hardware.is_gpu else (own[0] / 8, own[1] / 8),
@@ -181,15 +189,14 @@ class _Work:
     def __init__(self, hardware: Hardware, footprint: ModelFootprint) -> None:
         self._hardware = hardware
         self._blocks = footprint.shape.blocks
-        everything = footprint.weights(Split(0))
-        self._bytes = everything[HOST]
+        self._footprint = footprint
         self._multiplications = footprint.multiplications()
         self._of_outputs = footprint.shape.embedding * footprint.shape.vocab
 
     def seconds(self, tokens: int, outputs: int) -> float:
         """For so many tokens together, of which so many ask for logits."""
         hardware = self._hardware
-        reading = self._bytes / (hardware.bandwidth * hardware.reads)
+        reading = self._footprint.read_bytes(tokens) / (hardware.bandwidth * hardware.reads)
         flops = 2.0 * (tokens * (self._multiplications - self._of_outputs) + outputs * self._of_outputs)
         few = flops / (hardware.vector_flops * hardware.computes_vectors)
         many = flops / (hardware.flops * hardware.computes)
@@ -203,6 +210,10 @@ def _groups(footprint: ModelFootprint) -> float:
     shape = footprint.shape
     kept = max((layer.key for layer in shape.layers), default=0)
     return max(shape.embedding / kept, 1.0) if kept else 1.0
+
+
+def _are_figures(values: Iterable[float]) -> bool:
+    return all(0 < value < math.inf for value in values)
 
 
 def _plain(name: str) -> str:

@@ -214,6 +214,14 @@ class ModelFootprint:
         )
         return of_layers + self.shape.embedding * self.shape.vocab
 
+    def read_bytes(self, tokens: int) -> float:
+        """Of weights that a pass over so many tokens reads in the mean: of experts those that one of them goes to."""
+        idle = (1 - self.shape.experts_used) ** tokens
+        return sum(
+            _allocated(tensor, on_host=True) * (1 - idle if "_exps." in tensor.name else 1.0)
+            for tensor, _ in self._placed(Split(0))
+        )
+
     def output(self, context: ContextShape) -> int:
         """The buffer of logits in main memory (llama-context.cpp, output_reserve)."""
         return _F32 * context.output_rows * self.shape.vocab

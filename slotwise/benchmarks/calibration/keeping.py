@@ -76,7 +76,7 @@ class Calibrations:
             found = msgspec.json.decode((self._folder / f"{key[:32]}.json").read_bytes(), type=Calibration)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             logger.warning("a calibration in %s can not be used: %s", self._folder, error)
             return None
         return found if found.form == _FORM else None

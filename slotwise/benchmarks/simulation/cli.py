@@ -22,9 +22,10 @@ from slotwise.benchmarks.job import first_leaf, scenario_of, settings_in_words, 
 from slotwise.benchmarks.metrics import parse_slo
 from slotwise.benchmarks.options import SIMULATING, Given, with_options
 from slotwise.benchmarks.peers import PeerError
+from slotwise.benchmarks.plan import Scenario
 from slotwise.benchmarks.report.tables import run_table
 from slotwise.benchmarks.simulation.results import Simulation, capacity_of
-from slotwise.benchmarks.simulation.served import Assumed, Engines, MeasuredHere, Served, served
+from slotwise.benchmarks.simulation.served import ALL_LAYERS, Assumed, Engines, MeasuredHere, Served, served
 from slotwise.benchmarks.simulation.setup import simulated_model
 from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.traces import TraceError
@@ -84,9 +85,9 @@ def simulate(
     }
     with refusals():
         hardware = hardware_of(gpu, cpu)
-        what = scenario_of(given, scenario)
+        what = _simulated(scenario_of(given, scenario))
         subject = served(
-            wishes | {"gpu_layers": 999 if hardware and hardware.is_gpu else 0 if hardware else None}, model
+            wishes | {"gpu_layers": ALL_LAYERS if hardware and hardware.is_gpu else 0 if hardware else None}, model
         )
         engines = engines_for(hardware, data or data_folder())
         anyio.run(calibrated, engines, [subject], calibrate)
@@ -120,6 +121,15 @@ def simulate(
         document = simulation.document(legs, engines.machine, settings)
         out.print(run_table(document))
         write(document, given["json"], given["html"], given["png"], err)
+
+
+def _simulated(scenario: Scenario) -> Scenario:
+    """Raises ValueError: it asks for something that is not simulated."""
+    if any(crowd.talk.inputs for leg in scenario.legs for crowd in leg.crowds):
+        raise ValueError(f"'{scenario.name}' asks for embeddings, which are not simulated")
+    if scenario.models > 1:
+        raise ValueError(f"'{scenario.name}' asks {scenario.models} models; one is simulated")
+    return scenario
 
 
 def _legs(simulation: Simulation, repeats: int) -> list[Leg]:

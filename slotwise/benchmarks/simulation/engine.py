@@ -2,7 +2,8 @@
 
 A step with D decode rows and chunks of prompts takes, beside what attention looks at,
 
-    split cells:  decode(D) + sum of prompt(n)          each chunk is a pass over the weights of its own
+    split cells:  sum of decode(d) + sum of prompt(n)   each chunk is a pass over the weights of its own, and so is each
+                                                        run of d consecutive rows: idle ones in between cost a pass
     one pool:     prompt(D + sum of n) + outputs(D)     all are in one pass; outputs(D) = decode(D) - prompt(D)
 
 and attention: each token looks at the cells of its own sequence before it (`own`), and steps over those that others
@@ -16,7 +17,7 @@ References: Vidur (arXiv 2405.05465); llama.cpp src/llama-batch.cpp (split_equal
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -59,10 +60,13 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     def prompt_seconds(self, tokens: int) -> float:
         return read(self.prompt, tokens)
 
-    def bare_seconds(self, rows: int, parts: Sequence[PromptPart]) -> float:
-        """All but what attention looks at."""
-        if self.split or not parts:
-            return self.decode_seconds(rows) + sum(self.prompt_seconds(part.tokens) for part in parts)
+    def bare_seconds(self, runs: Sequence[int], parts: Sequence[PromptPart]) -> float:
+        """All but what attention looks at. `runs`: decode rows in each run of rows that follow each other."""
+        if self.split:
+            return sum(map(self.decode_seconds, runs)) + sum(self.prompt_seconds(part.tokens) for part in parts)
+        rows = sum(runs)
+        if not parts:
+            return self.decode_seconds(rows)
         together = rows + sum(part.tokens for part in parts)
         outputs = max(self.decode_seconds(rows) - self.prompt_seconds(rows), 0.0) if rows else 0.0
         return self.prompt_seconds(together) + outputs
@@ -73,11 +77,11 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         return own * self.own_s[0] + foreign * self.foreign_s[0]
 
     def part_seconds(self, part: PromptPart, reach: int) -> float:
-        """For a chunk to look at what is before each of its tokens, within a range of `reach` cells."""
+        """For a chunk to look at what is before it, within a range of `reach` cells. What its tokens look at among
+        themselves is in `prompt`."""
         kind = part.tokens >= LEAST_CHUNK
-        own = part.start + part.tokens / 2
-        foreign = max(in_blocks(reach) - own, 0.0)
-        return part.tokens * (own * self.own_s[kind] + foreign * self.foreign_s[kind])
+        foreign = max(in_blocks(reach) - part.start - part.tokens / 2, 0.0)
+        return part.tokens * (part.start * self.own_s[kind] + foreign * self.foreign_s[kind])
 
 
 class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +96,19 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
     token_taken_s: float = 0.0
     #: From a step's end until its tokens are with the client.
     delivery_s: float = 0.0
+
+
+def runs_of(decoding: Iterable[int], others: Iterable[int] = ()) -> list[int]:
+    """Decode rows in each run of consecutive ones. `others`: rows of prompts, whose first tokens go along with them."""
+    of_answers, others = set(decoding), set(others)
+    runs: list[int] = []
+    before = -2
+    for row in sorted(of_answers | others):
+        if row != before + 1:
+            runs.append(0)
+        runs[-1] += row in of_answers
+        before = row
+    return [run for run in runs if run]
 
 
 def in_blocks(cells: int) -> int:

@@ -21,9 +21,8 @@ from slotwise.benchmarks.pacing import (
 )
 from slotwise.benchmarks.plan import Crowd, LegPlan
 from slotwise.benchmarks.records import Attempt, Outcome
-from slotwise.benchmarks.simulation.server import Job, SimulatedServer
-from slotwise.benchmarks.simulation.talking import Asked, Numbers, Words, talk_in_numbers, trace_in_numbers
-from slotwise.errors import SlotwiseError
+from slotwise.benchmarks.simulation.server import CHARACTERS_PER_TOKEN, Job, SimulatedServer
+from slotwise.benchmarks.simulation.talking import Asked, Numbers, Words, marks_in, talk_in_numbers, trace_in_numbers
 from slotwise.scheduler.shares import Flow
 
 #: How long a leg is looked at before it is looked at again.
@@ -80,6 +79,8 @@ class _Leg:
             self._until(lambda now: now >= latest or self._begun_since(begin) >= plan.least, watch, started)
             end = timeline.now
         self._until(lambda now: now >= end + plan.grace or not self._awaited(begin, end), watch, started)
+        for attempt in self.live.values():
+            attempt.done = timeline.now
         return Measured(self.attempts, started, timeline.now, begin, min(end, timeline.now), _HEALTHY)
 
     def _until(self, reached: Callable[[float], bool], watch: Callable[[float], None], started: float) -> None:
@@ -111,7 +112,10 @@ class _Leg:
             ended(attempt, job.answer)
 
         model = self.load.models[crowd.talk.model % len(self.load.models)]
-        job = server.submit(model, Flow(who), asked.prompt, asked.output, over, max_output=asked.output)
+        marks = marks_in(asked.prompt, CHARACTERS_PER_TOKEN) if server.has_several(model) else ()
+        job = server.submit(model, Flow(who), asked.prompt, asked.output, over, max_output=asked.output, marks=marks)
+        # Filled as they come, so that one that the end cuts has its tokens too.
+        attempt.content_at = job.said_at
         if asked.cancel_after is not None:
             server.timeline.after(asked.cancel_after, lambda: self._leave(job, index, attempt, ended))
         return attempt
@@ -120,7 +124,7 @@ class _Leg:
         if self.live.pop(index, None) is None:
             return
         self.server.cancel(job)
-        attempt.content_at, attempt.done = job.said_at, self.server.timeline.now
+        attempt.done = self.server.timeline.now
         attempt.outcome = Outcome.CANCELLED
         ended(attempt, job.answer)
 
@@ -211,17 +215,19 @@ class _Arrivals:
 
 def _note(attempt: Attempt, job: Job, now: float) -> None:
     """What became of it, as a client would note it."""
-    attempt.content_at = job.said_at
     attempt.done = max(now, job.said_at[-1] if job.said_at else now)
     attempt.prompt_tokens, attempt.output_tokens = len(job.prompt), len(job.answer)
     attempt.cached_tokens = job.cached_tokens
-    attempt.outcome = Outcome.OK if job.error is None else _outcome(job.error)
+    attempt.outcome = _outcome(job)
     if job.error is not None:
         attempt.detail, attempt.status = job.error.message, job.error.status
         attempt.retry_after = job.error.retry_after_s and float(math.ceil(job.error.retry_after_s))
 
 
-def _outcome(error: SlotwiseError) -> Outcome:
+def _outcome(job: Job) -> Outcome:
+    error = job.error
+    if error is None:
+        return Outcome.OK if len(job.answer) >= job.output else Outcome.SHORT
     if error.status == _TOO_MANY:
         return Outcome.SHED_429
     if error.status == _BUSY:

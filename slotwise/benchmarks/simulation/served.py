@@ -16,18 +16,21 @@ from slotwise.benchmarks.experiment import this_machine
 from slotwise.benchmarks.hardware import Hardware, engine_for
 from slotwise.benchmarks.measure import now_iso
 from slotwise.benchmarks.simulation.engine import Engine, HostCosts
-from slotwise.config import ConfigError, load_settings
+from slotwise.config import ConfigError, load_settings, memory_budgets
 from slotwise.fingerprint import identities
 from slotwise.loads import model_loads
+from slotwise.memory.accounts import Amounts
 from slotwise.memory.gguf import GGUFError
 from slotwise.memory.shards import model_files
 from slotwise.needs import ModelFile
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.protocol import LoadModel
 
-#: Slots, and tokens of each, of the context that is calibrated with: all sizes of steps up to there are measured, and
-#: larger ones are taken to go on like the last two.
-CALIBRATED_SLOTS, CALIBRATED_CONTEXT = 32, 4096
+#: Slots, and tokens of each, of the context that is calibrated with, the first for which there is memory: all sizes of
+#: steps up to there are measured, and larger ones are taken to go on like the last two.
+_CALIBRATED = ((32, 4096), (32, 2048), (32, 1024), (16, 1024), (8, 1024), (8, 512))
+#: Layers on a GPU that need not be here: all of them, and not as many as fit into those that are.
+ALL_LAYERS = 999
 #: What a front and its clients take where no server was measured: a request is read, checked and tokenised, and each
 #: token goes out as an event.
 ASSUMED_HOST = HostCosts(
@@ -64,6 +67,12 @@ def served(wishes: Mapping[str, Any], model: str | None) -> Served:
         raise ConfigError(str(error)) from None
     except OSError as error:
         raise ConfigError(f"{error.filename or load.path} can not be read: {error.strerror}") from None
+
+
+def calibration_key(served: Served) -> str:
+    """Of what decides here about how long its steps take. Raises OSError."""
+    files = identities(model_files(served.load.path, served.file.header))
+    return key_of(served.load, files, split=served.split)
 
 
 class Engines(Protocol):
@@ -128,9 +137,8 @@ class MeasuredHere:
 
     async def calibrate(self, served: Served, seconds: float, watch: Callable[[int, int], None]) -> Calibration:
         """Measure it now, and keep it. Raises NotMeasured or NotEnough."""
-        load = calibrated_load(served)
-        context = min(CALIBRATED_CONTEXT, served.file.shape.context_train)
-        found = await measure(load, seconds, context=context, split=served.split, watch=watch)
+        load = calibrated_load(served, memory_budgets(load_settings({}, environment={})))
+        found = await measure(load, seconds, context=load.context_cap, split=served.split, watch=watch)
         calibration = Calibration(
             model=load.path.rpartition("/")[2],
             measured=now_iso(),
@@ -148,8 +156,7 @@ class MeasuredHere:
         self._calibrations.keep(key, calibration)
 
     def key(self, served: Served) -> str:
-        files = identities(model_files(served.load.path, served.file.header))
-        return key_of(served.load, files, split=served.split)
+        return calibration_key(served)
 
     def engine(self, served: Served) -> Engine:
         return self._known(served).engine
@@ -172,10 +179,15 @@ class MeasuredHere:
         return found
 
 
-def calibrated_load(served: Served) -> LoadModel:
-    """The load that is measured for all that differ in slots, context and cells only."""
-    context = min(CALIBRATED_CONTEXT, served.file.shape.context_train)
-    slots = CALIBRATED_SLOTS
+def calibrated_load(served: Served, budgets: Amounts) -> LoadModel:
+    """The load that is measured for all that differ in slots, context and cells only: as large as there is memory for,
+    and no less than the smallest."""
+    loads = [_calibrated(served, *sizes) for sizes in _CALIBRATED]
+    return next((load for load in loads if _fits(served.file, load, budgets)), loads[-1])
+
+
+def _calibrated(served: Served, slots: int, context: int) -> LoadModel:
+    context = min(context, served.file.shape.context_train)
     return msgspec.structs.replace(
         served.load,
         slots=slots,
@@ -188,3 +200,7 @@ def calibrated_load(served: Served) -> LoadModel:
         prefix_cache="",
         host_bytes=0,
     )
+
+
+def _fits(file: ModelFile, load: LoadModel, budgets: Amounts) -> bool:
+    return all(size <= budgets.get(device, size) for device, size in file.by_formula(load).amounts.items())

@@ -86,6 +86,8 @@ class SimulatedServer:
         #: time that it comes to a worker, since what the one before was about to say of it may still come.
         self._at: dict[str, tuple[int, str]] = {}
         self._request_of: dict[str, str] = {}
+        #: Those whose people have left, and when: what was said until then was heard.
+        self._left: dict[str, tuple[Job, float]] = {}
         #: Those that have no slot now.
         self._waiting: set[str] = set()
         self._numbers = itertools.count(1)
@@ -99,6 +101,10 @@ class SimulatedServer:
         """Load all models, and be ready at once."""
         first, *others = self._models
         self._post(ev.PreloadRequested(first, tuple(others)))
+
+    def has_several(self, model: str) -> bool:
+        """Workers of a model: it matters which of them has had a prompt."""
+        return self._models[model].spec.replicas > 1
 
     def submit(
         self,
@@ -125,6 +131,7 @@ class SimulatedServer:
         if not job.over:
             job.over = True
             del self._jobs[job.request_id]
+            self._left[job.request_id] = job, self.timeline.now
             self._post(ev.RequestCancelled(job.request_id))
 
     def run(self, until: float | None = None) -> None:
@@ -137,6 +144,8 @@ class SimulatedServer:
                 self._deadline, self._heard = self.core.next_deadline(), False
             deadline = self._deadline
             if happens is None and (deadline is None or self.core.idle):
+                if until is not None and not self.core.idle:
+                    timeline.now = max(until, timeline.now)  # whoever waits, waits
                 return
             due = min(at for at in (happens, deadline) if at is not None)
             if until is not None and due > until:
@@ -185,6 +194,7 @@ class SimulatedServer:
                     self._workers[worker_id].cancel(self._at[request_id][1])
             case ev.BookUsage(request_id):
                 self._waiting.discard(request_id)
+                self._left.pop(request_id, None)
                 if (at := self._at.pop(request_id, None)) is not None:
                     del self._request_of[at[1]]
             case ev.EndRequest(request_id, error):
@@ -262,6 +272,9 @@ class SimulatedServer:
             outputs.append((request_id, count))
             if (job := self._jobs.get(request_id)) is not None:
                 job.said_at += at
+            elif request_id in self._left:
+                job, left = self._left[request_id]
+                job.said_at += [when for when in at if when <= left]
         for end in stepped.ended:
             request_id = self._request_of.get(end.request_id)
             if request_id is None:

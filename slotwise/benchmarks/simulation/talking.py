@@ -13,9 +13,12 @@ from itertools import islice
 from slotwise.benchmarks.lengths import fixed
 from slotwise.benchmarks.prompts import seeded
 from slotwise.benchmarks.talks import MESSAGE_TOKENS, Talk, TracedRequest, Turn, turns_of
+from slotwise.scheduler.affinity import Marks, characters_of
 
 #: Of a prompt's template, what comes after the user's words; all else stands at its beginning, and is everybody's.
 _TAIL = 5
+#: Tokens of what is said beside a text that is to be edited: with it, and when it is wanted again.
+_EDIT, _AGAIN = 12, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,16 @@ class Words:
         return self.common("template", self.template - _TAIL) if self.template > _TAIL else []
 
 
+def marks_in(prompt: list[int], characters_per_token: float) -> Marks:
+    """The marks of a prompt of so long tokens, as `affinity.marks_of` makes them of text."""
+    found: list[int] = []
+    begin = 0
+    while (end := round(characters_of(len(found)) / characters_per_token)) <= len(prompt):
+        found.append(hash((*found[-1:], *prompt[begin:end])))
+        begin = end
+    return tuple(found)
+
+
 def talk_in_numbers(
     talk: Talk, words: Words, seed: int, crowd: str, number: int, context: int | None, part: float = 1.0
 ) -> Numbers:
@@ -76,6 +89,8 @@ def _question(turn: Turn, talk: Talk, words: Words, *, alone: bool) -> list[int]
     documents: list[int] = []
     for index in turn.documents if talk.documents else ():
         documents += words.common(f"document {index}", talk.documents.tokens if talk.documents else 0)
+    if talk.edits:
+        return words.head() + words.own(_EDIT + turn.own) if alone else words.own(_AGAIN + MESSAGE_TOKENS)
     if alone and not documents:
         # The template's own tokens are part of a lone prompt's length.
         head = words.head()

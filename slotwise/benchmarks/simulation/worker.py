@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from slotwise.benchmarks.simulation.engine import Engine, HostCosts, PromptPart
+from slotwise.benchmarks.simulation.engine import Engine, HostCosts, PromptPart, runs_of
 from slotwise.benchmarks.simulation.memory import SimulatedMemory
 from slotwise.benchmarks.simulation.timeline import Timeline
 from slotwise.workers.attaching import active as active_of
@@ -258,14 +258,17 @@ class SimulatedWorker:
         own = sum(sequence.stored for sequence in answering) + rows
         reach = self._reach(answering, plan)
         if not plan.shares:
-            bare = engine.decode_seconds(rows) + rows * self.host.token_taken_s
+            runs = runs_of(sequence.row for sequence in active)
+            bare = engine.bare_seconds(runs, ()) + rows * self.host.token_taken_s
             return self._like_steps(at + moved, bare, rows, own, reach, self._alike(active))
         chunks = [(active[share.index], share) for share in plan.shares]
         parts = [
             PromptPart(len(share.chunk.tokens), share.chunk.start) for one, share in chunks if not is_decoding(one)
         ]
         said = sum(len(share.sampled) for share in plan.shares)
-        bare = engine.bare_seconds(rows, parts) + said * self.host.token_taken_s
+        prompting = [one.row for one, _ in chunks if not is_decoding(one)]
+        runs = runs_of([one.row for one, _ in chunks if is_decoding(one)], prompting)
+        bare = engine.bare_seconds(runs, parts) + said * self.host.token_taken_s
         looks = engine.row_seconds(rows, own, reach)
         looks += sum(engine.part_seconds(part, part.start + part.tokens if engine.split else reach) for part in parts)
         return [at + moved + bare + looks]

@@ -26,7 +26,7 @@ from slotwise.benchmarks.simulation.cli import (
     hardware_of,
     refusals,
 )
-from slotwise.benchmarks.simulation.served import MeasuredHere, Served
+from slotwise.benchmarks.simulation.served import ALL_LAYERS, MeasuredHere, Served, calibration_key
 from slotwise.benchmarks.simulation.setup import simulated_model
 from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.traces import read_trace
@@ -94,7 +94,7 @@ def tune(
         if threads is not None:
             common["threads"] = threads
         if hardware is not None:
-            common["gpu_layers"] = -1 if hardware.is_gpu else 0
+            common["gpu_layers"] = ALL_LAYERS if hardware.is_gpu else 0
         folder = data or data_folder()
         engines = engines_for(hardware, folder)
         wanted = None if memory is None else _bytes(memory)
@@ -102,14 +102,17 @@ def tune(
         predictor = Predictor(
             model, common, load, slo, engines, seed, TEMPLATE_TOKENS, None if users is None else float(users)
         )
+        subject = predictor.served(DEFAULT)
         question = Question(
-            model=predictor.served(DEFAULT).load.path,
+            model=subject.load.path,
             workload=load.name,
             scale=scale_lengths,
             slo={"ttft": slo.ttft, "tpot": slo.tpot, "e2e": slo.e2e},
             level=predictor.level,
             memory=memory or "",
-            hardware=hardware.name if hardware else "",
+            hardware=hardware,
+            steps=calibration_key(subject),
+            load=load.digest,
             kv_types=kv_types,
             common=common | {"simulate": simulate},
             minutes=minutes,
@@ -125,7 +128,8 @@ def tune(
         file.save()
         assumptions = engines.assumptions(predictor.served(answer.chosen))
         out.print(told(answer, file.state.probes, load, assumptions))
-        config = config_of(answer, model, load, _limits(slo), assumptions)
+        beside = {} if threads is None else {"threads": threads}
+        config = config_of(answer, model, beside, load, _limits(slo), assumptions)
         out.print("The settings, for `slotwise serve --config FILE`:\n", highlight=False)
         out.print(config, highlight=False, markup=False, soft_wrap=True)
         if out_file is not None:
@@ -149,15 +153,18 @@ class _Run:
         try:
             anyio.run(until_terminated, self._stages)
         except KeyboardInterrupt:
+            # The thread that simulates is waited for at this program's end.
+            self._search.predictor.stop()
             _say("\ninterrupted; what was found so far is kept, and the same command goes on from there")
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     async def _stages(self) -> bool:
         search = self._search
+        # What is known of steps is wanted for an answer from before too.
+        await self._calibrate()
         if search.file.state.done:
             _say("this was asked before; --anew asks again")
             return True
-        await self._calibrate()
         _say("simulating …")
         found = await anyio.to_thread.run_sync(search.predict, _PREDICTING * self._seconds, abandon_on_cancel=True)
         if not self._simulate:
@@ -171,7 +178,7 @@ class _Run:
         engines = search.engines
         if not isinstance(engines, MeasuredHere):
             return
-        context = search.contexts()[0]
+        context = search.predictor.contexts[0]
         split, unified, small = (
             search.predictor.served(candidate)
             for candidate in (
@@ -198,7 +205,7 @@ class _Run:
         if known.host is None:
             _say("measuring what the server takes beside its steps …")
             # Without drafts, which are not simulated: they would look like a front that takes nothing.
-            flags = (*Candidate(context=subject.load.context_cap).flags, "--no-speculation")
+            flags = (*self._common_flags, *Candidate(context=subject.load.context_cap).flags, "--no-speculation")
             with display(err, 2 * _HOST_S) as shown:
                 found = await measure_host(subject.load.path, flags, _HOST_S, shown.watch)
             model = simulated_model(subject.file, subject.load, known.engine, engines.host(subject))
@@ -213,17 +220,18 @@ class _Run:
             if found_other is not None and found_other.host is None:
                 engines.keep(other, msgspec.structs.replace(found_other, host=host))
 
+    @property
+    def _common_flags(self) -> tuple[str, ...]:
+        common = self._search.predictor.common
+        return tuple(word for name, value in common.items() for word in (f"--{name.replace('_', '-')}", str(value)))
+
     async def _measure(self, candidate: Candidate, level: float, seconds: float, seed: int) -> Reading:
         search = self._search
-        common = tuple(
-            word
-            for name, value in search.predictor.common.items()
-            for word in (f"--{name.replace('_', '-')}", str(value))
-        )
         path = search.predictor.served(candidate).load.path
         try:
             with display(err, 1.25 * seconds) as shown:
-                bench = Bench(path, common, search.workload, Options(search.predictor.slo), shown.watch)
+                options = Options(search.predictor.slo, context=search.predictor.contexts[0])
+                bench = Bench(path, self._common_flags, search.workload, options, shown.watch)
                 reading = await bench.measure(candidate, level, seconds, seed)
         except (PeerError, ServerUnfit) as error:
             # Settings with which there is no server are worth nothing, and no reason to end.

@@ -21,7 +21,7 @@ from slotwise.benchmarks.measure import Options
 from slotwise.benchmarks.metrics import Slo
 from slotwise.benchmarks.simulation.cli import TEMPLATE_TOKENS, refusals
 from slotwise.benchmarks.simulation.served import Engines, served
-from slotwise.benchmarks.tuning.candidates import Candidate
+from slotwise.benchmarks.tuning.candidates import Candidate, contexts_for
 from slotwise.benchmarks.tuning.judging import Reading
 from slotwise.benchmarks.tuning.predicting import Predictor
 from slotwise.benchmarks.tuning.searching import DEFAULT
@@ -74,14 +74,16 @@ def main(
         load = workload_named(workload, scale_lengths)
         candidates = [*(grid_of(context) if grid_too else ()), *(_candidate(one) for one in more or ())]
         grid = Grid(workload=workload, users=users, scale=scale_lengths, slo={"ttft": slo.ttft, "tpot": slo.tpot})
-        bench_path = served({}, None).load.path
+        subject = served({}, None)
+        known = subject.file.shape.context_train
+        options = Options(slo, context=contexts_for(load.needs(1, known), known)[0])
 
         async def go() -> Grid:
             began = time.perf_counter()
             for repeat in range(repeats):
                 for candidate in candidates if repeat % 2 == 0 else reversed(candidates):
                     with display(err, 1.25 * seconds) as shown:
-                        bench = Bench(bench_path, (), load, Options(slo), shown.watch)
+                        bench = Bench(subject.load.path, (), load, options, shown.watch)
                         reading = await bench.measure(candidate, float(users), seconds, repeat + 1)
                     grid.probes.append(
                         Probe(round=repeat, candidate=candidate, level=float(users), seed=repeat + 1, reading=reading)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from slotwise.benchmarks.simulation.served import Engines, Served, served
 from slotwise.benchmarks.simulation.server import SimulatedModel, SimulatedServer
 from slotwise.benchmarks.simulation.setup import simulated_model
 from slotwise.benchmarks.simulation.timeline import Timeline
-from slotwise.benchmarks.tuning.candidates import Candidate
+from slotwise.benchmarks.tuning.candidates import Candidate, contexts_for
 from slotwise.benchmarks.tuning.judging import Reading, read
 from slotwise.benchmarks.tuning.workloads import Workload
 from slotwise.scheduler.specs import SchedulerConfig
@@ -27,6 +27,10 @@ MAX_WAIT_S, MAX_QUEUE = 60.0, 256
 WARMUP_S, WINDOW_S = 30.0, 300.0
 #: A level with less of the best goodput so far is beyond what the settings can do; so many in a row end the search.
 _BEYOND, _IN_A_ROW = 0.6, 2
+
+
+class Stopped(Exception):
+    """Raised where something is simulated that nobody wants to know any more."""
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,8 +60,24 @@ class Predictor:
     template: int = 0
     #: The only level that matters; None = the best.
     level: float | None = None
+    _stopped: bool = False
     _served: dict[Candidate, Served] = field(default_factory=dict)
     _readings: dict[tuple[Candidate, float], Reading] = field(default_factory=dict)
+
+    @cached_property
+    def contexts(self) -> list[int]:
+        """That have room for the workload's requests, for all and for nearly all; the longest first. All candidates are
+        asked for what the longest has room for: with a shorter one some is refused, and is not asked for less."""
+        known = self.served(Candidate()).file.shape.context_train
+        return contexts_for(self.workload.needs(self.seed, known), known)
+
+    def stop(self) -> None:
+        """Whatever is simulated ends soon, in whatever thread, with Stopped."""
+        self._stopped = True
+
+    def _go_on(self, seconds: float) -> None:
+        if self._stopped:
+            raise Stopped
 
     def served(self, candidate: Candidate) -> Served:
         """Raises ConfigError."""
@@ -70,14 +90,12 @@ class Predictor:
         engine, host = engines.engine(subject), engines.host(subject)
         return simulated_model(subject.file, subject.load, engine, host, load_s=engines.load_s(subject))
 
-    def predict(self, candidate: Candidate, *, most: float | None = None) -> Prediction:
-        """Over levels up to `most`, or until it no longer keeps up."""
+    def predict(self, candidate: Candidate) -> Prediction:
+        """Over more and more, until it no longer keeps up."""
         levels = [self.level] if self.level is not None else self.workload.levels
         found: list[Reading] = []
         best, beyond = 0.0, 0
         for level in levels:
-            if most is not None and level > most and found:
-                break
             reading = self.reading(candidate, level)
             found.append(reading)
             beyond = beyond + 1 if reading.soft_s < _BEYOND * best else 0
@@ -99,28 +117,11 @@ class Predictor:
         server.preload()
         server.run(until=model.load_s + 1.0)
         plan = self.workload.leg(level, warmup=WARMUP_S, seconds=WINDOW_S)
-        load = Load(plan, (MODEL_NAME,), self.seed, model.info.context_cap, 0.0, self.template)
-        measured = run_leg(server, load)
+        load = Load(plan, (MODEL_NAME,), self.seed, self.contexts[0], 0.0, self.template)
+        measured = run_leg(server, load, self._go_on)
         lasted = max(measured.ended - measured.started, 1e-9)
         busy, prompts = server.busy_s / lasted, server.prompt_s / lasted
         return msgspec.structs.replace(read(measured, level, self.slo), busy=busy, prompts=prompts)
-
-
-def predict_all(
-    predictor: Predictor,
-    candidates: Iterable[Candidate],
-    seconds: float,
-    watch: Callable[[Prediction], None] = lambda prediction: None,
-) -> list[Prediction]:
-    """As many as there is time for; the best of all first. The first one always, whatever it takes."""
-    until = time.perf_counter() + seconds
-    found: list[Prediction] = []
-    for candidate in candidates:
-        if found and time.perf_counter() > until:
-            break
-        found.append(predictor.predict(candidate))
-        watch(found[-1])
-    return ranked(found)
 
 
 def ranked(predictions: Sequence[Prediction]) -> list[Prediction]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from slotwise.benchmarks.simulation.served import Engines, MeasuredHere
-from slotwise.benchmarks.tuning.candidates import Candidate, changes, contexts_for, first_ones
+from slotwise.benchmarks.tuning.candidates import Candidate, changes, first_ones
 from slotwise.benchmarks.tuning.explaining import Binding, Change, binding
 from slotwise.benchmarks.tuning.memory import Ceiling
 from slotwise.benchmarks.tuning.predicting import Prediction, Predictor, ranked
@@ -27,8 +27,6 @@ _CHANGED = 2
 _BEFORE_DEFAULT = 2
 #: What `slotwise serve` does on its own.
 DEFAULT = Candidate()
-#: Ollama's: one slot, or four.
-OLLAMA = (Candidate(slots=1), Candidate(slots=4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +57,13 @@ class Search:
     threads: tuple[int, ...]
     say: Callable[[str], None]
 
-    def contexts(self) -> list[int]:
-        """That have room for the workload's requests, for all and for nearly all."""
-        subject = self.predictor.served(DEFAULT)
-        known = subject.file.shape.context_train
-        return contexts_for(self.workload.needs(self.predictor.seed, known), known)
-
     def predict(self, seconds: float) -> list[Prediction]:
         """Slots and layouts first, then single changes of the best. The best first.
 
         Raises ValueError: none of them fits into memory.
         """
         until = time.perf_counter() + seconds
-        contexts = self.contexts()
+        contexts = self.predictor.contexts
         self._predict_all([DEFAULT, *first_ones(contexts)], until)
         if not self._ranked():
             least = Candidate(slots=1, context=contexts[-1])
@@ -157,7 +149,7 @@ class Search:
             return state.changes
         base, here = chosen.best.soft_s, self._bytes(chosen.candidate)
         found: list[Change] = []
-        for words, candidate in changes(chosen.candidate, self.contexts(), self.kv_types, self.threads):
+        for words, candidate in changes(chosen.candidate, self.predictor.contexts, self.kv_types, self.threads):
             subject = self.predictor.served(candidate)
             if isinstance(self.engines, MeasuredHere) and self.engines.find(subject) is None:
                 continue

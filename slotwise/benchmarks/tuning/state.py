@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 
+from slotwise.benchmarks.hardware import Hardware
 from slotwise.benchmarks.tuning.explaining import Change
 from slotwise.benchmarks.tuning.predicting import Prediction
 from slotwise.benchmarks.tuning.trying import Probe
 
 FOLDER = "tuning"
-_FORM = 1
+_FORM = 2
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,11 +29,13 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     #: The only number of people (or speed) that matters.
     level: float | None = None
     memory: str = ""
-    #: Hardware that it is simulated for; "" = this machine.
-    hardware: str = ""
-    calibration: str = ""
+    #: Hardware that it is simulated for; None = this machine.
+    hardware: Hardware | None = None
+    #: What of the files, and of this machine, steps depend on (`calibration_key`).
+    steps: str = ""
+    #: Of all that is asked for: a trace is another one with the same name.
+    load: str = ""
     kv_types: tuple[str, ...] = ("f16", "q8_0")
-    threads: tuple[int, ...] = ()
     common: dict[str, Any] = {}
     minutes: float = 20.0
     seed: int = 1
@@ -57,13 +60,14 @@ class StateFile:
     """One question's file."""
 
     def __init__(self, data: Path, question: Question) -> None:
-        self.path = data / FOLDER / f"{question.name}.json"
+        self.path = data / FOLDER / f"{question.name}.msgpack"
         self.state = self._read(question)
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
-        part.write_bytes(msgspec.json.encode(self.state))
+        # Not JSON, which has no infinity: a request that failed is infinitely late.
+        part.write_bytes(msgspec.msgpack.encode(self.state))
         os.replace(part, self.path)
 
     def forget(self) -> None:
@@ -74,7 +78,7 @@ class StateFile:
     def _read(self, question: Question) -> State:
         """What can not be read is found out again."""
         try:
-            found = msgspec.json.decode(self.path.read_bytes(), type=State)
-        except (OSError, msgspec.DecodeError):
+            found = msgspec.msgpack.decode(self.path.read_bytes(), type=State)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return State(question=question)
         return found if found.form == _FORM and found.question == question else State(question=question)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -20,8 +20,15 @@ from slotwise.benchmarks.tuning.workloads import Workload
 _MOST_ROWS = 10
 
 
-def config_of(answer: Answer, model: str | None, workload: Workload, limits: str, assumptions: Sequence[str]) -> str:
-    """TOML for `slotwise serve --config`."""
+def config_of(
+    answer: Answer,
+    model: str | None,
+    beside: Mapping[str, object],
+    workload: Workload,
+    limits: str,
+    assumptions: Sequence[str],
+) -> str:
+    """TOML for `slotwise serve --config`. `beside`: settings with which all candidates were measured."""
     best = answer.prediction.best
     head = [f"slotwise tune: {workload.name}, {limits}"]
     if answer.measured:
@@ -33,7 +40,7 @@ def config_of(answer: Answer, model: str | None, workload: Workload, limits: str
     lines = [f"# {line}" for line in head]
     if model is not None:
         lines.append(f"models = [{json.dumps(model)}]")
-    lines += [f"{name} = {json.dumps(value)}" for name, value in answer.chosen.settings.items()]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in (answer.chosen.settings | dict(beside)).items()]
     return "\n".join(lines) + "\n"
 
 

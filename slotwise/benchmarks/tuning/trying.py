@@ -69,6 +69,7 @@ class Bench:
     path: str
     common: tuple[str, ...]
     workload: Workload
+    #: With the most tokens of a request, which are the same for all candidates.
     options: Options
     watch: Callable[[Run, str, float], None]
 
@@ -76,7 +77,7 @@ class Bench:
         """Raises PeerError or ServerUnfit."""
         command = (sys.executable, "-m", "slotwise", "serve", f"m={self.path}", "--preload", "--data", A_FOLDER)
         contestant = Contestant(str(candidate), (*command, *self.common, *candidate.flags))
-        options = replace(self.options, seed=seed, context=candidate.context)
+        options = replace(self.options, seed=seed)
         plan = self.workload.leg(level, warmup=_WARMUP * seconds, seconds=seconds)
         async with running(contestant) as found:
             subject = await prepare(contestant.name, found.url, options, found.command, found.pid)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from slotwise.benchmarks.plan import Crowd, LegPlan, Pace
 from slotwise.benchmarks.prompts import seeded
@@ -26,6 +29,11 @@ class Workload:
 
     name: str
     crowd: Crowd
+
+    @property
+    def digest(self) -> str:
+        """Of all that it asks for."""
+        return hashlib.sha256(msgspec.json.encode(self.crowd, order="deterministic")).hexdigest()
 
     @property
     def levels(self) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotwise.benchmarks.simulation.engine import Engine, PromptPart, read
+from slotwise.benchmarks.simulation.engine import Engine, PromptPart, read, runs_of
 
 TABLE = ((2, 0.2), (4, 0.3), (8, 0.7))
 SPLIT = Engine(
@@ -34,19 +34,27 @@ def test_nothing_takes_less_than_nothing(points: list[tuple[int, float]], size: 
 
 
 def test_split_cells_take_a_pass_for_each_chunk() -> None:
-    assert SPLIT.bare_seconds(8, [PromptPart(101, 0), PromptPart(1, 0)]) == pytest.approx(0.04 + 0.11 + 0.01)
+    assert SPLIT.bare_seconds([8], [PromptPart(101, 0), PromptPart(1, 0)]) == pytest.approx(0.04 + 0.11 + 0.01)
+
+
+def test_idle_rows_in_between_take_another_pass() -> None:
+    assert runs_of([0, 1, 2, 5]) == [3, 1]
+    assert runs_of([6, 4, 2]) == [1, 1, 1]
+    assert runs_of([0, 2, 5], others=[1, 7]) == [2, 1]
+    assert runs_of([]) == runs_of([], others=[3]) == []
+    assert SPLIT.bare_seconds([3, 1], []) == pytest.approx(SPLIT.decode_seconds(3) + SPLIT.decode_seconds(1))
 
 
 def test_one_pool_takes_one_pass_and_the_outputs() -> None:
     one = Engine(decode=SPLIT.decode, prompt=SPLIT.prompt, split=False)
     outputs = 0.04 - (0.01 + 7 * 0.001)
-    assert one.bare_seconds(8, [PromptPart(93, 0)]) == pytest.approx(0.11 + outputs)
-    assert one.bare_seconds(8, []) == pytest.approx(0.04)
+    assert one.bare_seconds([8], [PromptPart(93, 0)]) == pytest.approx(0.11 + outputs)
+    assert one.bare_seconds([5, 3], []) == pytest.approx(0.04)
 
 
 def test_looking_at_ones_own_and_stepping_over_others() -> None:
     # Two rows, 1,000 cells of their own in all, in a range of 1,000 that is looked at in blocks of 256.
     assert SPLIT.row_seconds(2, 1000, 1000) == pytest.approx(1000 * 1e-6 + (2 * 1128 - 1000) * 1e-7)
-    # A chunk looks at half of itself and all before it.
-    assert SPLIT.part_seconds(PromptPart(100, 1000), 0) == pytest.approx(100 * 1050 * 2e-6)
-    assert SPLIT.part_seconds(PromptPart(10, 1000), 0) == pytest.approx(10 * 1005 * 1e-6)
+    # Each token of a chunk looks at all before the chunk.
+    assert SPLIT.part_seconds(PromptPart(100, 1000), 0) == pytest.approx(100 * 1000 * 2e-6)
+    assert SPLIT.part_seconds(PromptPart(10, 1000), 0) == pytest.approx(10 * 1000 * 1e-6)

@@ -27,7 +27,7 @@ def opened(*, split: bool) -> Opened:
 
 def observe(engine: Engine, point: Point) -> Observation:
     parts = [PromptPart(point.tokens, point.depth)] if point.tokens else []
-    seconds = engine.bare_seconds(point.rows, parts)
+    seconds = engine.bare_seconds([point.rows] if point.rows else [], parts)
     seconds += (
         point.rows * point.depth * engine.own_s[0] + point.tokens * point.depth * engine.own_s[point.tokens >= 65]
     )

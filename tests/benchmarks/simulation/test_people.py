@@ -61,12 +61,50 @@ def test_a_chat_finds_what_it_repeats_in_the_cells() -> None:
     assert summary.repeated_cached_share > 0.9
 
 
+def test_a_chat_goes_where_it_was_among_several_workers() -> None:
+    talk = Talk(prompt=fixed(120), output=fixed(40), turns=fixed(4))
+    people = Crowd("people", talk, users=4, conversations=2, think=1.0)
+    measured = run(model(replicas=4), LegPlan("four", (people,), seconds=1000, warmup=0))
+    summary = summarize(measured.attempts, measured.begin, measured.end, PRESETS["batch"])
+    assert summary.repeated_cached_share is not None
+    assert summary.repeated_cached_share > 0.9
+
+
 def test_arrivals_come_when_the_plan_says_however_busy_the_server_is() -> None:
     crowd = Crowd("arrivals", Talk(prompt=fixed(200), output=fixed(100)), pace=Pace("constant", 2.0, absolute=True))
     measured = run(model(1), LegPlan("busy", (crowd,), seconds=10, warmup=0, grace=5), max_wait_s=None)
     inside = [one.intended - measured.begin for one in measured.attempts if one.intended < measured.end]
     assert inside[:4] == pytest.approx([0.0, 0.5, 1.0, 1.5])
     assert any(attempt.outcome is Outcome.INCOMPLETE for attempt in measured.attempts)
+
+
+def test_who_leaves_has_heard_what_came_until_then() -> None:
+    """Many steps that are alike are told of together; who leaves in the middle of them has had the first."""
+    talk = Talk(prompt=fixed(100), output=fixed(200), cancel_share=1.0, cancel_after=0.5)
+    people = Crowd("people", talk, users=1, conversations=1)
+    (attempt,) = run(model(), LegPlan("one", (people,), seconds=30, warmup=0)).attempts
+    assert attempt.outcome is Outcome.CANCELLED
+    # 110 ms for the prompt and the first token, then 11 ms each.
+    assert [round(at - attempt.sent, 3) for at in attempt.content_at] == [
+        round(0.11 + 0.011 * index, 3) for index in range(36)
+    ]
+
+
+def test_what_the_end_cuts_has_its_tokens_and_waited_until_the_end() -> None:
+    people = Crowd("people", Talk(prompt=fixed(100), output=fixed(800)), users=1, think=1.0)
+    measured = run(model(), LegPlan("one", (people,), seconds=2, warmup=0, grace=1))
+    (attempt,) = measured.attempts
+    assert attempt.outcome is Outcome.INCOMPLETE
+    assert attempt.done == measured.ended
+    assert len(attempt.content_at) > 100
+
+
+def test_a_text_that_is_edited_is_sent_once() -> None:
+    talk = Talk(prompt=fixed(100), output=fixed(100), turns=fixed(3), edits=True)
+    people = Crowd("people", talk, users=1, conversations=1)
+    first, *others = run(model(), LegPlan("one", (people,), seconds=60, warmup=0)).attempts
+    assert first.prompt_tokens == 100 + 12 + 25
+    assert [one.prompt_tokens for one in others] == [137 + 100 + 26, 137 + 2 * (100 + 26)]
 
 
 def test_who_is_refused_comes_back_later() -> None:
