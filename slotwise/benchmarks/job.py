@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
+from anyio.abc import TaskStatus
 from rich.console import Console
 
 from slotwise.benchmarks.conditions import broken, parse
@@ -156,13 +157,14 @@ async def until_terminated(go: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """SIGTERM is an interrupt: whoever ends this program ends the servers that it started, and their files."""
     done: list[T] = []
 
-    async def watch(scope: anyio.CancelScope) -> None:
+    async def watch(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            task_status.started()
             async for _ in signals:
                 scope.cancel()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch, tasks.cancel_scope)
+        await tasks.start(watch, tasks.cancel_scope)
         done.append(await go())
         tasks.cancel_scope.cancel()
     if not done:
