@@ -83,7 +83,7 @@ def load_waited_for(window: Window) -> Finding | None:
         window.now.name,
         f"requests waited for a load for {part_of(window, seconds)}",
         "the model is loaded when somebody asks for it",
-        (Change("--preload", effect="it is loaded at the server's start"),),
+        (Change("--preload", effect="it is loaded at the server's start; and --keep-alive forever, if it was"),),
         Sure.LIKELY,
         seconds / window.seconds,
     )

@@ -27,7 +27,7 @@ def waits_off(window: Window) -> Finding | None:
         return None
     if ratio > 1:
         why = "the machine is slower, or answers are longer, than what was learned"
-        effect = "lower: else requests are let in that wait in vain"
+        effect = "higher: else requests that were let in are refused after they have waited"
     else:
         why = "the machine is quicker, or answers are shorter, than what was learned"
         effect = "higher: else requests are refused that would have had their turn"
@@ -36,7 +36,13 @@ def waits_off(window: Window) -> Finding | None:
         window.now.name,
         f"{count:.0f} requests waited {waited / count:.1f} s on average where {predicted / count:.1f} s were predicted",
         f"predictions do not hold: {why}",
-        (Change("--max-wait", f"{(window.server.values['max_wait_seconds'] or _MAX_WAIT_S) / ratio:.0f}", effect),),
+        (
+            Change(
+                "--max-wait",
+                f"{(window.server.values['max_wait_seconds'] or _MAX_WAIT_S) * max(ratio, 1 / max(ratio, 0.1)):.0f}",
+                effect,
+            ),
+        ),
         Sure.GUESS,
         ratio,
     )

@@ -200,8 +200,9 @@ def test_what_is_to_be_done_about_deaths_depends_on_their_cause(cause: str, sett
     assert setting in _changes(Look().counted(deaths_total=deaths), "died")
 
 
-def test_waits_that_were_too_long_or_too_short_move_the_limit_the_other_way() -> None:
-    assert _changes(Look().waited(20, 2.0, 6.0), "waits-off") == {"--max-wait": "20"}
+def test_waits_that_were_told_wrongly_need_a_limit_that_has_room_for_that() -> None:
+    """Those that were too short, or nobody who was let in has a turn; those that were too long, or nobody is let in."""
+    assert _changes(Look().waited(20, 2.0, 6.0), "waits-off") == {"--max-wait": "180"}
     assert _changes(Look().waited(20, 6.0, 2.0), "waits-off") == {"--max-wait": "180"}
 
 
