@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 FOLDER = "calibrations"
 #: Counted up when the file's fields change their meaning.
 _FORM = 1
+#: One that was not measured to its end is measured again where there is so many times as much time.
+_MORE = 1.5
 #: Of a load, what decides about how long its steps take.
 _MATTERS = (
     *("n_gpu_layers", "tensor_split", "threads", "gpu", "cpus", "kv_type", "flash_attn", "use_extra_bufts"),
@@ -45,9 +47,14 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     host: HostCosts | None = None
     #: Tokens that its template has around a message; None: as for `host`.
     template: int | None = None
-    #: It was not measured to its end.
+    #: It was not measured to its end, in so many seconds.
     partial: bool = False
+    seconds: float = 0.0
     observations: tuple[Observation, ...] = ()
+
+    def is_enough(self, seconds: float) -> bool:
+        """In so many seconds not much more would be found out."""
+        return not self.partial or seconds <= _MORE * self.seconds
 
 
 def key_of(load: LoadModel, files: Sequence[FileIdentity], *, split: bool) -> str:

@@ -15,6 +15,7 @@ import msgspec
 
 from slotwise.benchmarks.calibration.observations import Observation, Opened, Order, Point
 from slotwise.request import SamplingParams
+from slotwise.workers.cells import Reuse
 from slotwise.workers.llama.model import LlamaModel
 from slotwise.workers.model import Chunk, Sampler
 
@@ -149,7 +150,11 @@ def main() -> None:
     )
     answer.write(msgspec.json.encode(opened) + b"\n")
     rig, until = _Rig(model), time.perf_counter() + order.seconds
-    for index, wanted in enumerate(order.points):
+    points = order.points
+    if info.reuse != Reuse.PARTIAL:
+        # A sequence can not be cut: no second step begins where the first did, but at its beginning.
+        points = tuple(point for point in points if not (point.depth or point.foreign or point.copied))
+    for index, wanted in enumerate(points):
         if time.perf_counter() > until and index >= _AT_LEAST:
             break
         point = rig.within(wanted, order.seconds)

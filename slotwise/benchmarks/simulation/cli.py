@@ -155,8 +155,10 @@ async def calibrated(engines: Engines, subjects: Sequence[Served], seconds: floa
     """Everything that these need is measured, unless it is known. Raises NotMeasured or NotEnough."""
     if not isinstance(engines, MeasuredHere):
         return
-    missing = {engines.key(one): one for one in subjects if engines.find(one) is None}
-    for one in missing.values():
+    for one in subjects:
+        known = engines.find(one)
+        if known is not None and known.is_enough(seconds):
+            continue
         layout = "split" if one.split else "unified"
         err.print(
             f"measuring what steps take on this machine ({layout} cells), for about {seconds:g} s …", highlight=False

@@ -145,6 +145,7 @@ class MeasuredHere:
             engine=engine_of(found.opened, found.observations),
             load_s=found.opened.load_s,
             partial=not found.complete,
+            seconds=seconds,
             observations=found.observations,
         )
         self.keep(served, calibration)

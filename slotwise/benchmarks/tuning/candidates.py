@@ -80,6 +80,13 @@ def distance(one: Candidate, other: Candidate) -> int:
     return sum(getattr(one, field.name) != getattr(other, field.name) for field in fields(Candidate))
 
 
+def threads_to_try(cores: int, processors: int) -> tuple[int, ...]:
+    """Numbers of compute threads beside the usual one, which is that of the physical `cores`: half of them, for where
+    steps wait for memory; and all logical `processors`."""
+    others = {cores // 2, processors} - {cores}
+    return tuple(sorted(one for one in others if one >= 2))
+
+
 def contexts_for(needs: Sequence[int], most: int) -> list[int]:
     """Contexts that have room for all of these requests, and for all but a few; the longest first. `needs`: tokens of
     each, prompt and answer; `most`: that the model knows."""

@@ -30,7 +30,7 @@ from slotwise.benchmarks.simulation.served import ALL_LAYERS, MeasuredHere, Serv
 from slotwise.benchmarks.simulation.setup import simulated_model
 from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.traces import read_trace
-from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate
+from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate, threads_to_try
 from slotwise.benchmarks.tuning.judging import Reading, nothing_came
 from slotwise.benchmarks.tuning.memory import ceiling_of
 from slotwise.benchmarks.tuning.pareto import pareto
@@ -43,6 +43,7 @@ from slotwise.benchmarks.tuning.workloads import NAMES, Workload, workload_named
 from slotwise.commands import Folder, err, out
 from slotwise.config import load_settings, memory_budgets, parse_bytes
 from slotwise.durations import seconds_of
+from slotwise.memory.probe import cpu_cores, physical_cores
 from slotwise.paths import data_folder
 
 #: Of the time that there is: measuring steps, and simulating.
@@ -118,10 +119,12 @@ def tune(
             minutes=minutes,
             seed=seed,
         )
+        measured_here = hardware is None and threads is None and not subject.load.n_gpu_layers
+        tried = threads_to_try(physical_cores(), sum(map(len, cpu_cores()))) if measured_here else ()
         file = StateFile(folder, question)
         if anew:
             file.forget()
-        search = Search(predictor, load, engines, ceiling_of(hardware, budgets, wanted), file, kv_types, (), _say)
+        search = Search(predictor, load, engines, ceiling_of(hardware, budgets, wanted), file, kv_types, tried, _say)
         _Run(search, minutes * 60, simulate=simulate).go()
         answer = search.answer()
         file.state.done = True
@@ -187,14 +190,16 @@ class _Run:
                 Candidate(context=context, kv_type=search.kv_types[-1]),
             )
         )
-        each = _CALIBRATING * self._seconds / 4
+        each = 0.0 if search.file.state.done else _CALIBRATING * self._seconds / (4 + len(search.threads))
+        more = [search.predictor.served(Candidate(context=context, threads=count)) for count in search.threads]
         await calibrated(engines, [split], 2 * each)
         if search.predictor.served(DEFAULT).load.slots > 1:
             await calibrated(engines, [unified], each)
         if len(search.kv_types) > 1:
             await calibrated(engines, [small], each)
+        await calibrated(engines, more, each)
         if not self._simulate:
-            await self._host(split, [unified, small])
+            await self._host(split, [unified, small, *more])
 
     async def _host(self, subject: Served, others: Sequence[Served]) -> None:
         """What the front takes of this machine, which is the same for all."""

@@ -41,7 +41,7 @@ class Workload:
         return SPEEDS if self.crowd.trace else tuple(map(float, PEOPLE))
 
     def leg(self, level: float, *, warmup: float, seconds: float) -> LegPlan:
-        """So many people, or the trace so fast."""
+        """So many people, or the trace so fast, from its beginning and without a warm-up."""
         if not self.crowd.trace:
             people = replace(self.crowd, users=round(level))
             return LegPlan(self.words(level), (people,), level, seconds, warmup, grace=30.0)
@@ -50,7 +50,8 @@ class Workload:
             for one in self.crowd.trace
             if one.seconds / level < warmup + seconds
         )
-        return LegPlan(self.words(level), (replace(self.crowd, trace=requests),), level, seconds, warmup, grace=30.0)
+        lasts = min(requests[-1].seconds + 1e-3, warmup + seconds)
+        return LegPlan(self.words(level), (replace(self.crowd, trace=requests),), level, lasts, 0.0, grace=30.0)
 
     def words(self, level: float) -> str:
         if self.crowd.trace:

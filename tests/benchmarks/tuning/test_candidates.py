@@ -10,6 +10,7 @@ from slotwise.benchmarks.tuning.candidates import (
     contexts_for,
     distance,
     first_ones,
+    threads_to_try,
 )
 from slotwise.config import load_settings
 
@@ -55,3 +56,10 @@ def test_one_slot_has_one_layout() -> None:
 def test_split_cells_are_not_fewer() -> None:
     with pytest.raises(ValueError, match="all that the slots need"):
         Candidate(kv_layout="split", kv_cells=100)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processors", "tried"), [(1, 1, ()), (2, 2, ()), (2, 4, (4,)), (8, 8, (4,)), (8, 16, (4, 16))]
+)
+def test_threads_are_tried_where_there_are_others(cores: int, processors: int, tried: tuple[int, ...]) -> None:
+    assert threads_to_try(cores, processors) == tried
