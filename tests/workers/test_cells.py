@@ -311,6 +311,50 @@ def test_where_passes_cost_split_rows_stay_together() -> None:
     assert attached.operations == (Lose(0, [1] * 80, "", gone=80), Copy(1, 0, 50))
 
 
+def _ended(cells: SplitCells, count: int) -> None:
+    """Each row retains a prompt of its own: row r has 80 tokens `r + 1`."""
+    for row in range(count):
+        cells.reserve(f"e{row}", 100)
+        cells.occupy(cells.attach(f"e{row}", [row + 1] * 80, "").row, [row + 1] * 80)
+    for row in range(count):
+        cells.release(f"e{row}")
+
+
+def test_a_chat_goes_on_in_its_own_row_where_nobody_else_runs() -> None:
+    cells = SplitCells(480, 4)
+    _ended(cells, 4)
+    cells.reserve("again", 120)
+
+    attached = cells.attach("again", [3] * 80 + [9] * 10, "")
+
+    assert (attached.row, attached.shared, attached.operations) == (2, 80, ())
+
+
+def test_beside_others_a_chat_takes_what_it_had_along_to_a_row_next_to_theirs() -> None:
+    """A gap between busy rows would cost a pass in each step."""
+    cells = SplitCells(480, 4)
+    _ended(cells, 4)
+    cells.reserve("first", 120)
+    assert cells.attach("first", [1] * 80 + [9] * 10, "").row == 0
+    cells.reserve("again", 120)
+
+    attached = cells.attach("again", [4] * 80 + [9] * 10, "")
+
+    assert (attached.row, attached.shared) == (1, 80)
+    assert Copy(3, 1, 80) in attached.operations
+
+
+def test_a_gap_between_busy_rows_is_closed_first() -> None:
+    cells = SplitCells(480, 4)
+    for row in range(3):
+        cells.reserve(f"{row}", 100)
+        cells.occupy(cells.attach(f"{row}", [row + 1] * 80, "").row, [row + 1] * 80)
+    cells.release("1")
+    cells.reserve("next", 100)
+
+    assert cells.attach("next", [7] * 50, "").row == 1
+
+
 def test_in_a_large_pool_a_copy_has_to_be_worth_it_and_what_is_in_place_costs_none() -> None:
     cells = SplitCells(4 * 8192, 4)
     cells.reserve("live", 200)
