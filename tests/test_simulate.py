@@ -16,6 +16,11 @@ from slotwise.config import load_settings
 CPU = "cores=2,ghz=2.5,gbs=20,gib=16,flags=avx2"
 
 
+def heed_interrupts() -> None:
+    """Also where these tests run in a shell's background, which has its commands ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def slotwise(*words: str, data: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "slotwise", *words, "--data", str(data)]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
@@ -123,7 +128,9 @@ def test_interrupted_while_it_simulates_it_ends_at_once(tmp_path: Path, number: 
     """Long requests of many people, of which one candidate alone takes long to simulate."""
     words = ("--gpu", "H100", "--workload", "agent", "--minutes", "600", "--data", str(tmp_path))
     command = [sys.executable, "-m", "slotwise", "tune", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "simulating" in line:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from slotwise.config import load_settings
+from tests.test_simulate import heed_interrupts
 
 #: Short requests and generous limits, so that a few seconds say something on two cores.
 QUESTION = ("--users", "3", "--scale-lengths", "0.05", "--ttft", "20s", "--tpot", "1s", "--minutes", "2")
@@ -24,7 +25,12 @@ def tuning(data: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "slotwise", "tune", *QUESTION, "--data", str(data), *more]
     # A group of its own, as a terminal gives it: Ctrl-C is for all of it.
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     try:
         yield process
