@@ -291,7 +291,8 @@ class Residency:
         if model.memory_wait_since is None and (model.waiting or self._has_room_for(model)):
             return model.not_before
         if model.memory_wait_since is not None and not self._reclaim.will_lack(self._next_need(model), 0, ()):
-            return None
+            # There is memory now; what is left to wait for is the pause after a death.
+            return model.not_before if model.not_before > model.looked_at else None
         # Whatever could be taken when it was last looked at is no news later.
         moments = [model.not_before, *self._reclaim.deadlines(model)]
         return min((moment for moment in moments if moment > model.looked_at), default=None)
