@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,11 +110,15 @@ def _runnable(text: str) -> str:
     return os.path.abspath(found)
 
 
+def our_server(gguf: str, flags: Iterable[str], name: str = "slotwise", more: Iterable[str] = ()) -> Contestant:
+    """Ours, with these flags, and `more` after those that it always has."""
+    always = ("--preload", "--data", A_FOLDER)
+    return Contestant(name, (sys.executable, "-m", "slotwise", "serve", f"{MODEL}={gguf}", *flags, *always, *more))
+
+
 def _slotwise(wanted: Wanted, extra: list[str]) -> Contestant:
-    options = ["--num-parallel", wanted.slots, "--context", wanted.context, "--threads", wanted.threads, "--preload"]
-    options += ["--data", A_FOLDER]
-    command = (sys.executable, "-m", "slotwise", "serve", f"{MODEL}={wanted.gguf}", *map(str, options), *extra)
-    return Contestant("slotwise", command)
+    options = ["--num-parallel", wanted.slots, "--context", wanted.context, "--threads", wanted.threads]
+    return our_server(wanted.gguf, map(str, options), more=extra)
 
 
 def _llama_server(binary: str, kind: str, wanted: Wanted, extra: list[str]) -> Contestant:

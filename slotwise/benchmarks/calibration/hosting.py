@@ -7,7 +7,6 @@ cores are all busy with steps it is a tenth of the time and more; where there ar
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,15 +16,14 @@ from slotwise.benchmarks.judge import Measured
 from slotwise.benchmarks.lengths import fixed
 from slotwise.benchmarks.measure import Options, prepare, run_leg
 from slotwise.benchmarks.metrics import PRESETS, Summary, summarize
-from slotwise.benchmarks.peers import A_FOLDER, Contestant
+from slotwise.benchmarks.peers import our_server
 from slotwise.benchmarks.plan import Crowd, LegPlan
 from slotwise.benchmarks.processes import running
 from slotwise.benchmarks.runner import Run
 from slotwise.benchmarks.simulation.engine import HostCosts
 from slotwise.benchmarks.simulation.people import Load
 from slotwise.benchmarks.simulation.people import run_leg as simulate_leg
-from slotwise.benchmarks.simulation.server import SimulatedModel, SimulatedServer
-from slotwise.benchmarks.simulation.timeline import Timeline
+from slotwise.benchmarks.simulation.server import SimulatedModel, started
 from slotwise.benchmarks.talks import Talk
 
 _ALONE, _TOGETHER = 1, 8
@@ -55,9 +53,8 @@ async def measure_host(
     path: str, flags: tuple[str, ...], seconds: float, watch: Callable[[Run, str, float], None]
 ) -> HostReadings:
     """Starts a server of the model and asks it. Raises PeerError or ServerUnfit."""
-    command = (sys.executable, "-m", "slotwise", "serve", f"m={path}", "--preload", "--data", A_FOLDER, *flags)
     options = Options(_SLO)
-    async with running(Contestant("slotwise", command)) as found:
+    async with running(our_server(path, flags)) as found:
         subject = await prepare("slotwise", found.url, options, found.command, found.pid)
         readings = [
             _summary(await run_leg(subject, plan_of(users, seconds), options, f"{users} people", 0.0, watch))
@@ -106,9 +103,7 @@ def _first_token(model: SimulatedModel, found: HostReadings, seconds: float) -> 
 
 
 def _simulated(model: SimulatedModel, users: int, seconds: float, template: int) -> Summary:
-    server = SimulatedServer(Timeline(), {"m": model})
-    server.preload()
-    server.run(until=model.load_s + 1.0)
+    server = started({"m": model})
     load = Load(plan_of(users, 3 * seconds), ("m",), context=model.info.context_cap, template=template)
     return _summary(simulate_leg(server, load))
 

@@ -10,7 +10,6 @@ shows as an error here.
 from __future__ import annotations
 
 import json as json_format
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from slotwise.benchmarks.judge import leg_of
 from slotwise.benchmarks.live import display
 from slotwise.benchmarks.measure import Options, prepare, run_leg
 from slotwise.benchmarks.metrics import PRESETS
-from slotwise.benchmarks.peers import A_FOLDER, Contestant
+from slotwise.benchmarks.peers import our_server
 from slotwise.benchmarks.plan import Crowd, LegPlan, Pace, Scenario
 from slotwise.benchmarks.processes import running
 from slotwise.benchmarks.scenarios import SCENARIOS
@@ -44,6 +43,7 @@ from slotwise.scheduler.specs import SchedulerConfig
 
 _SLO = PRESETS["cpu-box"]
 _SETTINGS = {"num_parallel": 8, "context": 4096, "speculation": False}
+_FLAGS = ("--num-parallel", "8", "--context", "4096", "--no-speculation")
 #: Chats and questions a quarter as long, so that there are enough of them in a minute and a half on two cores.
 _SCALE = 0.25
 
@@ -96,10 +96,8 @@ async def _held(
     engines = MeasuredHere(Calibrations(folder))
     known = await _calibrated(engines, subject, calibrate, host)
     options = Options(_SLO)
-    command = (sys.executable, "-m", "slotwise", "serve", f"m={subject.load.path}", "--preload", "--data", A_FOLDER)
-    flags = ("--num-parallel", "8", "--context", "4096", "--no-speculation")
     found: list[Held] = []
-    async with running(Contestant("slotwise", (*command, *flags))) as server:
+    async with running(our_server(subject.load.path, _FLAGS)) as server:
         asked = await prepare("slotwise", server.url, options, server.command, server.pid)
         for load in [one for one in _loads(seconds) if only in one.name]:
             with display(err, seconds + 10.0) as shown:
@@ -134,9 +132,8 @@ async def _calibrated(engines: MeasuredHere, subject: Served, seconds: float, ho
     if found.host is not None:
         return found
     err.print("measuring what the front takes …", highlight=False)
-    flags = ("--num-parallel", "8", "--context", "4096", "--no-speculation")
     with display(err, 2 * host) as shown:
-        readings = await measure_host(subject.load.path, flags, host, shown.watch)
+        readings = await measure_host(subject.load.path, _FLAGS, host, shown.watch)
     model = simulated_model(subject.file, subject.load, found.engine, engines.host(subject))
     costs = await anyio.to_thread.run_sync(host_costs, model, readings, host)
     err.print(f"  {costs}", highlight=False)

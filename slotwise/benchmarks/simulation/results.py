@@ -12,8 +12,7 @@ from slotwise.benchmarks.measure import CAPACITY_SECONDS, CAPACITY_USERS, CAPACI
 from slotwise.benchmarks.metrics import Slo
 from slotwise.benchmarks.plan import LegPlan, Scenario
 from slotwise.benchmarks.simulation.people import Load, run_leg
-from slotwise.benchmarks.simulation.server import SimulatedModel, SimulatedServer
-from slotwise.benchmarks.simulation.timeline import Timeline
+from slotwise.benchmarks.simulation.server import SimulatedModel, started
 from slotwise.scheduler.specs import SchedulerConfig
 
 SIMULATED = "slotwise (simulated)"
@@ -47,9 +46,7 @@ class Simulation:
 
     def leg(self, plan: LegPlan, repeat: int = 0, watch: Callable[[float], None] = lambda seconds: None) -> Leg:
         """One leg on a server that has just been started."""
-        server = SimulatedServer(Timeline(), self.models, self.config)
-        server.preload()
-        server.run(until=max(model.load_s for model in self.models.values()) + 1.0)
+        server = started(self.models, self.config)
         context = min(model.info.context_cap for model in self.models.values())
         load = Load(plan, tuple(self.models), self.seed + repeat, context, self.capacity, self.template)
         measured = run_leg(server, load, watch)

@@ -60,6 +60,14 @@ class Job:
     over: bool = False
 
 
+def started(models: Mapping[str, SimulatedModel], config: SchedulerConfig | None = None) -> SimulatedServer:
+    """A server whose models are loaded, at the beginning of its time."""
+    server = SimulatedServer(Timeline(), models, config)
+    server.preload()
+    server.run(until=max(model.load_s for model in models.values()) + 1.0)
+    return server
+
+
 class SimulatedServer:
     """Takes requests and tells how they went. Prompts are lists of numbers; equal beginnings are equal prompts."""
 

@@ -19,14 +19,13 @@ from slotwise.benchmarks.job import until_terminated
 from slotwise.benchmarks.live import display
 from slotwise.benchmarks.measure import Options
 from slotwise.benchmarks.metrics import Slo
-from slotwise.benchmarks.simulation.cli import TEMPLATE_TOKENS, refusals
-from slotwise.benchmarks.simulation.served import Engines, served
+from slotwise.benchmarks.simulation.cli import refusals
+from slotwise.benchmarks.simulation.served import served
 from slotwise.benchmarks.tuning.candidates import Candidate, contexts_for
 from slotwise.benchmarks.tuning.judging import Reading
-from slotwise.benchmarks.tuning.predicting import Predictor
 from slotwise.benchmarks.tuning.searching import DEFAULT
 from slotwise.benchmarks.tuning.trying import Bench, Probe, score
-from slotwise.benchmarks.tuning.workloads import Workload, workload_named
+from slotwise.benchmarks.tuning.workloads import workload_named
 from slotwise.commands import err, out
 from slotwise.durations import seconds_of
 
@@ -95,19 +94,6 @@ def main(
 
         anyio.run(until_terminated, go)
         out.print(_table(grid))
-
-
-def ordered_alike(grid: Grid, engines: Engines, load: Workload, slo: Slo, candidates: list[Candidate]) -> int:
-    """How many of these candidates the simulation puts into the order in which they were measured: the longest run of
-    them, others left out."""
-    predictor = Predictor(None, {}, load, slo, engines, template=TEMPLATE_TOKENS, level=float(grid.users))
-    predicted = {one: predictor.predict(one).best.soft_s for one in candidates}
-    measured = sorted(candidates, key=lambda one: score(grid.probes, one))
-    longest = [1] * len(measured)
-    for index, one in enumerate(measured):
-        before = [longest[i] for i in range(index) if predicted[measured[i]] <= predicted[one]]
-        longest[index] = 1 + max(before, default=0)
-    return max(longest, default=0)
 
 
 def _keep(grid: Grid, file: Path | None) -> None:

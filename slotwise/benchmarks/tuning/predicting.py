@@ -12,9 +12,8 @@ import msgspec
 from slotwise.benchmarks.metrics import Slo
 from slotwise.benchmarks.simulation.people import Load, run_leg
 from slotwise.benchmarks.simulation.served import Engines, Served, served
-from slotwise.benchmarks.simulation.server import SimulatedModel, SimulatedServer
+from slotwise.benchmarks.simulation.server import SimulatedModel, started
 from slotwise.benchmarks.simulation.setup import simulated_model
-from slotwise.benchmarks.simulation.timeline import Timeline
 from slotwise.benchmarks.tuning.candidates import Candidate, contexts_for
 from slotwise.benchmarks.tuning.judging import Reading, read
 from slotwise.benchmarks.tuning.workloads import Workload
@@ -113,9 +112,7 @@ class Predictor:
     def _run(self, candidate: Candidate, level: float) -> Reading:
         model = self.simulated(candidate)
         config = SchedulerConfig(max_wait_s=MAX_WAIT_S, max_queue=MAX_QUEUE)
-        server = SimulatedServer(Timeline(), {MODEL_NAME: model}, config)
-        server.preload()
-        server.run(until=model.load_s + 1.0)
+        server = started({MODEL_NAME: model}, config)
         plan = self.workload.leg(level, warmup=WARMUP_S, seconds=WINDOW_S)
         load = Load(plan, (MODEL_NAME,), self.seed, self.contexts[0], 0.0, self.template)
         measured = run_leg(server, load, self._go_on)

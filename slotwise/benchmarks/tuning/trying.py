@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from slotwise.benchmarks.measure import Options, prepare, run_leg
-from slotwise.benchmarks.peers import A_FOLDER, Contestant
+from slotwise.benchmarks.peers import our_server
 from slotwise.benchmarks.processes import running
 from slotwise.benchmarks.runner import Run
 from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate, distance
@@ -75,8 +74,7 @@ class Bench:
 
     async def measure(self, candidate: Candidate, level: float, seconds: float, seed: int) -> Reading:
         """Raises PeerError or ServerUnfit."""
-        command = (sys.executable, "-m", "slotwise", "serve", f"m={self.path}", "--preload", "--data", A_FOLDER)
-        contestant = Contestant(str(candidate), (*command, *self.common, *candidate.flags))
+        contestant = our_server(self.path, (*self.common, *candidate.flags), str(candidate))
         options = replace(self.options, seed=seed)
         plan = self.workload.leg(level, warmup=_WARMUP * seconds, seconds=seconds)
         async with running(contestant) as found:
