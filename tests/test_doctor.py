@@ -119,6 +119,7 @@ def test_predictions_are_shown_beside_what_came(quiet: ServerProcess) -> None:
     _, text = _doctor(quiet, "--json")
     shown = {one["what"]: one for one in json.loads(text)["predictions"]}
 
+    assert {"step", "wait"} <= shown.keys(), httpx.get(f"{quiet.root}/metrics").text
     assert shown["step"]["of"] > 20
     assert shown["step"]["predicted"] == pytest.approx(shown["step"]["actual"], rel=0.9)
     assert 45 <= shown["wait"]["of"] <= 50, "those that came while the model was loaded are not there"
