@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own, which writes the groups into the names, comes after it
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files stay together; those that compute with llama.cpp are one group, so that no two of them do at once."""
     for item in items:

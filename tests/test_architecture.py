@@ -1,6 +1,7 @@
 """Imports run one way, and what touches the world stays where it belongs."""
 
 import ast
+import os
 from pathlib import Path
 
 import pytest
@@ -257,3 +258,9 @@ def _imports_at_top(module: str, seen: set[str] | None = None) -> set[str]:
             seen.add(name)
             found |= _imports_at_top(name, seen)
     return found
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="only where there are several processes")
+def test_tests_of_a_file_run_in_one_process(request: pytest.FixtureRequest) -> None:
+    """Versions of pytest and xdist that do not fit each other lose the groups of conftest.py without a word."""
+    assert request.node.nodeid.endswith("@tests/test_architecture.py")
