@@ -92,6 +92,14 @@ class Books:
             self._limits.waits(request.flow.key, by)
         if request.state in HOLDING:
             self._limits.runs(request.flow.key, by)
+            model = self._models[request.model]
+            tally(model.holding_at, request.level, by)
+            if by > 0:
+                model.holding.setdefault(request.flow, {})[request.request_id] = request
+            else:
+                del model.holding[request.flow][request.request_id]
+                if not model.holding[request.flow]:
+                    del model.holding[request.flow]
         if request.state in PREPARED:
             model = self._models[request.model]
             tally(model.prepared, request.flow, by)
@@ -108,8 +116,6 @@ class Books:
         worker.cells.reserve(request.request_id, cells)
         worker.holding[request.request_id] = request
         worker.changes += 1
-        tally(worker.running_of, request.flow, 1)
-        tally(worker.running_at, request.level, 1)
 
     def release(self, request: RequestRecord, now: float) -> None:
         """Its slot and its cells are free again."""
@@ -118,8 +124,6 @@ class Books:
         del worker.holding[request.request_id]
         worker.changes += 1
         worker.cells.release(request.request_id)
-        tally(worker.running_of, request.flow, -1)
-        tally(worker.running_at, request.level, -1)
 
     def end(
         self, request: RequestRecord, error: SlotwiseError | None, now: float, *, waited: float | None = None
@@ -183,16 +187,18 @@ class Books:
             assert worker.counting == len(counted)
             assert all(request.state is RequestState.PREPARING for request in counted)
             assert worker.running == sum(state in HOLDING for state in states)
-            holding = {name: request for name, request in worker.requests.items() if request.state in HOLDING}
-            assert worker.holding == holding
-            assert worker.running_of == Counter(request.flow for request in holding.values())
-            assert worker.running_at == Counter(request.level for request in holding.values())
+            states_of = {name: request.state for name, request in worker.requests.items()}
+            assert worker.holding.keys() == {name for name, state in states_of.items() if state in HOLDING}
             assert worker.paused == sum(request.paused for request in worker.requests.values())
             assert not worker.alone or worker.at_work <= 1
         for model in self._models.values():
             mine = [one for one in self.requests.values() if one.model == model.name and not one.counts]
             prepared = [request.flow for request in mine if request.state in PREPARED]
             assert model.prepared == Counter(prepared)
+            holding = [request for request in mine if request.state in HOLDING]
+            assert all(model.holding[request.flow][request.request_id] is request for request in holding)
+            assert {flow: len(held) for flow, held in model.holding.items()} == Counter(one.flow for one in holding)
+            assert model.holding_at == Counter(request.level for request in holding)
             assert model.demand.backlog.requests_waiting == sum(request.state in WAITING for request in mine)
             assert model.demand.backlog.requests_running == sum(request.state in HOLDING for request in mine)
             model.demand.check_invariants()

@@ -147,26 +147,27 @@ class Gate:
         flow = event.flow
         if not model.workers or flow in model.prepared:
             return False
-        running_of = model.slots_of
-        slots, lead = running_of.get(flow, 0), model.demand.shares.lead
+        slots, lead, at_most = model.slots_of(flow), model.demand.shares.lead, model.at_most
 
         def part(other: Flow) -> float:
-            return model.demand.part(other, model.at_most, comes=flow, weight=policy.weight)
+            return model.demand.part(other, at_most, comes=flow, weight=policy.weight)
 
         if is_owed(slots, part(flow)):
             others = (
-                (other, count)
-                for other, count in running_of.items()
-                if other != flow and count > 1 and not takes_none_back(slots, lead(other, flow))
+                (other, len(held))
+                for other, held in model.holding.items()
+                if other != flow and len(held) > 1 and not takes_none_back(slots, lead(other, flow))
             )
             to_give = sum(max(count - whole(part(other)), 0) for other, count in others)
             if to_give:
                 # As many as can be given something are looked at, however many wait.
-                rivals = (other for other in model.prepared if is_owed(running_of.get(other, 0), part(other)))
+                rivals = (other for other in model.prepared if is_owed(model.slots_of(other), part(other)))
                 if len(list(islice(rivals, to_give))) < to_give:
                     return True
         priority = policy.class_of(event.priority)
-        held = (one for worker in model.workers.values() for one in worker.holding.values())
+        if not model.has_below(priority):
+            return False
+        held = (one for of_flow in model.holding.values() for one in of_flow.values())
         return any(one.state is RequestState.RUNNING and one.level < priority and one.flow != flow for one in held)
 
     def _come_back(self, model: ModelRecord, work: Work, excess: float, now: float) -> float:

@@ -156,8 +156,10 @@ class Placement:
     def _place_another(self, model: ModelRecord, workers: list[WorkerRecord], head: RequestRecord, now: float) -> bool:
         """Whoever may go before a head that does not fit."""
         owed = self._owed(model, now) if model.may_give_to(Priority.HIGH) else None
+        givers = [] if owed is None else self._victims(model, workers, owed, now)
+        with_givers = {one.worker_id for one in givers}
         for worker in workers:
-            if owed is not None and self._place(model, worker, owed, now, 0, 0):
+            if owed is not None and worker.worker_id in with_givers and self._place(model, worker, owed, now, 0, 0):
                 return True
             if self._place_behind(model, worker, head, now):
                 return True
@@ -224,10 +226,10 @@ class Placement:
 
         Whoever waits and has no slot is owed one: so no more flows are passed over than have slots.
         """
-        slots_of, demand, at_most = model.slots_of, model.demand, model.at_most
+        demand, at_most = model.demand, model.at_most
 
         def may(flow: Flow) -> bool:
-            return is_owed(slots_of.get(flow, 0), demand.part(flow, at_most))
+            return is_owed(model.slots_of(flow), demand.part(flow, at_most))
 
         owed = model.priced.head(now, may, self._limits.may_run)
         return None if owed is None else self._books.requests[owed]
@@ -269,16 +271,16 @@ class Placement:
         """Running requests of some workers that may be paused for this one, in order."""
         if not model.may_give_to(request.claim.place.priority):
             return []
-        held = (one for worker in workers for one in worker.holding.values())
-        running = (one for one in held if one.state is RequestState.RUNNING)
-        demand = model.demand
+        demand, at_most = model.demand, model.at_most
+        of = {worker.worker_id for worker in workers}
         return victims_for(
             request,
-            running,
-            model.slots_of,
-            lambda flow: demand.part(flow, model.at_most),
+            model.holding,
+            lambda held: held.state is RequestState.RUNNING and held.worker_id in of,
+            lambda flow: demand.part(flow, at_most),
             lambda flow: demand.shares.lead(flow, request.flow),
             now,
+            has_below=model.has_below(request.claim.place.priority),
         )
 
     def _grant(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, cost: Price, now: float) -> None:

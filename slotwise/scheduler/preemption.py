@@ -19,7 +19,8 @@ One that had its turn before a higher class, for its age, counts as of the highe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from slotwise.scheduler.records import RequestRecord
 from slotwise.scheduler.shares import Flow
@@ -48,52 +49,65 @@ def takes_none_back(slots: int, lead: float) -> bool:
 
 def victims_for(
     request: RequestRecord,
-    running: Iterable[RequestRecord],
-    slots_of: Mapping[Flow, int],
+    holding: Mapping[Flow, Mapping[str, RequestRecord]],
+    may_be_paused: Callable[[RequestRecord], bool],
     part: Callable[[Flow], float],
     lead: Callable[[Flow], float],
     now: float,
+    *,
+    has_below: bool,
 ) -> list[RequestRecord]:
     """Those who may be paused for a request, in the order in which they should be: lower classes first, then of the
     flow that is furthest over its part, the one that came last.
 
-    `slots_of`: slots that each flow has; `part`: those that would be its share; `lead`: device seconds by which it is
-    ahead of the request's.
+    `holding`: requests that have a slot, by flow; `part`: slots that would be a flow's share; `lead`: device seconds by
+    which it is ahead of the request's; `has_below`: some of those with slots are of a lower class.
     """
     flow, priority = request.flow, request.claim.place.priority
-    # A flow that has one slot has no more than its part of them.
+    # Flows are few and requests may be many. A flow that has one slot has no more than its part of them.
+    left = {other: len(held) for other, held in holding.items()}
+    others = [other for other, has in left.items() if has > 1 and other != flow]
+    exchange = _Exchange(left.get(flow, 0), part(flow), {other: (part(other), lead(other)) for other in others})
+    givers = {other for other in others if exchange.may_take_from(other, left[other])}
     candidates = [
         held
-        for held in running
-        if held.flow != flow
-        and (held.level < priority or (held.level == priority and slots_of[held.flow] > 1))
+        for other in (holding if has_below else givers)
+        for held in holding[other].values()
+        if (held.level < priority or (held.level == priority and other in givers))
+        and other != flow
         and now - held.granted_at >= LEAST_RUN_S
+        and may_be_paused(held)
     ]
-    if not candidates:
-        return []
-    left = dict(slots_of)
     candidates.sort(key=lambda held: held.arrival, reverse=True)
     chosen = [held for held in candidates if held.level < priority]
     for held in chosen:
         left[held.flow] -= 1
-    equals = [held for held in candidates if held.level == priority]
-    if not equals:
-        return chosen
-    mine, slots = part(flow), slots_of.get(flow, 0)
-    parts = {held.flow: part(held.flow) for held in equals}
-    leads = {other: lead(other) for other in parts}
-
-    def may_give(other: Flow) -> bool:
-        has, its = left[other], parts[other]
-        if leads[other] >= LEAD_S:
-            return has > max(1, math.floor(its + 1e-9))
-        if takes_none_back(slots, leads[other]) or has <= whole(its):
-            return False
-        return is_owed(slots, mine) or (slots + 1) * its <= (has - 1) * mine
-
-    while able := [held for held in equals if may_give(held.flow)]:
-        held = max(able, key=lambda held: left[held.flow] - parts[held.flow])
-        equals.remove(held)
-        left[held.flow] -= 1
-        chosen.append(held)
+    #: Of each flow, whoever came last at the end.
+    equals: dict[Flow, list[RequestRecord]] = {}
+    for held in reversed(candidates):
+        if held.level == priority:
+            equals.setdefault(held.flow, []).append(held)
+    while able := [other for other, of in equals.items() if of and exchange.may_take_from(other, left[other])]:
+        gives = max(able, key=lambda other: (left[other] - exchange.others[other][0], equals[other][-1].arrival))
+        chosen.append(equals[gives].pop())
+        left[gives] -= 1
     return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """What a flow may have of others in its own class."""
+
+    slots: int
+    part: float
+    #: Parts of the others, and by how much each is ahead.
+    others: Mapping[Flow, tuple[float, float]]
+
+    def may_take_from(self, other: Flow, has: int) -> bool:
+        """A slot of another flow that has so many: what it may not give of them, it may not give of fewer."""
+        part, lead = self.others[other]
+        if lead >= LEAD_S:
+            return has > max(1, math.floor(part + 1e-9))
+        if takes_none_back(self.slots, lead) or has <= whole(part):
+            return False
+        return is_owed(self.slots, self.part) or (self.slots + 1) * part <= (has - 1) * self.part

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from slotwise.memory.ledger import Ledger
@@ -144,10 +143,6 @@ class WorkerRecord:
     compiling: int = 0
     #: Requests that hold a slot.
     holding: dict[str, RequestRecord] = field(default_factory=dict)
-    #: How many of each flow's requests hold a slot.
-    running_of: Counter[Flow] = field(default_factory=Counter)
-    #: How many of them count as of each class.
-    running_at: Counter[Priority] = field(default_factory=Counter)
     #: Requests that were begun and wait to go on.
     paused: int = 0
     #: Cancelled while the tokenizer had them; it may be at work on them until it says so.
@@ -208,6 +203,9 @@ class ModelRecord:
     priced: FairLine = field(init=False)
     #: How many of each flow's requests are tokenised, or are being.
     prepared: Counter[Flow] = field(default_factory=Counter)
+    #: Requests that hold a slot, of each flow that has some; and how many count as of each class.
+    holding: dict[Flow, dict[str, RequestRecord]] = field(default_factory=dict)
+    holding_at: Counter[Priority] = field(default_factory=Counter)
     #: To be tokenised and no more: they wait for no slot.
     counts: Ranking[int] = field(default_factory=Ranking)
     #: Present at a death: each is run alone before anybody else.
@@ -298,18 +296,18 @@ class ModelRecord:
                 count += worker.active.now_at_most
         return count or self.spec.slots
 
-    @property
-    def slots_of(self) -> Mapping[Flow, int]:
-        """How many slots each flow has."""
-        if len(self.workers) == 1:
-            return next(iter(self.workers.values())).running_of
-        return sum([worker.running_of for worker in self.workers.values()], Counter[Flow]())
-
     def may_give_to(self, priority: Priority) -> bool:
         """There is a flow with more than one slot, or a lower class: somebody may have to give a slot up."""
-        if len(self.slots_of) < self.running:
-            return True
-        return any(level < priority for worker in self.workers.values() for level in worker.running_at)
+        return len(self.holding) < self.running or self.has_below(priority)
+
+    def has_below(self, priority: Priority) -> bool:
+        """One of a lower class holds a slot."""
+        return any(level < priority for level in self.holding_at)
+
+    def slots_of(self, flow: Flow) -> int:
+        """How many slots it has."""
+        held = self.holding.get(flow)
+        return len(held) if held else 0
 
     @property
     def queued(self) -> int:

@@ -55,9 +55,16 @@ def turns_before(
         lead, each = (turn - account.virtual) * account.weight, work / requests
         if lead < -_SAME_S:
             continue
-        turns = min(math.ceil((lead - _SAME_S) / each), requests) if each > 0 else requests
+        turns = _turns_within(lead - _SAME_S, each, requests)
         if turns < requests and abs(turns * each - lead) <= _SAME_S and is_first(other):
             turns += 1
         count += turns
         seconds += turns * each
     return count, seconds
+
+
+def _turns_within(lead: float, each: float, requests: int) -> int:
+    """Turns that begin in so many seconds. Beside what one takes, a lead may be too large a number to be divided."""
+    if each <= 0 or each * requests <= lead:
+        return requests
+    return math.ceil(lead / each) if lead > 0 else 0

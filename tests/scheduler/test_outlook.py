@@ -14,9 +14,9 @@ from slotwise.scheduler.fairline import FairLine, Place
 from slotwise.scheduler.outlook import Outlook, Standing
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.rates import ServiceRates
-from slotwise.scheduler.shares import Flow, Shares
+from slotwise.scheduler.shares import Accounts, Flow, Shares
 from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
-from slotwise.scheduler.turns import Line
+from slotwise.scheduler.turns import Line, turns_before
 from tests.scheduler.driver import Driver
 from tests.scheduler.world import Job, Machine, World
 
@@ -273,3 +273,16 @@ def test_tokens_are_told_as_of_now_and_never_below_none() -> None:
     driver.do(ev.SequenceFinished("a", 80, 0, 40, complete=True))
     assert outlook.allowance("ann", "m", 0.0).tokens == (60, 0, 120.0)
     assert outlook.allowance("ann", "m", 90.5).tokens == (60, 30, 29.5)
+
+
+def test_turns_that_take_next_to_no_time_are_counted() -> None:
+    accounts = Accounts()
+    for name in ("mine", "even", "behind"):
+        accounts.join(name)
+    accounts.charge("even", 5.0)
+    accounts.charge("mine", 5.0)
+    nothing = 5e-324
+
+    waiting = {"even": (3, 2 * nothing), "behind": (4, nothing)}
+
+    assert turns_before("mine", 1.0, (0, 0.0), waiting, accounts, lambda other: False)[0] == 4

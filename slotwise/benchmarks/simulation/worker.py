@@ -200,7 +200,9 @@ class SimulatedWorker:
                 return
 
     def _resume(self, request_id: str, cells: int) -> None:
-        sequence = self._paused.pop(request_id)
+        sequence = self._paused.pop(request_id, None)
+        if sequence is None:
+            return  # it had ended before it could be paused, and the server knows by now
         sequence.promised = cells
         self._kv.reserve(request_id, cells)
         self._running.append(sequence)

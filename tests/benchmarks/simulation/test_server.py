@@ -119,6 +119,22 @@ def test_a_chat_that_others_pushed_out_comes_back_from_main_memory() -> None:
     assert again(10**8) >= 500
 
 
+def test_who_ends_before_it_can_be_paused_is_not_resumed() -> None:
+    server = ready(model(1))
+    job = ask(server, 10, 5)
+    server.run(until=server.timeline.now + 0.001)
+    (worker,), (here,) = server._workers.values(), server._request_of
+    while len(job.said_at) < 5:
+        server.timeline.step()
+
+    worker.pause(here)
+    worker.resume(here, 15)
+    server.run()
+
+    assert job.complete
+    assert len(job.answer) == 5
+
+
 def test_who_leaves_gives_back_slot_and_cells() -> None:
     server = ready(model(1))
     leaver, other = ask(server, 100, 900), ask(server, 100, 10)
