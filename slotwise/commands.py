@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 EXIT_REFUSED = 2
+#: As a shell says it of SIGINT.
+EXIT_INTERRUPTED = 130
 
 out, err = Console(), Console(stderr=True)
 

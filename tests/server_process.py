@@ -64,6 +64,11 @@ class ServerProcess:
         return self.process.wait(timeout_s)
 
 
+def heed_interrupts() -> None:
+    """For `preexec_fn`: also where tests run in a shell's background, which has its commands ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -1,6 +1,7 @@
 """`slotwise simulate` and `slotwise tune --simulate`, as a person runs them: nothing is measured, and all says so."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,14 +12,10 @@ import pytest
 
 from slotwise.benchmarks.document import decode
 from slotwise.config import load_settings
+from tests.server_process import heed_interrupts
 
 #: A processor by its figures: nothing is measured for it.
 CPU = "cores=2,ghz=2.5,gbs=20,gib=16,flags=avx2"
-
-
-def heed_interrupts() -> None:
-    """Also where these tests run in a shell's background, which has its commands ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def slotwise(*words: str, data: Path) -> subprocess.CompletedProcess[str]:
@@ -94,6 +91,8 @@ def test_settings_for_a_processor_that_is_not_here(tmp_path: Path) -> None:
     settings = load_settings(tomllib.loads(config), environment={})
     assert settings.num_parallel >= 2, "six people are not served one after the other"
     state = json.loads(figures.read_bytes())
+    assert state["simulated"] is True
+    assert state["assumed"] == re.findall(r"^# assumed: (.+)$", config, re.MULTILINE) != []
     assert len(state["predictions"]) > 3
     assert state["probes"] == []
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from slotwise.config import load_settings
-from tests.test_simulate import heed_interrupts
+from tests.server_process import heed_interrupts
 
 #: Short requests and generous limits, so that a few seconds say something on two cores.
 QUESTION = ("--users", "3", "--scale-lengths", "0.05", "--ttft", "20s", "--tpot", "1s", "--minutes", "2")

@@ -169,7 +169,11 @@ def context_refused(window: Window) -> Finding | None:
     )
     if refused < _REFUSED or longest <= cap:
         return None
-    enough = round_up(1.25 * longest)
+    enough, trained = round_up(1.25 * longest), int(window["context_trained_tokens"])
+    if trained:
+        enough = min(enough, trained)
+    if enough <= cap:
+        return None  # it is the model that was made for no more
     takes = enough * window["kv_cell_bytes"]
     effect = f"a request of that length takes {size(takes)} of cells" if takes else "room for an answer included"
     changes = [Change("--context", str(enough), effect)]

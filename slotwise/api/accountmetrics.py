@@ -19,6 +19,11 @@ _GAUGES: tuple[tuple[str, str, Read], ...] = (
     ("slots_busy_peak", "The most slots that were in use at a time", lambda m: m.account.most_busy),
     ("kv_cells_reserved_peak", "The most KV cells that were promised at a time", lambda m: m.account.most_reserved),
     ("context_cap_tokens", "Most tokens of one request", lambda m: m.status.context_cap),
+    (
+        "context_trained_tokens",
+        "Most tokens that the model was made for; 0 where it is not known",
+        lambda m: m.counters.info.context_train if m.counters.info else 0,
+    ),
     ("longest_request_tokens", "Of the longest request that was answered", lambda m: m.account.longest),
     (
         "longest_refused_tokens",

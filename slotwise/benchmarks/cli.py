@@ -23,6 +23,7 @@ from slotwise.benchmarks.scenarios import SCENARIOS
 from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.tokens import CountError
 from slotwise.benchmarks.traces import TraceError
+from slotwise.commands import EXIT_INTERRUPTED
 from slotwise.config import DEFAULT_PORT, ConfigError
 from slotwise.loads import demo_model_path
 from slotwise.memory.probe import physical_cores
@@ -30,7 +31,6 @@ from slotwise.memory.probe import physical_cores
 #: A condition did not hold; the command line is wrong; a server can not be measured; a leg shows nothing, because the
 #: client was too slow or nothing was answered.
 EXIT_BROKEN, EXIT_USAGE, EXIT_UNFIT, EXIT_INVALID = 1, 2, 3, 4
-EXIT_INTERRUPTED = 130
 _USAGE = (ValueError, ConfigError, TraceError, DocumentError, OSError)
 _UNFIT = (ServerUnfit, PeerError, CountError)
 _TABLE_WIDTH = 110

@@ -163,7 +163,7 @@ def engine_for(hardware: Hardware, footprint: ModelFootprint, context: ContextSh
     look = cell / (hardware.bandwidth * hardware.reads)
     shape = footprint.shape
     # Scores and weighted sums: each of a token's heads, with each cell.
-    products = 4.0 * sum(layer.key for layer in shape.layers) * _groups(footprint)
+    products = 4.0 * sum(layer.key for layer in shape.layers) * max(shape.heads_per_kept, 1.0)
     arithmetic = products / (hardware.vector_flops * hardware.computes_vectors)
     large = products / (hardware.flops * hardware.computes)
     own = (max(look, arithmetic), max(large, look / 64))
@@ -203,13 +203,6 @@ class _Work:
         # Kernels for many rows fill their tiles only from some on.
         computing = min(few, many if tokens >= 32 else max(many, few / 2))
         return max(reading, computing) + hardware.pass_s + self._blocks * hardware.layer_s
-
-
-def _groups(footprint: ModelFootprint) -> float:
-    """Heads that look for each that is kept (grouped queries)."""
-    shape = footprint.shape
-    kept = max((layer.key for layer in shape.layers), default=0)
-    return max(shape.embedding / kept, 1.0) if kept else 1.0
 
 
 def _are_figures(values: Iterable[float]) -> bool:

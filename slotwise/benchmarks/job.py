@@ -27,6 +27,7 @@ from slotwise.benchmarks.priority import in_use
 from slotwise.benchmarks.processes import raw_limits
 from slotwise.benchmarks.scenarios import named, of_trace
 from slotwise.benchmarks.traces import read_trace
+from slotwise.paths import write_whole
 
 #: What is told in another place of the record, or in none: keys are secrets, and paths are of one machine.
 _NOT_TOLD = frozenset(
@@ -214,10 +215,7 @@ def write(document: Document, json: Path | None, html: Path | None, png: Path | 
 def keep(document: Document, file: Path | None) -> None:
     """The document as JSON. Raises OSError."""
     if file is not None:
-        # Never half of it: what is there already may be all that is left of an hour.
-        whole = file.with_name(f".{file.name}.part")
-        whole.write_bytes(encode(document))
-        os.replace(whole, file)
+        write_whole(file, encode(document))
 
 
 def _draw(document: Document, folder: Path, console: Console) -> None:

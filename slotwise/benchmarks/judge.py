@@ -38,12 +38,17 @@ class Measured:
     #: Cores that other programs kept busy; None = not known.
     other_cores: float | None = None
 
+    @property
+    def until(self) -> float:
+        """When what is judged ends: not at its beginning, also where nothing was."""
+        return max(self.end, self.begin + 1e-3)
+
 
 def leg_of(
     measured: Measured, plan: LegPlan, server: str, repeat: int, slo: Slo, *, no_reuse: bool, template_tokens: float
 ) -> Leg:
     """The record of one leg."""
-    end = max(measured.end, measured.begin + 1e-3)
+    end = measured.until
     attempts = measured.attempts
     summary = summarize(attempts, measured.begin, end, slo)
     crowds = {}

@@ -79,6 +79,8 @@ class Attempt:
     cut: bool = False
     #: Vectors that came back, of a request for embeddings.
     vectors: int = 0
+    #: The turn before it, in the same conversation.
+    before: Attempt | None = field(default=None, repr=False, compare=False)
 
     @property
     def good(self) -> bool:

@@ -59,6 +59,8 @@ class ModelShape:
     trunk: int
     #: Of the experts of a layer, the part that computes a token; 1 where there are none.
     experts_used: float = 1.0
+    #: Heads that look for each one of which cells are kept (grouped queries).
+    heads_per_kept: float = 1.0
 
 
 def model_shape(header: GGUFHeader) -> ModelShape:
@@ -123,6 +125,7 @@ class _Reading:
             blocks=self.blocks,
             trunk=self.trunk,
             experts_used=self._experts_used(),
+            heads_per_kept=max(self.heads, default=0) / max((*self.kv_heads, 1)),
         )
 
     def _experts_used(self) -> float:

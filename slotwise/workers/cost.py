@@ -271,7 +271,7 @@ class _PerToken:
         rate = min(max(rate, expected / _OUTLIER), expected * _OUTLIER)
         self._slopes[tokens >= LEAST_CHUNK].observe(depth, rate)
         self._forget()
-        _, known, slope = self.ladder()[self._index(tokens)]
+        known, slope = self._flat(self._index(tokens)), self._slope(large=tokens >= LEAST_CHUNK)
         ratio = min(max(max(rate - slope * depth, _LEAST_PART * rate) / known, 1 / _OUTLIER), _OUTLIER)
         self._shape[size] = known / self._pace * ratio ** (_WEIGHT if size in self._shape else 1.0)
         self._count[size] = self._count.get(size, 0) + 1
@@ -284,40 +284,46 @@ class _PerToken:
     def ladder(self) -> list[tuple[int, float, float]]:
         """Each size, the smallest first, with its seconds per token at no depth, and more for each of depth."""
         if not self._rates:
-            small, large = (slope.read() for slope in self._slopes)
-            # A chunk's own kind's slope where enough is known, else the other's.
-            slopes = _first(small, large), _first(large, small)
-            smaller: float | None = None
-            for size in self._ladder:
-                shape = self._shape_beside(size, smaller)
-                self._rates.append((size, self._pace * shape, slopes[size >= LEAST_CHUNK]))
-                if self._count.get(size, 0) >= _TRUSTED:
-                    smaller = self._shape[size]
+            slopes = self._slope(large=False), self._slope(large=True)
+            sizes = enumerate(self._ladder)
+            self._rates = [(size, self._flat(index), slopes[size >= LEAST_CHUNK]) for index, size in sizes]
         return self._rates
 
     def rate(self, tokens: int, depth: float) -> float:
         """Seconds per token; 0.0 while nothing is known."""
         if not self._pace:
             return 0.0
-        _, flat, slope = self.ladder()[self._index(tokens)]
-        return flat + slope * depth
+        return self._flat(self._index(tokens)) + self._slope(large=tokens >= LEAST_CHUNK) * depth
 
-    def _shape_beside(self, size: int, smaller: float | None) -> float:
-        """A size's own where it is trusted, else no more than that of the next `smaller` one that is."""
+    def _slope(self, *, large: bool) -> float:
+        """More seconds per token for each token of depth: of a chunk's own kind where enough is known, else of the
+        other."""
+        own = self._slopes[large].read()
+        if own is None:
+            own = self._slopes[not large].read()
+        return own or 0.0
+
+    def _flat(self, index: int) -> float:
+        """Seconds per token of a size at no depth."""
+        return self._pace * self._shape_of(index)
+
+    def _shape_of(self, index: int) -> float:
+        """A size's own where it is trusted, else no more than that of the next smaller one that is."""
+        size = self._ladder[index]
         own = self._shape.get(size)
-        if own is not None and (smaller is None or self._count[size] >= _TRUSTED):
+        if own is not None and self._count[size] >= _TRUSTED:
             return own
-        return min(one for one in (own, smaller, 1.0 if own is smaller is None else None) if one is not None)
+        for smaller in reversed(self._ladder[:index]):
+            if self._count.get(smaller, 0) >= _TRUSTED:
+                trusted = self._shape[smaller]
+                return trusted if own is None else min(own, trusted)
+        return 1.0 if own is None else own
 
     def _size(self, tokens: int) -> int:
         return self._ladder[self._index(tokens)]
 
     def _index(self, tokens: int) -> int:
         return max(bisect_right(self._ladder, tokens) - 1, 0)
-
-
-def _first(*known: float | None) -> float:
-    return next((one for one in known if one is not None), 0.0)
 
 
 class _Slope:

@@ -243,6 +243,8 @@ def common_length(left: Sequence[int], right: Sequence[int]) -> int:
     The slices double, so that what differs early costs little, however long it is.
     """
     most = min(len(left), len(right))
+    if not most or left[0] != right[0]:
+        return 0
     low, block = 0, 8  # left[:low] is common
     while low < most and left[low : low + block] == right[low : low + block]:
         low += block

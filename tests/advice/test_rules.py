@@ -14,6 +14,7 @@ from slotwise.advice.finding import Finding, Sure
 from slotwise.advice.judge import RULES, News, judge
 from slotwise.advice.snapshot import NotASnapshot, snapshot_of, windows
 from slotwise.scheduler.account import Bound
+from slotwise.workers.protocol import ModelInfo
 from tests.advice.looks import LOAD, Look, memory
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "doctor.md"
@@ -175,6 +176,15 @@ def test_a_context_is_long_enough_for_what_was_refused() -> None:
     longer = Look().seen(too_long=3, longest_refused=5000)
     assert _changes(longer, "context-refused") == {"--context": "8192"}
     assert "--kv-cells 8192 at least" in str(_only(longer, "context-refused"))
+
+
+def test_no_context_is_advised_that_the_model_was_not_made_for() -> None:
+    made_for_6000 = ModelInfo("llama", 8, 8 * 2048, 2048, 6000, 1000, 0, 0, True)
+    look = Look().seen(too_long=3, longest_refused=5900).counted(info=made_for_6000)
+    assert _changes(look, "context-refused") == {"--context": "6000"}
+
+    look.counted(info=msgspec.structs.replace(made_for_6000, context_train=2048))
+    assert _findings(look) == []
 
 
 def test_a_context_that_was_never_used_is_still_longer_than_the_longest() -> None:

@@ -109,4 +109,4 @@ def _simulated(model: SimulatedModel, users: int, seconds: float, template: int)
 
 
 def _summary(measured: Measured) -> Summary:
-    return summarize(measured.attempts, measured.begin, max(measured.end, measured.begin + 1e-3), _SLO)
+    return summarize(measured.attempts, measured.begin, measured.until, _SLO)

@@ -18,6 +18,7 @@ from slotwise.benchmarks.calibration.observations import Observation
 from slotwise.benchmarks.simulation.engine import Engine, HostCosts
 from slotwise.fingerprint import FileIdentity, library_files
 from slotwise.memory.probe import processor, read_memory
+from slotwise.paths import write_whole
 from slotwise.workers.protocol import LoadModel
 
 logger = logging.getLogger(__name__)
@@ -92,8 +93,6 @@ class Calibrations:
         path = self._folder / f"{key[:32]}.json"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=1))
-            part.replace(path)
+            write_whole(path, msgspec.json.format(msgspec.json.encode(calibration), indent=1))
         except OSError as error:
             logger.warning("what was measured can not be kept: %s", error)

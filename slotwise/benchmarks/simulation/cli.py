@@ -29,14 +29,13 @@ from slotwise.benchmarks.simulation.served import ALL_LAYERS, Assumed, Engines, 
 from slotwise.benchmarks.simulation.setup import simulated_model
 from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.traces import TraceError
-from slotwise.commands import Folder, err, out, refused
+from slotwise.commands import EXIT_INTERRUPTED, Folder, err, out, refused
 from slotwise.config import ConfigError
 from slotwise.memory.probe import processor
 from slotwise.paths import data_folder
 from slotwise.scheduler.specs import SchedulerConfig
 
 SERVED = "How it is served"
-EXIT_INTERRUPTED = 130
 #: Tokens that chat templates have around a single message, with a system prompt of their own.
 TEMPLATE_TOKENS = 30
 MODEL_NAME = "m"

@@ -20,7 +20,6 @@ import msgspec
 import typer
 from rich.table import Table
 
-from slotwise.benchmarks.calibration.hosting import host_costs, measure_host
 from slotwise.benchmarks.calibration.keeping import Calibration, Calibrations
 from slotwise.benchmarks.document import Leg
 from slotwise.benchmarks.job import until_terminated
@@ -129,16 +128,11 @@ async def _calibrated(engines: MeasuredHere, subject: Served, seconds: float, ho
     if found is None:
         err.print("measuring what steps take …", highlight=False)
         found = await engines.calibrate(subject, seconds, lambda done, of: None)
-    if found.host is not None:
-        return found
-    err.print("measuring what the front takes …", highlight=False)
-    with display(err, 2 * host) as shown:
-        readings = await measure_host(subject.load.path, _FLAGS, host, shown.watch)
-    model = simulated_model(subject.file, subject.load, found.engine, engines.host(subject))
-    costs = await anyio.to_thread.run_sync(host_costs, model, readings, host)
-    err.print(f"  {costs}", highlight=False)
-    found = msgspec.structs.replace(found, host=costs, template=readings.template)
-    engines.keep(subject, found)
+    if found.host is None:
+        err.print("measuring what the front takes …", highlight=False)
+        with display(err, 2 * host) as shown:
+            found = await engines.with_host(subject, _FLAGS, host, shown.watch)
+        err.print(f"  {found.host}", highlight=False)
     return found
 
 

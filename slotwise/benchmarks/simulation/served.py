@@ -6,16 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import anyio
 import msgspec
 
 from slotwise.benchmarks.calibration.fit import engine_of
+from slotwise.benchmarks.calibration.hosting import host_costs, measure_host
 from slotwise.benchmarks.calibration.keeping import Calibration, Calibrations, key_of
 from slotwise.benchmarks.calibration.measuring import measure
 from slotwise.benchmarks.document import Machine
 from slotwise.benchmarks.experiment import this_machine
 from slotwise.benchmarks.hardware import Hardware, engine_for
 from slotwise.benchmarks.measure import now_iso
+from slotwise.benchmarks.runner import Run
 from slotwise.benchmarks.simulation.engine import Engine, HostCosts
+from slotwise.benchmarks.simulation.setup import simulated_model
 from slotwise.config import ConfigError, load_settings, memory_budgets
 from slotwise.fingerprint import identities
 from slotwise.loads import model_loads
@@ -150,6 +154,21 @@ class MeasuredHere:
         )
         self.keep(served, calibration)
         return calibration
+
+    async def with_host(
+        self, served: Served, flags: tuple[str, ...], seconds: float, watch: Callable[[Run, str, float], None]
+    ) -> Calibration:
+        """What is known of such a load, and what a real server takes beside its steps: from before, or measured now
+        with these `flags`, and kept. Without drafts, which are not simulated: they would look like a front that takes
+        nothing. Raises PeerError or ServerUnfit."""
+        known = self._known(served)
+        if known.host is None:
+            found = await measure_host(served.load.path, (*flags, "--no-speculation"), seconds, watch)
+            model = simulated_model(served.file, served.load, known.engine, ASSUMED_HOST)
+            host = await anyio.to_thread.run_sync(host_costs, model, found, seconds)
+            known = msgspec.structs.replace(known, host=host, template=found.template)
+            self.keep(served, known)
+        return known
 
     def keep(self, served: Served, calibration: Calibration) -> None:
         key = self.key(served)

@@ -11,7 +11,6 @@ import anyio
 import msgspec
 import typer
 
-from slotwise.benchmarks.calibration.hosting import host_costs, measure_host
 from slotwise.benchmarks.job import until_terminated
 from slotwise.benchmarks.live import display
 from slotwise.benchmarks.measure import Options
@@ -19,7 +18,6 @@ from slotwise.benchmarks.metrics import PRESETS, Slo
 from slotwise.benchmarks.peers import PeerError
 from slotwise.benchmarks.report.drawing import NoPlots
 from slotwise.benchmarks.simulation.cli import (
-    EXIT_INTERRUPTED,
     TEMPLATE_TOKENS,
     calibrated,
     engines_for,
@@ -27,7 +25,6 @@ from slotwise.benchmarks.simulation.cli import (
     refusals,
 )
 from slotwise.benchmarks.simulation.served import ALL_LAYERS, MeasuredHere, Served, calibration_key
-from slotwise.benchmarks.simulation.setup import simulated_model
 from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.traces import read_trace
 from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate, threads_to_try
@@ -37,10 +34,10 @@ from slotwise.benchmarks.tuning.pareto import pareto
 from slotwise.benchmarks.tuning.predicting import Predictor
 from slotwise.benchmarks.tuning.searching import DEFAULT, Search
 from slotwise.benchmarks.tuning.state import Question, StateFile
-from slotwise.benchmarks.tuning.telling import config_of, reading_in_words, told
+from slotwise.benchmarks.tuning.telling import config_of, figures_of, reading_in_words, told
 from slotwise.benchmarks.tuning.trying import Bench
 from slotwise.benchmarks.tuning.workloads import NAMES, Workload, workload_named, workload_of_trace
-from slotwise.commands import Folder, err, out
+from slotwise.commands import EXIT_INTERRUPTED, Folder, err, out
 from slotwise.config import load_settings, memory_budgets, parse_bytes
 from slotwise.durations import seconds_of
 from slotwise.memory.probe import cpu_cores, physical_cores
@@ -138,7 +135,7 @@ def tune(
         if out_file is not None:
             out_file.write_text(config, encoding="utf-8")
         if json is not None:
-            json.write_bytes(msgspec.json.format(msgspec.json.encode(file.state), indent=1))
+            json.write_bytes(figures_of(answer, file.state, assumptions))
         if png is not None:
             _draw(search, answer.chosen, png, measured=answer.measured)
 
@@ -209,15 +206,9 @@ class _Run:
         assert known is not None
         if known.host is None:
             _say("measuring what the server takes beside its steps …")
-            # Without drafts, which are not simulated: they would look like a front that takes nothing.
-            flags = (*self._common_flags, *Candidate(context=subject.load.context_cap).flags, "--no-speculation")
+            flags = (*self._common_flags, *Candidate(context=subject.load.context_cap).flags)
             with display(err, 2 * _HOST_S) as shown:
-                found = await measure_host(subject.load.path, flags, _HOST_S, shown.watch)
-            model = simulated_model(subject.file, subject.load, known.engine, engines.host(subject))
-            host = await anyio.to_thread.run_sync(host_costs, model, found, _HOST_S)
-            engines.keep(subject, msgspec.structs.replace(known, host=host, template=found.template))
-        known = engines.find(subject)
-        assert known is not None
+                known = await engines.with_host(subject, flags, _HOST_S, shown.watch)
         self._search.predictor.template = TEMPLATE_TOKENS if known.template is None else known.template
         host = engines.host(subject)
         for other in others:

@@ -47,7 +47,7 @@ class Grid(msgspec.Struct, kw_only=True):
 
 
 def grid_of(context: int) -> list[Candidate]:
-    """Slots, cells and their layout; Ollama's defaults among them."""
+    """Slots, cells and their layout, with room for all requests; Ollama's defaults among them."""
     found = [Candidate(slots=slots, context=context) for slots in (1, 2, 4, 8, 16)]
     found += [Candidate(slots=slots, context=context, kv_layout="unified") for slots in (4, 16)]
     found += [Candidate(slots=slots, context=4096) for slots in (1, 4, 8) if context != 4096]
@@ -62,7 +62,6 @@ def main(
     tpot: str = "200ms",
     seconds: float = 45.0,
     repeats: int = 2,
-    context: int = 4096,
     more: Annotated[list[str] | None, typer.Option(help="More settings: slots,context,layout,type,batch.")] = None,
     grid_too: Annotated[bool, typer.Option("--grid/--no-grid", help="The grid, or only what --more names.")] = True,
     json: Path | None = None,
@@ -71,11 +70,12 @@ def main(
     with refusals():
         slo = Slo("grid", seconds_of(ttft), seconds_of(tpot))
         load = workload_named(workload, scale_lengths)
-        candidates = [*(grid_of(context) if grid_too else ()), *(_candidate(one) for one in more or ())]
         grid = Grid(workload=workload, users=users, scale=scale_lengths, slo={"ttft": slo.ttft, "tpot": slo.tpot})
         subject = served({}, None)
         known = subject.file.shape.context_train
-        options = Options(slo, context=contexts_for(load.needs(1, known), known)[0])
+        context = contexts_for(load.needs(1, known), known)[0]
+        candidates = [*(grid_of(context) if grid_too else ()), *(_candidate(one) for one in more or ())]
+        options = Options(slo, context=context)
 
         async def go() -> Grid:
             began = time.perf_counter()

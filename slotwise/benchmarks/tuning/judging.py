@@ -30,7 +30,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     judged: int
     attained: int
     #: Of the requests that were judged: those whose first token was late, those that came in time and then too slowly
-    #: or too late in all, and those that were refused or failed.
+    #: or too late in all, and those that were refused or failed, or whose conversation came to such an end.
     late: float
     slow: float
     failed: float
@@ -45,23 +45,26 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(measured: Measured, level: float, slo: Slo) -> Reading:
-    end = max(measured.end, measured.begin + 1e-3)
+    end = measured.until
     summary = summarize(measured.attempts, measured.begin, end, slo)
     inside = [attempt for attempt in measured.attempts if measured.begin <= attempt.intended < end]
     judged = [one for one in inside if one.outcome is not Outcome.CANCELLED and not _is_undecided(one, slo, measured)]
-    missed = [one for one in judged if not slo.met(one)]
-    late = [one for one in missed if not one.failed and slo.ttft is not None and one.ttft_scheduled > slo.ttft]
-    failed = [one for one in missed if one.failed]
+    lost = _lost(measured.attempts)
+    failed = [one for one in judged if one.failed or id(one) in lost]
+    answered = [one for one in judged if not one.failed and id(one) not in lost]
+    missed = [*failed, *(one for one in answered if not slo.met(one))]
+    late = [one for one in answered if slo.ttft is not None and one.ttft_scheduled > slo.ttft]
+    attained = len(judged) - len(missed)
     count = max(len(judged), 1)
     return Reading(
         level=level,
-        goodput_s=summary.goodput_s,
-        soft_s=sum(credit(one, slo) for one in judged) / (end - measured.begin),
+        goodput_s=attained / (end - measured.begin),
+        soft_s=sum(credit(one, slo) for one in answered) / (end - measured.begin),
         output_tok_s=summary.output_tok_s,
         ttft_p95=_p95([math.inf if one.failed else one.ttft_scheduled for one in judged]),
         tpot_p95=_p95([math.inf if one.failed else one.tpot or 0.0 for one in judged]),
         judged=len(judged),
-        attained=len(judged) - len(missed),
+        attained=attained,
         late=len(late) / count,
         slow=(len(missed) - len(late) - len(failed)) / count,
         failed=len(failed) / count,
@@ -100,6 +103,18 @@ def credit(attempt: Attempt, slo: Slo) -> float:
         if limit is not None and took is not None and took > limit:
             worth *= (limit / took) ** _STEEP
     return worth
+
+
+def _lost(attempts: Sequence[Attempt]) -> set[int]:
+    """Turns of conversations that came to an end because a later turn failed (`id`): whoever asked begins again with
+    a short one, and settings that can not hold the long ones would look quick."""
+    found: set[int] = set()
+    for one in attempts:
+        turn = one.before if one.failed else None
+        while turn is not None:
+            found.add(id(turn))
+            turn = turn.before
+    return found
 
 
 def _is_undecided(attempt: Attempt, slo: Slo, measured: Measured) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from slotwise.benchmarks.hardware import Hardware
 from slotwise.benchmarks.tuning.explaining import Change
 from slotwise.benchmarks.tuning.predicting import Prediction
 from slotwise.benchmarks.tuning.trying import Probe
+from slotwise.paths import write_whole
 
 FOLDER = "tuning"
 _FORM = 2
@@ -65,10 +65,8 @@ class StateFile:
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
         # Not JSON, which has no infinity: a request that failed is infinitely late.
-        part.write_bytes(msgspec.msgpack.encode(self.state))
-        os.replace(part, self.path)
+        write_whole(self.path, msgspec.msgpack.encode(self.state))
 
     def forget(self) -> None:
         """Begin anew."""

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
+import msgspec
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,6 +15,7 @@ from rich.text import Text
 from slotwise.benchmarks.tuning.candidates import Candidate
 from slotwise.benchmarks.tuning.judging import Reading
 from slotwise.benchmarks.tuning.searching import DEFAULT, Answer
+from slotwise.benchmarks.tuning.state import State
 from slotwise.benchmarks.tuning.trying import Probe, score
 from slotwise.benchmarks.tuning.workloads import Workload
 
@@ -42,6 +44,18 @@ def config_of(
         lines.append(f"models = [{json.dumps(model)}]")
     lines += [f"{name} = {json.dumps(value)}" for name, value in (answer.chosen.settings | dict(beside)).items()]
     return "\n".join(lines) + "\n"
+
+
+def figures_of(answer: Answer, state: State, assumptions: Sequence[str]) -> bytes:
+    """All of it as JSON. What was predicted is simulated in any case; `simulated` says that all of it is."""
+    what = {
+        "simulated": not answer.measured,
+        "assumed": list(assumptions),
+        "chosen": answer.chosen.settings,
+        "binds": answer.binding.sentence,
+        **msgspec.structs.asdict(state),
+    }
+    return msgspec.json.format(msgspec.json.encode(what), indent=1)
 
 
 def told(answer: Answer, probes: Sequence[Probe], workload: Workload, assumptions: Sequence[str]) -> RenderableType:

@@ -95,3 +95,7 @@ def test_what_is_calibrated_fits_into_the_memory_that_there_is() -> None:
     assert small.slots * small.context_cap < 32 * 4096
     assert sum(subject.file.by_formula(small).amounts.values()) <= 2**30
     assert calibrated_load(subject, {HOST: 0}).slots == 8, "the smallest, and it is seen what comes of it"
+
+
+def test_heads_share_what_is_kept_as_the_file_says() -> None:
+    assert served({}, None).file.shape.heads_per_kept == 3.0  # 9 and 3

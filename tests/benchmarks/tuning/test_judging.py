@@ -36,6 +36,17 @@ def test_a_request_that_misses_a_limit_is_worth_less_the_further(one: Attempt, w
     assert credit(one, SLO) == pytest.approx(worth)
 
 
+def test_turns_of_a_conversation_that_had_to_end_are_worth_nothing() -> None:
+    first, other = attempt(1.0, 0.05, intended=1.0), attempt(1.0, 0.05, intended=2.0)
+    second, third = attempt(1.0, 0.05, intended=4.0), attempt(1.0, 0.05, Outcome.REFUSED, intended=6.0)
+    second.before, third.before = first, second
+
+    found = read(Measured([first, other, second, third], 0.0, 10.0, 0.0, 10.0, ClientHealth(0, 0, 0)), 4.0, SLO)
+
+    assert (found.judged, found.attained, found.failed) == (4, 1, 0.75)
+    assert found.goodput_s == found.soft_s == pytest.approx(0.1)
+
+
 def test_what_is_read_of_a_run() -> None:
     attempts = [
         attempt(1.0, 0.05, intended=1.0),
