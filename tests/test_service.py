@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,20 @@ FAKE = "m=fake:step_ms=5,eos_after=40,crash_in_decode=BOOM,crash_in_prepare=BANG
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with run_server(tmp_path / "log", FAKE, "--num-parallel", "4", "--context", "512", "--preload") as running:
+    with _serving(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for tests that leave it as it was."""
+    with _serving(tmp_path_factory.mktemp("lasting")) as running:
+        yield running
+
+
+@contextmanager
+def _serving(folder: Path) -> Iterator[ServerProcess]:
+    with run_server(folder / "log", FAKE, "--num-parallel", "4", "--context", "512", "--preload") as running:
         _wait_ready(running)
         yield running
 
@@ -145,20 +159,20 @@ def test_a_client_that_leaves_gives_its_slot_back(server: ServerProcess) -> None
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else "",
 )
-def test_rubbish_on_the_wire_is_refused(server: ServerProcess, payload: bytes, status: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+def test_rubbish_on_the_wire_is_refused(lasting: ServerProcess, payload: bytes, status: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", lasting.port), timeout=10) as sock:
         sock.sendall(payload)
         assert sock.recv(4096).split(b" ")[1] == status
 
-    assert _complete(server, max_tokens=2).status_code == 200
+    assert _complete(lasting, max_tokens=2).status_code == 200
 
 
-def test_a_large_body_without_a_length_is_refused_at_the_limit(server: ServerProcess) -> None:
+def test_a_large_body_without_a_length_is_refused_at_the_limit(lasting: ServerProcess) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(50):
             yield b" " * 2**20
 
-    response = httpx.post(f"{server.base_url}/completions", content=chunks(), timeout=30)
+    response = httpx.post(f"{lasting.base_url}/completions", content=chunks(), timeout=30)
 
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "request_too_large"
@@ -179,9 +193,9 @@ def test_every_documented_path_answers_and_metrics_count(server: ServerProcess) 
     assert 'slotwise_no_cells_total{model="m"} 0.0' in text
 
 
-def test_a_request_id_is_echoed_only_if_it_is_harmless(server: ServerProcess) -> None:
-    good = httpx.get(f"{server.root}/health", headers={"x-request-id": "abc-1"})
-    bad = httpx.get(f"{server.root}/health", headers={"x-request-id": "a b<script>"})
+def test_a_request_id_is_echoed_only_if_it_is_harmless(lasting: ServerProcess) -> None:
+    good = httpx.get(f"{lasting.root}/health", headers={"x-request-id": "abc-1"})
+    bad = httpx.get(f"{lasting.root}/health", headers={"x-request-id": "a b<script>"})
 
     assert good.headers["x-request-id"] == "abc-1"
     assert bad.headers["x-request-id"].startswith("req-")

@@ -40,7 +40,7 @@ def test_a_load_on_a_processor_that_is_not_here(tmp_path: Path) -> None:
 
 def test_rates_are_shares_of_what_the_simulated_server_can_do(tmp_path: Path) -> None:
     file = tmp_path / "s.json"
-    done = slotwise("simulate", "chat", "--seconds", "60", "--gpu", "RTX 4090", "--json", str(file), data=tmp_path)
+    done = slotwise("simulate", "chat", "--seconds", "20", "--gpu", "T4", "--json", str(file), data=tmp_path)
     assert done.returncode == 0, done.stderr
     half, most = decode(file.read_bytes()).legs[1:]
     assert most.summary.offered_s > half.summary.offered_s > 1.0

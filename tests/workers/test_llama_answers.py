@@ -158,20 +158,18 @@ def _mean_shortfall(model: LlamaModel, prompt: Sequence[int], tokens: Sequence[i
     return sum(shortfalls) / len(shortfalls)
 
 
-def test_reproducible_answers_are_equal_alone_and_together(
-    reproducible_model: LlamaModel, prompts: list[list[int]]
+@pytest.fixture(scope="module")
+def answers_alone(reproducible_model: LlamaModel) -> list[list[int]]:
+    return [_alone(reproducible_model, prompt) for prompt in _prompts(reproducible_model)]
+
+
+@pytest.mark.parametrize("company", [_together, _in_changing_company])
+def test_reproducible_answers_are_equal_alone_and_in_company(
+    company: Callable[[LlamaModel, Sequence[list[int]]], list[list[int]]],
+    reproducible_model: LlamaModel,
+    answers_alone: list[list[int]],
 ) -> None:
-    alone = [_alone(reproducible_model, prompt) for prompt in prompts]
-
-    assert _together(reproducible_model, prompts) == alone
-
-
-def test_reproducible_answers_are_equal_while_others_come_go_and_are_cancelled(
-    reproducible_model: LlamaModel, prompts: list[list[int]]
-) -> None:
-    alone = [_alone(reproducible_model, prompt) for prompt in prompts]
-
-    assert _in_changing_company(reproducible_model, prompts) == alone
+    assert company(reproducible_model, _prompts(reproducible_model)) == answers_alone
 
 
 @pytest.mark.parametrize("company", [_together, _in_changing_company])
