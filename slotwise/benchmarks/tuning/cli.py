@@ -225,7 +225,7 @@ class _Run:
         search = self._search
         path = search.predictor.served(candidate).load.path
         try:
-            with display(err, 1.25 * seconds) as shown:
+            with display(err, search.workload.warmup_s + seconds) as shown:
                 options = Options(search.predictor.slo, context=search.predictor.contexts[0])
                 bench = Bench(path, self._common_flags, search.workload, options, shown.watch)
                 reading = await bench.measure(candidate, level, seconds, seed)

@@ -81,7 +81,7 @@ def main(
             began = time.perf_counter()
             for repeat in range(repeats):
                 for candidate in candidates if repeat % 2 == 0 else reversed(candidates):
-                    with display(err, 1.25 * seconds) as shown:
+                    with display(err, load.warmup_s + seconds) as shown:
                         bench = Bench(subject.load.path, (), load, options, shown.watch)
                         reading = await bench.measure(candidate, float(users), seconds, repeat + 1)
                     grid.probes.append(

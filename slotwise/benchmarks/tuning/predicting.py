@@ -113,7 +113,7 @@ class Predictor:
         model = self.simulated(candidate)
         config = SchedulerConfig(max_wait_s=MAX_WAIT_S, max_queue=MAX_QUEUE)
         server = started({MODEL_NAME: model}, config)
-        plan = self.workload.leg(level, warmup=WARMUP_S, seconds=WINDOW_S)
+        plan = self.workload.leg(level, warmup=max(WARMUP_S, self.workload.warmup_s), seconds=WINDOW_S)
         load = Load(plan, (MODEL_NAME,), self.seed, self.contexts[0], 0.0, self.template)
         measured = run_leg(server, load, self._go_on)
         lasted = max(measured.ended - measured.started, 1e-9)

@@ -14,7 +14,7 @@ from slotwise.benchmarks.tuning.explaining import Binding, Change, binding
 from slotwise.benchmarks.tuning.memory import Ceiling
 from slotwise.benchmarks.tuning.predicting import Prediction, Predictor, ranked
 from slotwise.benchmarks.tuning.state import StateFile
-from slotwise.benchmarks.tuning.trying import Measure, choose, halve, rounds_for, score, simplest
+from slotwise.benchmarks.tuning.trying import Measure, choose, halve, rounds_for, score, seconds_of_rounds, simplest
 from slotwise.benchmarks.tuning.workloads import Workload
 
 #: Of the best prediction: a candidate that comes to less is not measured.
@@ -25,6 +25,8 @@ _AS_GOOD = 0.99
 _CHANGED = 2
 #: So many are measured before the default settings.
 _BEFORE_DEFAULT = 2
+#: More than so many times the time that there is, is told.
+_LONGER = 1.5
 #: What `slotwise serve` does on its own.
 DEFAULT = Candidate()
 
@@ -116,7 +118,10 @@ class Search:
 
     async def measure(self, measure: Measure, seconds: float) -> None:
         shortlist = self.shortlist()
-        rounds = rounds_for(seconds, most=min(6, max(3, len(shortlist))))
+        warmup = self.workload.warmup_s
+        rounds = rounds_for(seconds, min(6, max(3, len(shortlist))), warmup)
+        if (takes := seconds_of_rounds(rounds, warmup)) > _LONGER * seconds:
+            self.say(f"  which takes {takes / 60:.0f} min, for this load: there are {max(seconds, 0) / 60:.1f}")
         fixed = self.predictor.level is not None
         await halve(shortlist, rounds, measure, self.workload, self.file.state.probes, self.file.save, fixed)
 

@@ -15,10 +15,10 @@ from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate, distance
 from slotwise.benchmarks.tuning.judging import Reading, read
 from slotwise.benchmarks.tuning.workloads import Workload
 
-#: Seconds of a probe beside its measured part: a start, and what is under way at its end.
+#: Seconds of a probe beside its measured part and its warm-up: a start, and what is under way at its end.
 OVERHEAD_S = 14.0
-#: The least that a measured part lasts, and the part of it that is let go by before.
-_LEAST_S, _WARMUP = 15.0, 0.25
+#: The least that a measured part lasts.
+_LEAST_S = 15.0
 #: Scores that differ by less are the same.
 _TIE = 0.03
 #: Requests within the limits from which on a candidate is given more people, and below which fewer.
@@ -43,18 +43,23 @@ class Round:
     seconds: float
 
 
-def rounds_for(seconds: float, most: int = 6) -> list[Round]:
+def rounds_for(seconds: float, most: int = 6, warmup: float = 0.0) -> list[Round]:
     """Halving, so that all of it takes about `seconds`: each round has half as many, and twice as long. Always two
-    rounds, also where there is less time than they take."""
+    rounds, also where there is less time than they take. `warmup`: seconds before each measured part."""
     for first in range(most, 2, -1):
         counts = [first, *([-(-first // 2)] if first > 3 else []), 2]
         weights = [2.0**index for index in range(len(counts))]
-        overhead = OVERHEAD_S * sum(counts)
+        overhead = (OVERHEAD_S + warmup) * sum(counts)
         length = (seconds - overhead) / sum(count * weight for count, weight in zip(counts, weights, strict=True))
-        if length / (1 + _WARMUP) >= _LEAST_S or first == 3:
-            length = max(length / (1 + _WARMUP), _LEAST_S)
+        if length >= _LEAST_S or first == 3:
+            length = max(length, _LEAST_S)
             return [Round(count, length * weight) for count, weight in zip(counts, weights, strict=True)]
     raise AssertionError("three candidates are measured at the least")
+
+
+def seconds_of_rounds(rounds: Sequence[Round], warmup: float) -> float:
+    """What they take."""
+    return sum(one.candidates * (one.seconds + warmup + OVERHEAD_S) for one in rounds)
 
 
 #: Measures one: candidate, level, seconds, seed.
@@ -76,7 +81,7 @@ class Bench:
         """Raises PeerError or ServerUnfit."""
         contestant = our_server(self.path, (*self.common, *candidate.flags), str(candidate))
         options = replace(self.options, seed=seed)
-        plan = self.workload.leg(level, warmup=_WARMUP * seconds, seconds=seconds)
+        plan = self.workload.leg(level, warmup=self.workload.warmup_s, seconds=seconds)
         async with running(contestant) as found:
             subject = await prepare(contestant.name, found.url, options, found.command, found.pid)
             title = f"{candidate}: {self.workload.words(level)}"

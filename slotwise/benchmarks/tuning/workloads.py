@@ -16,6 +16,9 @@ from slotwise.benchmarks.talks import MESSAGE_TOKENS, TEMPLATE_TOKENS, Talk, Tra
 #: People that are tried; for a trace, how many times as fast it is replayed.
 PEOPLE = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 SPEEDS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+#: Seconds that are let go by before anything counts; and where people have beginnings in common, or conversations: a
+#: server that has just started has none of them in its cells, and everybody is at a first turn.
+_WARMUP_S, _LONG_WARMUP_S = 20.0, 45.0
 #: Conversations that are drawn to see how long requests are.
 _DRAWN = 400
 #: Named workloads: the scenario whose requests they have, and seconds that people think.
@@ -39,6 +42,14 @@ class Workload:
     def levels(self) -> tuple[float, ...]:
         """How much of it is tried, least first."""
         return SPEEDS if self.crowd.trace else tuple(map(float, PEOPLE))
+
+    @property
+    def warmup_s(self) -> float:
+        """Seconds until a server that has just started is as it is later. A trace begins as it did."""
+        if self.crowd.trace:
+            return 0.0
+        talk = self.crowd.talk
+        return _LONG_WARMUP_S if talk.system or talk.documents or talk.turns.high > 1 else _WARMUP_S
 
     def leg(self, level: float, *, warmup: float, seconds: float) -> LegPlan:
         """So many people, or the trace so fast, from its beginning and without a warm-up."""

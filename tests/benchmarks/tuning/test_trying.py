@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from slotwise.benchmarks.tuning.candidates import Candidate
 from slotwise.benchmarks.tuning.judging import Reading
-from slotwise.benchmarks.tuning.trying import OVERHEAD_S, Probe, Round, choose, halve, rounds_for, score
+from slotwise.benchmarks.tuning.trying import Probe, Round, choose, halve, rounds_for, score, seconds_of_rounds
 from slotwise.benchmarks.tuning.workloads import workload_named
 
 CHAT = workload_named("chat")
@@ -97,14 +97,13 @@ async def test_a_number_of_people_that_is_given_stays() -> None:
     assert [level for _, level, _ in server.asked] == [10.0, 10.0]
 
 
-@given(st.floats(30, 3600))
-def test_rounds_take_about_as_long_as_there_is_time(seconds: float) -> None:
-    rounds = rounds_for(seconds)
+@given(st.floats(30, 3600), st.sampled_from([0.0, 5.0, 45.0]))
+def test_rounds_take_about_as_long_as_there_is_time(seconds: float, warmup: float) -> None:
+    rounds = rounds_for(seconds, warmup=warmup)
     assert len(rounds) >= 2
     assert rounds[-1].candidates == 2
-    took = sum(one.candidates * (1.25 * one.seconds + OVERHEAD_S) for one in rounds)
-    least = rounds_for(1.0)
-    assert took <= max(seconds, sum(one.candidates * (1.25 * one.seconds + OVERHEAD_S) for one in least)) * 1.01
+    least = rounds_for(1.0, warmup=warmup)
+    assert seconds_of_rounds(rounds, warmup) <= max(seconds, seconds_of_rounds(least, warmup)) * 1.01
     assert all(later.seconds >= earlier.seconds for earlier, later in zip(rounds, rounds[1:], strict=False))
 
 

@@ -27,6 +27,11 @@ def test_people_think_and_are_as_many_as_the_level_says() -> None:
     assert leg.name == "12 people"
 
 
+def test_what_people_have_in_common_takes_time_to_be_in_the_cells() -> None:
+    assert workload_of_trace(TRACE, "t").warmup_s == 0.0
+    assert workload_named("chat").warmup_s < workload_named("rag").warmup_s == workload_named("agent").warmup_s
+
+
 def test_a_context_has_room_for_what_is_asked() -> None:
     load = workload_named("agent")
     assert max(load.needs(1, 131_072)) > 4096
