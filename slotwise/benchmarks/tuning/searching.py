@@ -26,7 +26,7 @@ _CHANGED = 2
 #: So many are measured before the default settings.
 _BEFORE_DEFAULT = 2
 #: More than so many times the time that there is, is told.
-_LONGER = 1.5
+_LONGER = 1.1
 #: What `slotwise serve` does on its own.
 DEFAULT = Candidate()
 
