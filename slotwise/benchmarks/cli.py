@@ -17,7 +17,7 @@ from slotwise.benchmarks.document import Document, DocumentError, Verdict, decod
 from slotwise.benchmarks.job import Job, first_leaf, keep, write
 from slotwise.benchmarks.measure import worst
 from slotwise.benchmarks.options import LOAD, LOADING, MEASURING, PEERS, SERVER, Given, with_options
-from slotwise.benchmarks.peers import Contestant, PeerError, Wanted, contestants
+from slotwise.benchmarks.peers import Contestant, PeerError, Wanted, contestants, told_apart
 from slotwise.benchmarks.report.tables import compare_table, run_table
 from slotwise.benchmarks.scenarios import SCENARIOS
 from slotwise.benchmarks.survey import ServerUnfit
@@ -89,7 +89,8 @@ def compare(
         started = [spec for spec in peer or [] if "://" not in spec]
         file = (gguf or demo_model_path()) if started or batched_bench else ""
         wanted = Wanted(file, slots, given["context"] or 4096, threads or physical_cores())
-        everyone = [one for spec in [*(servers or []), *(peer or [])] for one in contestants(spec, wanted)]
+        specs = [*(servers or []), *(peer or [])]
+        everyone = told_apart([one for spec in specs for one in contestants(spec, wanted)])
         _check_names(everyone)
         if started:
             job.start_with(wanted)

@@ -12,8 +12,9 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 #: What the model is called on every server that is started here.
@@ -62,6 +63,8 @@ class Contestant:
     url: str = ""
     #: Ollama alone: what its model is made from, once it answers.
     modelfile: str = ""
+    #: What was added to its command line or its environment by hand.
+    added: tuple[str, ...] = ()
 
 
 def contestants(spec: str, wanted: Wanted) -> list[Contestant]:
@@ -81,13 +84,25 @@ def contestants(spec: str, wanted: Wanted) -> list[Contestant]:
     if name and value.startswith(("http://", "https://")) and not extra:
         return [Contestant(name, url=value.rstrip("/").removesuffix("/v1") + "/v1")]
     if head == "slotwise":
-        return [_slotwise(wanted, extra)]
+        return [replace(_slotwise(wanted, extra), added=tuple(extra))]
     peer, _, only = name.partition(":")
     build = {"llama-server": _llama_server, "ollama": _ollama}.get(peer)
     if build is None or not value or only not in ("", _DEFAULTS, _TUNED) or name.endswith(":"):
         raise ValueError(f"--peer {spec!r} is none of these: {_ALLOWED}")
     binary = _runnable(value)
-    return [build(binary, kind, wanted, extra) for kind in (_DEFAULTS, _TUNED) if only in ("", kind)]
+    kinds = [kind for kind in (_DEFAULTS, _TUNED) if only in ("", kind)]
+    return [replace(build(binary, kind, wanted, extra), added=tuple(extra)) for kind in kinds]
+
+
+def told_apart(everyone: Sequence[Contestant]) -> list[Contestant]:
+    """The same servers; of those with one name, those with something added are called by that too."""
+    names = Counter(one.name for one in everyone)
+    return [
+        replace(one, name=f"{one.name} {shlex.join(publishable(one.added))}")
+        if names[one.name] > 1 and one.added
+        else one
+        for one in everyone
+    ]
 
 
 def publishable(command: tuple[str, ...]) -> tuple[str, ...]:

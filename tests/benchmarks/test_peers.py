@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from slotwise.benchmarks import processes
-from slotwise.benchmarks.peers import A_FOLDER, Contestant, PeerError, Wanted, contestants, publishable
+from slotwise.benchmarks.peers import A_FOLDER, Contestant, PeerError, Wanted, contestants, publishable, told_apart
 from slotwise.benchmarks.processes import Running, free_port, raw_limits, running
 from slotwise.loads import demo_model_path
 
@@ -137,6 +137,16 @@ def _exists(path: Path) -> bool:
 
 
 # What --peer means
+
+
+def test_one_server_with_other_flags_has_another_name() -> None:
+    wanted = Wanted("fake:", slots=2, context=512, threads=1)
+    specs = ["slotwise", "slotwise --itl-target 0", "slotwise --prefix-cache /tmp/of/mine"]
+
+    everyone = told_apart([one for spec in specs for one in contestants(spec, wanted)])
+
+    assert [one.name for one in everyone] == ["slotwise", "slotwise --itl-target 0", "slotwise --prefix-cache mine"]
+    assert [one.name for one in told_apart(contestants("slotwise --itl-target 0", wanted))] == ["slotwise"]
 
 
 @pytest.mark.parametrize("context", [512, 2048])
