@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def _token_object(token: bytes, logprob: float) -> dict[str, Any]:
     return {"token": token.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(token)}
 
 
-class _Teller:
+class _Teller(ABC):
     """What the two have in common: the head of every chunk, encoded once."""
 
     content_type = b"text/event-stream; charset=utf-8"
@@ -104,13 +105,13 @@ class _Teller:
     def waiting(self, comment: bytes) -> bytes:
         return comment
 
+    @abstractmethod
     def _content(self, index: int, answer: Answer) -> dict[str, Any]:
         """What the answer says, as members of its choice."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _told(self, index: int, answer: Answer) -> dict[str, Any]:
         """Its log probabilities."""
-        raise NotImplementedError
 
     def _event(self, index: int, content: bytes, finish: bytes = b"null", logprobs: bytes = b"null") -> bytes:
         choice = b'{"index":%d,%b,"logprobs":%b,"finish_reason":%b}' % (index, content, logprobs, finish)

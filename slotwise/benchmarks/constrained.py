@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -169,7 +170,7 @@ def choosing(model: LlamaModel, constraints: Constraints, params: SamplingParams
                 pass
         sampler = model.new_sampler(params, prompt=[], ignore_eos=False, matcher=matcher)
         model.logits(2)
-        taken.append(_seconds(lambda sampler=sampler: sampler.sample(2)))  # type: ignore[misc]
+        taken.append(_seconds(partial(sampler.sample, 2)))
         sampler.close()
     model.remove(0)
     return statistics.median(taken)

@@ -111,8 +111,9 @@ def publishable(command: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _without_folders(word: str) -> str:
-    option, value = re.fullmatch(r"([\w.-]+=)?(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
-    return (option or "") + value.rstrip("/").rpartition("/")[2]
+    option = re.match(r"[\w.-]+=", word)
+    value = word.removeprefix(option.group()) if option else word
+    return (option.group() if option else "") + value.rstrip("/").rpartition("/")[2]
 
 
 def _runnable(text: str) -> str:

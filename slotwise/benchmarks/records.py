@@ -68,8 +68,6 @@ class Attempt:
     asked_tokens: int | None = None
     prompt_tokens: int | None = None
     cached_tokens: int = 0
-    #: Of a later turn: tokens of the turn before it and of its answer, which the server has computed before.
-    repeated_tokens: int = 0
     output_tokens: int | None = None
     #: The server told no usage: `output_tokens` is a number of events, or was counted from the text.
     estimated: bool = False
@@ -81,6 +79,12 @@ class Attempt:
     vectors: int = 0
     #: The turn before it, in the same conversation.
     before: Attempt | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def repeated_tokens(self) -> int:
+        """Of a later turn: tokens of the turn before it and of its answer, which the server has computed before."""
+        before = self.before
+        return 0 if before is None else (before.prompt_tokens or 0) + (before.output_tokens or 0)
 
     @property
     def good(self) -> bool:

@@ -226,8 +226,6 @@ class _Load:
         run = self.run
         attempt = Attempt(crowd=crowd, key=ask.who, intended=time.perf_counter() if intended is None else intended)
         attempt.before = before
-        if before is not None:
-            attempt.repeated_tokens = (before.prompt_tokens or 0) + (before.output_tokens or 0)
         index = len(run.attempts)
         run.attempts.append(attempt)
         if intended is not None:

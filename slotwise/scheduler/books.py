@@ -88,20 +88,20 @@ class Books:
     def _count(self, request: RequestRecord, by: int) -> None:
         if request.counts:
             return  # it takes nothing that is limited or shared
+        model = self._models[request.model]
         if request.state in WAITING:
             self._limits.waits(request.flow.key, by)
         if request.state in HOLDING:
             self._limits.runs(request.flow.key, by)
-            model = self._models[request.model]
             tally(model.holding_at, request.level, by)
+            held = model.holding.setdefault(request.flow, {})
             if by > 0:
-                model.holding.setdefault(request.flow, {})[request.request_id] = request
+                held[request.request_id] = request
             else:
-                del model.holding[request.flow][request.request_id]
-                if not model.holding[request.flow]:
-                    del model.holding[request.flow]
+                del held[request.request_id]
+            if not held:
+                del model.holding[request.flow]
         if request.state in PREPARED:
-            model = self._models[request.model]
             tally(model.prepared, request.flow, by)
             if by < 0 and not model.prepared[request.flow]:
                 model.unprepared[request.flow] = None

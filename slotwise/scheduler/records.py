@@ -306,8 +306,7 @@ class ModelRecord:
 
     def slots_of(self, flow: Flow) -> int:
         """How many slots it has."""
-        held = self.holding.get(flow)
-        return len(held) if held else 0
+        return len(self.holding.get(flow, ()))
 
     @property
     def queued(self) -> int:

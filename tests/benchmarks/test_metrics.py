@@ -186,8 +186,8 @@ def test_time_per_token_is_infinite_for_what_failed() -> None:
 
 def test_what_turns_repeat_is_counted_apart_from_what_else_is_cached() -> None:
     first = _ok(prompt_tokens=300, cached_tokens=200)
-    second = _ok(prompt_tokens=400, cached_tokens=350, repeated_tokens=340)
-    third = _ok(prompt_tokens=500, cached_tokens=230, repeated_tokens=460)
+    second = _ok(prompt_tokens=400, cached_tokens=350, before=Attempt(prompt_tokens=340))
+    third = _ok(prompt_tokens=500, cached_tokens=230, before=Attempt(prompt_tokens=460))
     summary = summarize([first, second, third], 0, 10, CHAT)
 
     assert summary.repeated_cached_share == pytest.approx((340 + 230) / (340 + 460))

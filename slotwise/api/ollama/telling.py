@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -52,7 +53,7 @@ def call_object(index: int, call: ToolCall) -> dict[str, Any] | None:
     return {"id": call.id, "function": {"index": index, "name": call.name, "arguments": arguments}}
 
 
-class _Teller:
+class _Teller(ABC):
     """What all have in common. Answers are one; Ollama knows no choices."""
 
     content_type = b"application/x-ndjson"
@@ -129,9 +130,9 @@ class _Teller:
     def _with_logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         return {"logprobs": [_logprob_object(one) for one in logprobs]} if self._logprobs and logprobs else {}
 
+    @abstractmethod
     def _said(self, text: str, thoughts: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A part of the answer, or all of it, as members of its object."""
-        raise NotImplementedError
 
 
 class ChatTeller(_Teller):

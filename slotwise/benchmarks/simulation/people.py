@@ -154,8 +154,6 @@ class _Talking:
         before = self._last
         self._last = self._leg.ask(self._crowd, self._who, asked, self._answered)
         self._last.before = before
-        if before is not None:
-            self._last.repeated_tokens = (before.prompt_tokens or 0) + (before.output_tokens or 0)
 
     def _answered(self, attempt: Attempt, answer: list[int]) -> None:
         if attempt.failed:

@@ -15,8 +15,7 @@ from rich.console import Console
 
 from slotwise.benchmarks.lengths import lognormal
 from slotwise.benchmarks.simulation.engine import Engine
-from slotwise.benchmarks.simulation.server import Job, SimulatedModel, SimulatedServer
-from slotwise.benchmarks.simulation.timeline import Timeline
+from slotwise.benchmarks.simulation.server import Job, SimulatedModel, SimulatedServer, started
 from slotwise.memory.accounts import on_host
 from slotwise.scheduler.shares import Flow
 from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
@@ -52,9 +51,7 @@ class Answers:
 
 def simulate(requests: int, workers: int, seed: int = 1) -> tuple[SimulatedServer, Answers, float]:
     """The server, what was answered, and the seconds that it took."""
-    server = SimulatedServer(Timeline(), {"m": _model(workers)}, SchedulerConfig(max_queue=requests, max_wait_s=None))
-    server.preload()
-    server.run(until=2.0)
+    server = started({"m": _model(workers)}, SchedulerConfig(max_queue=requests, max_wait_s=None))
     rng = random.Random(seed)
     answers = Answers()
     rate = _LOAD * workers / _seconds_of_one()

@@ -10,42 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.table import Table
 
 from slotwise.benchmarks.metrics import Slo
 from slotwise.benchmarks.simulation.cli import TEMPLATE_TOKENS, engines_for, hardware_of, refusals
 from slotwise.benchmarks.tuning.candidates import Candidate
+from slotwise.benchmarks.tuning.exhaustive import Grid, read_grid
 from slotwise.benchmarks.tuning.predicting import Predictor
+from slotwise.benchmarks.tuning.trying import score
 from slotwise.benchmarks.tuning.workloads import workload_named
 from slotwise.commands import out
 from slotwise.paths import data_folder
-
-
-class _Reading(msgspec.Struct):
-    soft_s: float
-    seconds: float
-
-
-class _Probe(msgspec.Struct):
-    candidate: Candidate
-    reading: _Reading
-
-
-class _Grid(msgspec.Struct):
-    """What is looked at of an `exhaustive.Grid`. JSON has no infinity, which some of its other figures are."""
-
-    workload: str
-    users: int
-    scale: float
-    slo: dict[str, float | None]
-    probes: list[_Probe]
-
-    def score(self, candidate: Candidate) -> float:
-        """As `trying.score` of one level."""
-        readings = [probe.reading for probe in self.probes if probe.candidate == candidate]
-        return sum(one.soft_s * one.seconds for one in readings) / sum(one.seconds for one in readings)
 
 
 def ordered_alike(measured: Sequence[float], predicted: Sequence[float]) -> int:
@@ -65,7 +41,7 @@ def main(
 ) -> None:
     """Of the grid's settings those that differ in their slots only."""
     with refusals():
-        found = msgspec.json.decode(grid.read_bytes(), type=_Grid)
+        found = read_grid(grid)
         hardware = hardware_of(gpu, cpu)
         if hardware is None:
             raise ValueError("'cpu' or 'gpu' is missing: what is measured here is not to be looked at")
@@ -74,7 +50,7 @@ def main(
         level, candidates = float(found.users), _that_differ_in_slots(found)
         engines = engines_for(hardware, data_folder())
         predictor = Predictor(None, {}, load, slo, engines, template=TEMPLATE_TOKENS, level=level)
-        measured = [found.score(one) for one in candidates]
+        measured = [score(found.probes, one) for one in candidates]
         predicted = [predictor.predict(one).best.soft_s for one in candidates]
         table = Table(box=None, header_style="bold")
         for heading in ("SETTINGS", "MEASURED", "SIMULATED"):
@@ -86,7 +62,7 @@ def main(
         out.print(f"{alike} of {len(candidates)} in the order in which they were measured", highlight=False)
 
 
-def _that_differ_in_slots(grid: _Grid) -> list[Candidate]:
+def _that_differ_in_slots(grid: Grid) -> list[Candidate]:
     tried = list(dict.fromkeys(probe.candidate for probe in grid.probes))
     longest = tried[0].context  # a grid begins with what has room for all
     return sorted(one for one in tried if one == Candidate(slots=one.slots, context=longest))
