@@ -48,11 +48,11 @@ class Grid(msgspec.Struct, kw_only=True):
 
 
 def grid_of(context: int) -> list[Candidate]:
-    """Slots, cells and their layout, with room for all requests; Ollama's defaults among them."""
+    """Slots, cells and their layout, with room for all requests; Ollama's defaults, and ours."""
     found = [Candidate(slots=slots, context=context) for slots in (1, 2, 4, 8, 16)]
     found += [Candidate(slots=slots, context=context, kv_layout="unified") for slots in (4, 16)]
-    found += [Candidate(slots=slots, context=4096) for slots in (1, 4, 8) if context != 4096]
-    return found
+    found += [Candidate(slots=slots, context=4096) for slots in (1, 4)]
+    return list(dict.fromkeys([*found, DEFAULT]))
 
 
 def main(
