@@ -10,7 +10,7 @@ from slotwise.benchmarks.metrics import Slo
 from slotwise.benchmarks.report.drawing import COLOURS, MARKERS, QUIET, Plot, legend, paper, time_axis
 from slotwise.benchmarks.tuning.candidates import Candidate
 from slotwise.benchmarks.tuning.judging import Reading
-from slotwise.benchmarks.tuning.predicting import Prediction
+from slotwise.benchmarks.tuning.predicting import Prediction, ranked
 from slotwise.benchmarks.tuning.trying import Probe
 
 #: Candidates that have a colour of their own; the others are grey.
@@ -26,8 +26,10 @@ def pareto(
     *,
     simulated: bool,
 ) -> Plot:
-    """`predictions`: the best first. Raises NoPlots."""
-    shown = list(dict.fromkeys([chosen, default, *(one.candidate for one in predictions)]))[:_SHOWN]
+    """Raises NoPlots."""
+    predictions = ranked(predictions)
+    measured, promising = (probe.candidate for probe in probes), (one.candidate for one in predictions)
+    shown = list(dict.fromkeys([chosen, default, *measured, *promising]))[:_SHOWN]
     title = "Simulated: tokens/s and the time of a token" if simulated else "Tokens/s and the time of a token"
     with paper(height=4.4) as (figure, axes):
         for one in predictions:
@@ -49,7 +51,7 @@ def pareto(
             axes.set_xlim(0, 3 * slo.tpot)
         time_axis(axes.xaxis)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("time per token, 95% (green: within the limit; stars: measured)")
+        axes.set_xlabel("time per token, 95% (stars: measured)")
         axes.set_ylabel("output tok/s")
         axes.set_title(title)
         legend(axes, "lower right")
