@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-AT_MOST = {"output tok/s": 0.15, "TTFT p50": 0.25, "TTFT p95": 0.35}
+AT_MOST = {"output tok/s": 0.15, "TTFT p50": 0.25, "TTFT p95": 0.4}
 
 
 @pytest.mark.slow

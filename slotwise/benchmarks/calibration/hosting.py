@@ -1,13 +1,14 @@
 """What the front and the clients take of this machine: the part of a real server's time that its steps do not explain.
 
-A server is measured with few people and with some, and simulated with the same: what makes the two agree is what a
-token takes from the steps on its way out, and what a request takes before its prompt is computed. On a machine whose
-cores are all busy with steps it is a tenth of the time and more; where there are cores to spare it is nothing.
+A server is measured with one person and with some, and with short prompts and long ones, and simulated with the same:
+what makes the two agree is what a token takes from the steps on its way out, what a token of a prompt takes longer than
+where nothing else runs, and what a request takes before its prompt is computed. On a machine whose cores are all busy
+with steps it is a tenth of the time and more; where there are cores to spare it is nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -27,47 +28,65 @@ from slotwise.benchmarks.simulation.server import SimulatedModel, started
 from slotwise.benchmarks.talks import Talk
 
 _ALONE, _TOGETHER = 1, 8
-_TALK = Talk(prompt=fixed(128), output=fixed(128))
+_SHORT, _LONG, _ANSWER, _WORD = 128, 768, 128, 16
+#: Of the context, what a long prompt takes at most; and so many times a short one it has, or there is none.
+_OF_CONTEXT, _LONGER = 0.75, 2
 #: Seconds of a token, and of a request, are looked for up to here.
 _MOST_TOKEN_S, _MOST_REQUEST_S = 0.02, 0.5
 _HALVINGS = 12
-_SLO = PRESETS["batch"]
+#: Under which all that was answered counts.
+SLO = PRESETS["batch"]
 
 
 @dataclass(frozen=True, slots=True)
 class HostReadings:
-    """Of a real server: tokens per second and the median wait for a first token, alone and together; and the tokens
-    that its template has around a message."""
+    """Of a server: tokens per second and the median wait for a first token, together and alone; alone with a long
+    prompt too, if one fits into the context; and the tokens that its template has around a message."""
 
-    alone: Summary
     together: Summary
+    alone: Summary
+    long: Summary | None
     template: int
 
 
-def plan_of(users: int, seconds: float) -> LegPlan:
-    people = Crowd("people", _TALK, users=users)
+def plans_of(context: int, seconds: float) -> list[LegPlan]:
+    """What is asked: together, alone, and alone with long prompts if they fit."""
+    long = min(_LONG, int(_OF_CONTEXT * context) - _WORD)
+    legs = [(_TOGETHER, _SHORT, _ANSWER), (_ALONE, _SHORT, _ANSWER)]
+    legs += [(_ALONE, long, _WORD)] if long >= _LONGER * _SHORT else []
+    return [_plan(users, Talk(prompt=fixed(prompt), output=fixed(answer)), seconds) for users, prompt, answer in legs]
+
+
+def _plan(users: int, talk: Talk, seconds: float) -> LegPlan:
+    people = Crowd("people", talk, users=users)
     return LegPlan(f"{users} people", (people,), x=users, seconds=seconds, warmup=min(4.0, seconds / 3), grace=60.0)
 
 
 async def measure_host(
-    path: str, flags: tuple[str, ...], seconds: float, watch: Callable[[Run, str, float], None]
+    path: str, flags: tuple[str, ...], context: int, seconds: float, watch: Callable[[Run, str, float], None]
 ) -> HostReadings:
-    """Starts a server of the model and asks it. Raises PeerError or ServerUnfit."""
-    options = Options(_SLO)
+    """Starts a server of the model and asks it; `context`: of a request, by the flags. Raises PeerError or
+    ServerUnfit."""
+    options = Options(SLO)
     async with running(our_server(path, flags)) as found:
         subject = await prepare("slotwise", found.url, options, found.command, found.pid)
-        readings = [
-            _summary(await run_leg(subject, plan_of(users, seconds), options, f"{users} people", 0.0, watch))
-            for users in (_ALONE, _TOGETHER)
-        ]
-    return HostReadings(readings[0], readings[1], round(subject.ruler.fixed))
+        legs = [await run_leg(subject, plan, options, plan.name, 0.0, watch) for plan in plans_of(context, seconds)]
+    return readings_of([_summary(leg) for leg in legs], round(subject.ruler.fixed))
+
+
+def readings_of(found: Sequence[Summary], template: int) -> HostReadings:
+    """Of what `plans_of` asks, in that order."""
+    return HostReadings(found[0], found[1], found[2] if len(found) > 2 else None, template)
 
 
 def host_costs(model: SimulatedModel, found: HostReadings, seconds: float) -> HostCosts:
     """Those with which the simulation of `model` agrees with what was measured. Pure."""
     host = HostCosts(prompt_token_s=5e-6)
-    for _ in range(2):  # each of the two changes the other a little
+    for _ in range(2):  # each of them changes the others a little
         host = _agreeing(host, "token_taken_s", _MOST_TOKEN_S, model, found, seconds, _tokens_per_second)
+        if found.long is not None:
+            most = model.engine.prompt_seconds(_LONG) / _LONG
+            host = _agreeing(host, "prompt_taken_s", most, model, found, seconds, _long_prompt)
         host = _agreeing(host, "request_s", _MOST_REQUEST_S, model, found, seconds, _first_token)
     return host
 
@@ -94,19 +113,31 @@ def _agreeing(
 
 
 def _tokens_per_second(model: SimulatedModel, found: HostReadings, seconds: float) -> float:
-    return _simulated(model, _TOGETHER, seconds, found.template).output_tok_s - found.together.output_tok_s
+    return _simulated(model, 0, found, seconds).output_tok_s - found.together.output_tok_s
 
 
 def _first_token(model: SimulatedModel, found: HostReadings, seconds: float) -> float:
-    measured = found.alone.ttft.good["p50"] or 0.0
-    return measured - (_simulated(model, _ALONE, seconds, found.template).ttft.good["p50"] or 0.0)
+    return _wait(found.alone) - _wait(_simulated(model, 1, found, seconds))
 
 
-def _simulated(model: SimulatedModel, users: int, seconds: float, template: int) -> Summary:
-    server = started({"m": model})
-    load = Load(plan_of(users, 3 * seconds), ("m",), context=model.info.context_cap, template=template)
+def _long_prompt(model: SimulatedModel, found: HostReadings, seconds: float) -> float:
+    """By how much it takes longer than a short one: what all requests have to wait for is in both."""
+    assert found.long is not None
+    short, long = (_simulated(model, leg, found, seconds) for leg in (1, 2))
+    return (_wait(found.long) - _wait(found.alone)) - (_wait(long) - _wait(short))
+
+
+def _wait(summary: Summary) -> float:
+    """Until the first token, in the median."""
+    return summary.ttft.good["p50"] or 0.0
+
+
+def _simulated(model: SimulatedModel, leg: int, found: HostReadings, seconds: float) -> Summary:
+    """The leg of `plans_of`, for longer than it was measured."""
+    server, context = started({"m": model}), model.info.context_cap
+    load = Load(plans_of(context, 3 * seconds)[leg], ("m",), context=context, template=found.template)
     return _summary(simulate_leg(server, load))
 
 
 def _summary(measured: Measured) -> Summary:
-    return summarize(measured.attempts, measured.begin, measured.until, _SLO)
+    return summarize(measured.attempts, measured.begin, measured.until, SLO)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "calibrations"
 #: Counted up when the file's fields change their meaning.
-_FORM = 1
+_FORM = 2
 #: One that was not measured to its end is measured again where there is so many times as much time.
 _MORE = 1.5
 #: Of a load, what decides about how long its steps take.

@@ -92,6 +92,8 @@ class HostCosts(msgspec.Struct, frozen=True, kw_only=True):
     prompt_token_s: float = 0.0
     #: Of that, what a step has less of the machine.
     request_taken_s: float = 0.0
+    #: What each token of a prompt takes of the steps beyond what it took where nothing else ran.
+    prompt_taken_s: float = 0.0
     #: What each output token takes from the steps on its way out.
     token_taken_s: float = 0.0
     #: From a step's end until its tokens are with the client.

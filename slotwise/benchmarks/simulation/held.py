@@ -130,7 +130,7 @@ async def _calibrated(engines: MeasuredHere, subject: Served, seconds: float, ho
         found = await engines.calibrate(subject, seconds, lambda done, of: None)
     if found.host is None:
         err.print("measuring what the front takes …", highlight=False)
-        with display(err, 2 * host) as shown:
+        with display(err, 3 * host) as shown:
             found = await engines.with_host(subject, _FLAGS, host, shown.watch)
         err.print(f"  {found.host}", highlight=False)
     return found

@@ -163,7 +163,9 @@ class MeasuredHere:
         nothing. Raises PeerError or ServerUnfit."""
         known = self._known(served)
         if known.host is None:
-            found = await measure_host(served.load.path, (*flags, "--no-speculation"), seconds, watch)
+            found = await measure_host(
+                served.load.path, (*flags, "--no-speculation"), served.load.context_cap, seconds, watch
+            )
             model = simulated_model(served.file, served.load, known.engine, ASSUMED_HOST)
             host = await anyio.to_thread.run_sync(host_costs, model, found, seconds)
             known = msgspec.structs.replace(known, host=host, template=found.template)

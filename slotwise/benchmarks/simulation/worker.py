@@ -271,6 +271,7 @@ class SimulatedWorker:
         prompting = [one.row for one, _ in chunks if not is_decoding(one)]
         runs = runs_of([one.row for one, _ in chunks if is_decoding(one)], prompting)
         bare = engine.bare_seconds(runs, parts) + said * self.host.token_taken_s
+        bare += plan.prefill_tokens * self.host.prompt_taken_s
         looks = engine.row_seconds(rows, own, reach)
         looks += sum(engine.part_seconds(part, part.start + part.tokens if engine.split else reach) for part in parts)
         return [at + moved + bare + looks]

@@ -207,7 +207,7 @@ class _Run:
         if known.host is None:
             _say("measuring what the server takes beside its steps …")
             flags = (*self._common_flags, *Candidate(context=subject.load.context_cap).flags)
-            with display(err, 2 * _HOST_S) as shown:
+            with display(err, 3 * _HOST_S) as shown:
                 known = await engines.with_host(subject, flags, _HOST_S, shown.watch)
         self._search.predictor.template = TEMPLATE_TOKENS if known.template is None else known.template
         host = engines.host(subject)
