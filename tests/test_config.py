@@ -271,19 +271,6 @@ def test_a_prefix_is_not_kept_for_a_model_that_embeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("whole", "own", "embeds"),
-    [("", "", 4096), ("context = 2048", "", 2048), ("context = 9000", "", 9000), ("", "context = 8192", 8192)],
-)
-def test_inputs_that_are_embedded_are_short_unless_more_is_asked_for(
-    tmp_path: Path, whole: str, own: str, embeds: int
-) -> None:
-    text = f'{whole}\n[model.e]\npath = "fake:"\nkind = "embedding"\n{own}\n'
-    ((load,),) = model_loads(load_settings({}, config_file=_file(tmp_path, text), environment={})).values()
-
-    assert load.context_cap == embeds
-
-
-@pytest.mark.parametrize(
     ("kind", "says", "words"),
     [("bert", "text", "can only embed"), ("mamba", "embedding", "recurrent"), ("llama", "vision", "'auto', 'text'")],
 )

@@ -2,8 +2,7 @@
 
 Between two events nothing changes. So the time up to an event is charged, at its beginning, to what the records say
 then. Events come in bursts (a step, and all that follows from it), which are taken as one: a state that lasts for less
-than a millisecond is charged as the one that follows it. With many workers, all of which are looked at, it may be some
-milliseconds.
+than a millisecond is charged as the one that follows it.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from slotwise.scheduler.account import Account, Bound
 from slotwise.scheduler.lifecycle import WorkerState
 from slotwise.scheduler.records import ModelRecord, WorkerRecord
 
-#: Seconds that are charged together, and for how many workers: more of them have as many more events in that time.
-BURST_S, _WORKERS = 0.001, 8
+#: Seconds that are charged together.
+BURST_S = 0.001
 #: With so much of its cells promised a worker has none for one more, in all likelihood.
 _NEARLY_ALL = 0.9
 
@@ -36,8 +35,6 @@ class Bounds:
             return
         if math.isnan(seconds):
             self._began = self._at = now
-            return
-        if seconds < BURST_S * (sum(len(model.workers) for model in self._models.values()) // _WORKERS):
             return
         self._at = now
         for model in self._models.values():

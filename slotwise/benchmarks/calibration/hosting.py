@@ -25,6 +25,7 @@ from slotwise.benchmarks.simulation.engine import HostCosts
 from slotwise.benchmarks.simulation.people import Load
 from slotwise.benchmarks.simulation.people import run_leg as simulate_leg
 from slotwise.benchmarks.simulation.server import SimulatedModel, started
+from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.talks import Talk
 
 _ALONE, _TOGETHER = 1, 8
@@ -41,7 +42,7 @@ SLO = PRESETS["batch"]
 @dataclass(frozen=True, slots=True)
 class HostReadings:
     """Of a server: tokens per second and the median wait for a first token, together and alone; alone with a long
-    prompt too, if one fits into the context; and the tokens that its template has around a message."""
+    prompt too, if one fits into the context and was answered; and the tokens that its template has around a message."""
 
     together: Summary
     alone: Summary
@@ -75,8 +76,12 @@ async def measure_host(
 
 
 def readings_of(found: Sequence[Summary], template: int) -> HostReadings:
-    """Of what `plans_of` asks, in that order."""
-    return HostReadings(found[0], found[1], found[2] if len(found) > 2 else None, template)
+    """Of what `plans_of` asks, in that order. Raises ServerUnfit: a leg that is needed has no answers."""
+    together, alone, *more = found
+    if not together.output_tok_s or not _wait(alone):
+        raise ServerUnfit("the server answered nothing within a leg: what it takes beside its steps is not known")
+    long = next((one for one in more if _wait(one)), None)
+    return HostReadings(together, alone, long, template)
 
 
 def host_costs(model: SimulatedModel, found: HostReadings, seconds: float) -> HostCosts:
@@ -85,7 +90,7 @@ def host_costs(model: SimulatedModel, found: HostReadings, seconds: float) -> Ho
     for _ in range(2):  # each of them changes the others a little
         host = _agreeing(host, "token_taken_s", _MOST_TOKEN_S, model, found, seconds, _tokens_per_second)
         if found.long is not None:
-            most = model.engine.prompt_seconds(_LONG) / _LONG
+            most = model.engine.prompt_seconds(_SHORT) / _SHORT
             host = _agreeing(host, "prompt_taken_s", most, model, found, seconds, _long_prompt)
         host = _agreeing(host, "request_s", _MOST_REQUEST_S, model, found, seconds, _first_token)
     return host
@@ -133,9 +138,10 @@ def _wait(summary: Summary) -> float:
 
 
 def _simulated(model: SimulatedModel, leg: int, found: HostReadings, seconds: float) -> Summary:
-    """The leg of `plans_of`, for longer than it was measured."""
+    """The leg of `plans_of` as it was measured, for as long: people who ask at once go in waves, of which a longer leg
+    has others."""
     server, context = started({"m": model}), model.info.context_cap
-    load = Load(plans_of(context, 3 * seconds)[leg], ("m",), context=context, template=found.template)
+    load = Load(plans_of(context, seconds)[leg], ("m",), context=context, template=found.template)
     return _summary(simulate_leg(server, load))
 
 

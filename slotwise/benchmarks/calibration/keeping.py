@@ -24,8 +24,9 @@ from slotwise.workers.protocol import LoadModel
 logger = logging.getLogger(__name__)
 
 FOLDER = "calibrations"
-#: Counted up when the file's fields change their meaning.
-_FORM = 2
+#: Counted up when the file's fields change their meaning. In the first, `host` had what prompts take in each request's
+#: wait; all else was as it is.
+_FORM, _OLD_HOST = 2, 1
 #: One that was not measured to its end is measured again where there is so many times as much time.
 _MORE = 1.5
 #: Of a load, what decides about how long its steps take.
@@ -87,6 +88,8 @@ class Calibrations:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             logger.warning("a calibration in %s can not be used: %s", self._folder, error)
             return None
+        if found.form == _OLD_HOST:
+            return msgspec.structs.replace(found, form=_FORM, host=None)
         return found if found.form == _FORM else None
 
     def keep(self, key: str, calibration: Calibration) -> None:

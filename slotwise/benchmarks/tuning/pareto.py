@@ -11,7 +11,7 @@ from slotwise.benchmarks.report.drawing import COLOURS, MARKERS, QUIET, Plot, le
 from slotwise.benchmarks.tuning.candidates import Candidate
 from slotwise.benchmarks.tuning.judging import Reading
 from slotwise.benchmarks.tuning.predicting import Prediction, ranked
-from slotwise.benchmarks.tuning.trying import Probe
+from slotwise.benchmarks.tuning.trying import Probe, score
 
 #: Candidates that have a colour of their own; the others are grey.
 _SHOWN = 5
@@ -28,13 +28,17 @@ def pareto(
 ) -> Plot:
     """Raises NoPlots."""
     predictions = ranked(predictions)
-    measured, promising = (probe.candidate for probe in probes), (one.candidate for one in predictions)
-    shown = list(dict.fromkeys([chosen, default, *measured, *promising]))[:_SHOWN]
+    promising = [one.candidate for one in predictions]
+    measured = sorted({probe.candidate for probe in probes}, key=lambda one: score(probes, one), reverse=True)
+    usual = [default] if default in {*promising, *measured} else []
+    shown = list(dict.fromkeys([chosen, *usual, *measured, *promising]))[:_SHOWN]
+    others = [probe.reading for probe in probes if probe.candidate not in shown]
     title = "Simulated: tokens/s and the time of a token" if simulated else "Tokens/s and the time of a token"
     with paper(height=4.4) as (figure, axes):
         for one in predictions:
             if one.candidate not in shown:
                 axes.plot(*_line(one.readings), color=QUIET, linewidth=0.6, alpha=0.5)
+        axes.plot(*_line(others), linestyle="", color=QUIET, marker="*", markersize=8)
         for index, candidate in enumerate(shown):
             colour = COLOURS[index % len(COLOURS)]
             found = next((one for one in predictions if one.candidate == candidate), None)

@@ -15,7 +15,7 @@ from slotwise.benchmarks.tuning.trying import Probe
 from slotwise.paths import write_whole
 
 FOLDER = "tuning"
-_FORM = 2
+_FORM = 3
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):

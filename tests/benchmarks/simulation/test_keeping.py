@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from slotwise.benchmarks.calibration.keeping import FOLDER, Calibration, Calibrations
+from slotwise.benchmarks.simulation.engine import HostCosts
 from tests.benchmarks.simulation.machines import EVEN
 
 KEY = "0123456789abcdef" * 4
@@ -27,6 +29,13 @@ def test_what_can_not_be_read_is_measured_again(tmp_path: Path, text: bytes) -> 
     file.write_bytes(text)
     assert kept.find(KEY) is None
     kept.keep(KEY, CALIBRATION)
+    assert kept.find(KEY) == CALIBRATION
+
+
+def test_of_an_older_form_the_steps_are_known_and_the_server_is_not(tmp_path: Path) -> None:
+    kept = Calibrations(tmp_path)
+    kept.keep(KEY, msgspec.structs.replace(CALIBRATION, form=1, host=HostCosts(request_s=0.07)))
+
     assert kept.find(KEY) == CALIBRATION
 
 

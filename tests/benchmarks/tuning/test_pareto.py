@@ -17,11 +17,14 @@ def test_what_was_chosen_measured_and_most_promising_is_named() -> None:
         Prediction(candidate=Candidate(slots=count), readings=(reading(4.0, 0.1 * number),))
         for number, count in enumerate(slots, 1)
     ]
-    probe = Probe(round=0, candidate=Candidate(slots=16), level=4.0, seed=1, reading=reading(4.0, 0.4))
+    probes = [
+        Probe(round=0, candidate=Candidate(slots=count), level=4.0, seed=1, reading=reading(4.0, 0.1 * count))
+        for count in (2, 16)
+    ]
 
-    plot = pareto(predictions, [probe], Candidate(slots=32), DEFAULT, SLO, simulated=False)
+    plot = pareto(predictions, probes, Candidate(slots=32), DEFAULT, SLO, simulated=False)
 
     named = [text.get_text().split(" ×")[0] for text in plot.figure.axes[0].get_legend().get_texts()]
-    assert named == ["32", "16", "48", "4"], "the default was not simulated"
+    assert named == ["32", "16", "2", "48", "4"], "the best first; the default was neither simulated nor measured"
     assert "48 slots" in plot.description
     assert "1 slot " not in plot.description
