@@ -25,7 +25,7 @@ def readings(of: SimulatedModel, seconds: float) -> HostReadings:
     return readings_of([summary(leg) for leg in legs], TEMPLATE)
 
 
-#: Where each token of a prompt takes 6 ms, and a step 40 ms and 10 for each row: waves of 8 people are longer than legs.
+#: A prompt's token takes 6 ms, a step 40 ms and 10 for each row: waves of 8 people are longer than legs.
 SLOW = Engine(decode=((1, 0.050), (2, 0.060), (64, 0.680)), prompt=((1, 0.050), (1001, 6.050)))
 
 
