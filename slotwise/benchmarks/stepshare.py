@@ -66,7 +66,7 @@ class _NoCompute(FakeModel):
         self._buffers.fill(chunks)
         return 0
 
-    def new_sampler(  # type: ignore[override]
+    def new_sampler(
         self,
         params: SamplingParams,
         *,

@@ -183,25 +183,21 @@ class Placement:
     ) -> Iterator[WorkerRecord]:
         """The workers, that in which it is through soonest first. The first is nearly always taken: no more is put in
         order before it is asked for."""
-        step_of = {rows: step_s(model, rows + 1) for rows in {worker.running for worker in workers}}
-        waiting = [(self._through_s(model, worker, request, step_of[worker.running]), worker) for worker in workers]
+        waiting = [(self._through_s(model, worker, request), worker) for worker in workers]
         while waiting:
             first = min(waiting, key=itemgetter(0))
             waiting.remove(first)
             yield first[1]
 
-    def _through_s(
-        self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord, step: float
-    ) -> tuple[float, bool, int]:
-        """Seconds that it would run on a worker, with steps of so many; where that is the same, the one that has it
-        already."""
+    def _through_s(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord) -> tuple[float, bool, int]:
+        """Seconds that it would run on a worker; where that is the same, the one that has it already."""
         demand, here = model.demand, worker.worker_id == request.worker_id
         if request.paused and here:
             known = float(request.tokens)
         else:
             known = demand.tokens_of(worker.seen.characters(request.submitted.marks))
         prompt = max(request.tokens - known, 0.0) * demand.rates.prompt_s
-        return prompt + request.claim.work.output * step, not here, worker.worker_id
+        return prompt + request.claim.work.output * step_s(model, worker.running + 1), not here, worker.worker_id
 
     def _place_behind(self, model: ModelRecord, worker: WorkerRecord, head: RequestRecord, now: float) -> bool:
         """One that does not keep a head waiting that waits for cells."""

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slotwise.request import SamplingParams
-from slotwise.workers.model import Chunk, InfillMarks, Matcher
+from slotwise.workers.model import Chunk, InfillMarks, Matcher, Sampler
 from slotwise.workers.protocol import LoadModel, ModelInfo
 from slotwise.workers.speculation import MOST_DRAFTED
 
@@ -245,7 +245,7 @@ class FakeModel:
         ignore_eos: bool,
         generated: Sequence[int] = (),
         matcher: Matcher | None = None,
-    ) -> FakeSampler:
+    ) -> Sampler:
         return FakeSampler(self, len(prompt), 0 if ignore_eos else self._eos_after, matcher)
 
     def copy(self, source: int, target: int, length: int) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Self
 import anyio
 from starlette.types import ASGIApp, Message
 
-from slotwise.errors import SlotwiseError
 from slotwise.memory.footprint import HOST
 from slotwise.request import FinishReason, GenerationRequest, ServiceTier, TokenChunk, Usage
 from slotwise.scheduler.admission import Allowance
@@ -137,7 +136,7 @@ class FakeGeneration:
         self.leases: list[FakeLease] = []
         #: What every lease says by itself.
         self.answer: list[str] | None = None
-        self.refusal: SlotwiseError | None = None
+        self.refusal: Exception | None = None
         self._asked = anyio.Event()
         self.enquiries = FakeEnquiries(self.leases)
         self.memory_ = ServedMemory(MemoryStatus({}, {}, {}))

@@ -11,7 +11,7 @@ from slotwise.errors import InvalidRequest
 from slotwise.memory.facts import ModelFacts
 from slotwise.request import ChatPrompt, GenerationRequest, ToolCall
 
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -129,7 +129,7 @@ def test_a_prompt_is_told_again_once_for_each_of_its_choices() -> None:
 
 
 def _tool(**function: Any) -> dict[str, Any]:
-    return {"tools": [{"type": "function", "function": WEATHER["function"] | function}]}  # type: ignore[operator]
+    return {"tools": [{"type": "function", "function": WEATHER["function"] | function}]}
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -276,7 +276,7 @@ async def test_who_leaves_cancels() -> None:
 
 async def test_a_fault_of_ours_is_told_without_a_trace() -> None:
     exchange = Exchange("/v1/embeddings", EMBED)
-    exchange.service.refusal = RuntimeError("secret")  # type: ignore[assignment]
+    exchange.service.refusal = RuntimeError("secret")
     await exchange.client.run()
 
     assert exchange.client.status == 500

@@ -28,13 +28,15 @@ from slotwise.benchmarks.simulation.server import SimulatedModel, started
 from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.talks import Talk
 
-_ALONE, _TOGETHER = 1, 8
+_PEOPLE = 8
 _SHORT, _LONG, _ANSWER, _WORD = 128, 768, 128, 16
 #: Of the context, what a long prompt takes at most; and so many times a short one it has, or there is none.
 _OF_CONTEXT, _LONGER = 0.75, 2
 #: Seconds of a token, and of a request, are looked for up to here.
 _MOST_TOKEN_S, _MOST_REQUEST_S = 0.02, 0.5
 _HALVINGS = 12
+#: The legs by their places in `plans_of`; the last may be missing.
+_TOGETHER, _ALONE, _ALONE_LONG = range(3)
 #: Under which all that was answered counts.
 SLO = PRESETS["batch"]
 
@@ -53,8 +55,8 @@ class HostReadings:
 def plans_of(context: int, seconds: float) -> list[LegPlan]:
     """What is asked: together, alone, and alone with long prompts if they fit."""
     long = min(_LONG, int(_OF_CONTEXT * context) - _WORD)
-    legs = [(_TOGETHER, _SHORT, _ANSWER), (_ALONE, _SHORT, _ANSWER)]
-    legs += [(_ALONE, long, _WORD)] if long >= _LONGER * _SHORT else []
+    legs = [(_PEOPLE, _SHORT, _ANSWER), (1, _SHORT, _ANSWER)]
+    legs += [(1, long, _WORD)] if long >= _LONGER * _SHORT else []
     return [_plan(users, Talk(prompt=fixed(prompt), output=fixed(answer)), seconds) for users, prompt, answer in legs]
 
 
@@ -66,7 +68,7 @@ def _plan(users: int, talk: Talk, seconds: float) -> LegPlan:
 async def measure_host(
     path: str, flags: tuple[str, ...], context: int, seconds: float, watch: Callable[[Run, str, float], None]
 ) -> HostReadings:
-    """Starts a server of the model and asks it; `context`: of a request, by the flags. Raises PeerError or
+    """Starts a server of the model and asks it; `context`: most tokens of a request. Raises PeerError or
     ServerUnfit."""
     options = Options(SLO)
     async with running(our_server(path, flags)) as found:
@@ -118,17 +120,17 @@ def _agreeing(
 
 
 def _tokens_per_second(model: SimulatedModel, found: HostReadings, seconds: float) -> float:
-    return _simulated(model, 0, found, seconds).output_tok_s - found.together.output_tok_s
+    return _simulated(model, _TOGETHER, found, seconds).output_tok_s - found.together.output_tok_s
 
 
 def _first_token(model: SimulatedModel, found: HostReadings, seconds: float) -> float:
-    return _wait(found.alone) - _wait(_simulated(model, 1, found, seconds))
+    return _wait(found.alone) - _wait(_simulated(model, _ALONE, found, seconds))
 
 
 def _long_prompt(model: SimulatedModel, found: HostReadings, seconds: float) -> float:
     """By how much it takes longer than a short one: what all requests have to wait for is in both."""
     assert found.long is not None
-    short, long = (_simulated(model, leg, found, seconds) for leg in (1, 2))
+    short, long = (_simulated(model, leg, found, seconds) for leg in (_ALONE, _ALONE_LONG))
     return (_wait(found.long) - _wait(found.alone)) - (_wait(long) - _wait(short))
 
 

@@ -149,12 +149,22 @@ def _percentiles(key: str, family: str, meaning: str, of: Callable[[Summary], La
             f"{key}_{name}",
             f"{family} {name}",
             "s",
-            lambda summary, name=name: of(summary).all.get(name),  # type: ignore[misc]
+            _percentile(of, name),
             True,
             meaning,
             family,
-            lambda summary, name=name: of(summary).good.get(name),  # type: ignore[misc]
+            _percentile(of, name, of_good=True),
         )
+
+
+def _percentile(of: Callable[[Summary], Latency], name: str, *, of_good: bool = False) -> Getter:
+    """`of_good`: of the good ones alone."""
+
+    def get(summary: Summary) -> float | None:
+        latency = of(summary)
+        return (latency.good if of_good else latency.all).get(name)
+
+    return get
 
 
 def _rate(key: str, title: str, unit: str, get: Getter, meaning: str) -> Figure:

@@ -16,7 +16,7 @@ from slotwise.benchmarks.report.figures import FIGURES
 from slotwise.benchmarks.stats import wilson
 
 #: Outcomes as people read them.
-OUTCOMES = {
+OUTCOMES: dict[str, str] = {
     Outcome.OK: "answered",
     Outcome.SHED_429: "refused (429)",
     Outcome.SHED_503: "refused (503)",
@@ -93,7 +93,7 @@ def rows(document: Document) -> list[Row]:
 
 def outcome_words(name: str) -> str:
     """What people read for an outcome; the name itself for one of a later version."""
-    return OUTCOMES.get(name, name)  # type: ignore[call-overload, no-any-return]
+    return OUTCOMES.get(name, name)
 
 
 def reasons(leg: Leg) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ python -m slotwise.benchmarks.simulation.scale [--requests N] [--workers N]
 
 from __future__ import annotations
 
-import gc
 import random
 import time
 from dataclasses import dataclass, field
@@ -28,8 +27,6 @@ _SLOTS, _CONTEXT, _KEYS = 16, 8192, 40
 #: side: at that they compute for nine tenths of the time.
 _PROMPT, _OUTPUT = lognormal(6.63, 0.99, 32, 4096), lognormal(5.02, 0.86, 16, 512)
 _LOAD = 0.6
-#: So many more objects than before, and it is looked for cycles among them.
-_COLLECTED = 100_000
 #: About an 8B model in 4 bits on a GPU of 24 GB.
 _ENGINE = Engine(
     decode=((1, 0.0085), (8, 0.0105), (16, 0.0130), (32, 0.0200)),
@@ -68,9 +65,6 @@ def simulate(requests: int, workers: int, seed: int = 1) -> tuple[SimulatedServe
             server.timeline.after(rng.expovariate(rate), lambda: come(left - 1))
 
     server.timeline.after(0.0, lambda: come(requests))
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECTED)  # what is simulated goes with its last use: there are hardly any cycles to find
     began = time.perf_counter()
     server.run()
     return server, answers, time.perf_counter() - began

@@ -163,10 +163,10 @@ class MeasuredHere:
         nothing. Raises PeerError or ServerUnfit."""
         known = self._known(served)
         if known.host is None:
-            found = await measure_host(
-                served.load.path, (*flags, "--no-speculation"), served.load.context_cap, seconds, watch
-            )
             model = simulated_model(served.file, served.load, known.engine, ASSUMED_HOST)
+            # Of the context that requests really have, in both: what fits into it is asked.
+            context = model.info.context_cap
+            found = await measure_host(served.load.path, (*flags, "--no-speculation"), context, seconds, watch)
             host = await anyio.to_thread.run_sync(host_costs, model, found, seconds)
             known = msgspec.structs.replace(known, host=host, template=found.template)
             self.keep(served, known)

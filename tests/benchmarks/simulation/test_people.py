@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,8 @@ from slotwise.scheduler.specs import SchedulerConfig
 from tests.benchmarks.simulation.machines import model
 
 
-def run(of: SimulatedModel, plan: LegPlan, capacity: float = 1.0, **config: object) -> Measured:
-    server = SimulatedServer(Timeline(), {"m": of}, SchedulerConfig(**config))  # type: ignore[arg-type]
+def run(of: SimulatedModel, plan: LegPlan, capacity: float = 1.0, **config: Any) -> Measured:
+    server = SimulatedServer(Timeline(), {"m": of}, SchedulerConfig(**config))
     server.preload()
     server.run(until=2.0)
     measured = run_leg(server, Load(plan, ("m",), seed=3, context=of.info.context_cap, capacity=capacity, template=30))
