@@ -149,8 +149,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="Port to listen on.")
     num_parallel: Slots = Field(8, description="Slots: requests that one model serves at the same time.")
-    context: Cells = Field(
-        4096, description="Most tokens of one request, prompt and answer; 0 = what the model knows and memory allows."
+    context: Cells | None = Field(
+        None,
+        description="Most tokens of one request, prompt and answer; 0 = what the model knows and memory allows; "
+        "default: 8192, or 4096 where not all slots have memory for it.",
     )
     kv_cells: Cells = Field(
         0, description="KV cells a model's requests share; 0 = as memory allows, num_parallel * context at most."

@@ -23,7 +23,10 @@ from slotwise.workers.visible import cuda_environment
 #: Fields of a load that change no buffer of llama.cpp and nothing of its process. Any other field counts, also one that
 #: is not known yet. The path is told by the files.
 NO_MATTER = frozenset(
-    {"model_id", "path", "threads", "cpus", "gpu", "itl_target", "prefixes", "prefix_cache", "host_bytes"}
+    {
+        *("model_id", "path", "threads", "cpus", "gpu", "itl_target", "prefixes", "prefix_cache", "host_bytes", "mmap"),
+        "context_fallback",
+    }
 )
 #: Environment variables that llama.cpp and the GPUs' libraries look at begin so.
 _LOOKED_AT = ("LLAMA_", "GGML_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_")

@@ -42,7 +42,9 @@ _PARTS = (
 
 def fit(
     model: Annotated[str | None, typer.Argument(help="GGUF file; none: the demo model.", show_default=False)] = None,
-    context: Annotated[int | None, typer.Option(help="Most tokens of one request.", show_default="4096")] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Most tokens of one request.", show_default="8192, or 4096 where memory is short")
+    ] = None,
     num_parallel: Annotated[int | None, typer.Option(help="Slots.", show_default="8")] = None,
     kv_cells: Annotated[
         int | None,
@@ -78,11 +80,19 @@ def fit(
         raise refused(str(error)) from None
     except OSError as error:
         raise refused(f"{error.filename or model} can not be read: {error.strerror}") from None
-    answer = Answer(file, load, gpus)
+    answer = _answer(file, load, gpus)
     if as_json:
         out.print_json(data=answer.record())
     else:
         _show(answer)
+
+
+def _answer(file: ModelFile, load: LoadModel, gpus: Sequence[int]) -> Answer:
+    """Where nothing is said of the context, it is the shorter one under the conditions of `plans.plan_model`."""
+    answer = Answer(file, load, gpus)
+    if not load.context_fallback or (answer.fits(answer.need) and answer.has_all_layers):
+        return answer
+    return Answer(file, msgspec.structs.replace(load, context_cap=load.context_fallback), gpus)
 
 
 def _store(folder: Path | None) -> LoadStore | None:
@@ -133,6 +143,11 @@ class Answer:
             [msgspec.structs.replace(self.load, context_cap=size, kv_cells=0, kv_type=kind) for kind in _KV_TYPES]
             for size in self.contexts
         ]
+
+    @property
+    def has_all_layers(self) -> bool:
+        """On GPUs, where there are any."""
+        return not self.gpus or (self.placed is not None and self.placed.split.gpu_layers > self.file.shape.blocks)
 
     def fits(self, need: Need) -> bool:
         if need.error:

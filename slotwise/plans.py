@@ -91,6 +91,8 @@ def plan_model(loads: Sequence[LoadModel], budgets: Amounts, store: LoadStore | 
     if loads[0].path.startswith(FAKE_SCHEME):
         return _of_scripted_model(loads)
     file = ModelFile(loads[0].path, store)
+    if loads[0].context_fallback:
+        return _plan_where_nothing_is_said(file, loads, budgets)
     context = _first_context(file, loads, budgets)
     plan = _plan(file, loads, context, budgets)
     if loads[0].context_cap == 0 and not loads[0].kv_cells:
@@ -106,12 +108,35 @@ def plan_model(loads: Sequence[LoadModel], budgets: Amounts, store: LoadStore | 
     return plan
 
 
+def _plan_where_nothing_is_said(file: ModelFile, loads: Sequence[LoadModel], budgets: Amounts) -> Plan:
+    """The usual context where all slots have room for it; else the shorter one, rather than cells that all slots share
+    (each row looks at everybody's then), or layers that are not on a GPU."""
+    usual, short = min(loads[0].context_cap, file.shape.context_train), loads[0].context_fallback
+    plan = _plan(file, loads, usual, budgets)
+    if usual <= short or (_has_room(plan.pools[0], budgets) and not _costs_layers(file, loads, plan, short, budgets)):
+        return plan
+    logger.info(
+        "%s: a request has %d tokens at most: not all of the %d slots have memory for %d (--context)",
+        *(loads[0].model_id, short, loads[0].slots, usual),
+    )
+    return _plan(file, loads, short, budgets)
+
+
+def _costs_layers(file: ModelFile, loads: Sequence[LoadModel], plan: Plan, short: int, budgets: Amounts) -> bool:
+    """Whether more layers were on a GPU with the shorter context."""
+    shorter = (_with_layers(file, msgspec.structs.replace(load, context_cap=short), budgets) for load in loads)
+    return any(a.n_gpu_layers < b.n_gpu_layers for a, b in zip(plan.loads, shorter, strict=True))
+
+
 def _plan(file: ModelFile, loads: Sequence[LoadModel], context: int, budgets: Amounts) -> Plan:
     loads = [_with_layers(file, msgspec.structs.replace(load, context_cap=context), budgets) for load in loads]
-    sizes = pool_sizes(loads[0], context_train=file.shape.context_train)
+    pools = _pools(file, loads, pool_sizes(loads[0], context_train=file.shape.context_train))
     return Plan(
-        loads=tuple(loads),
-        pools=_pools(file, loads, sizes),
+        loads=tuple(
+            msgspec.structs.replace(load, mmap=not need.repacks)
+            for load, need in zip(loads, pools[0].needs, strict=True)
+        ),
+        pools=pools,
         cell_bytes=file.footprint.bytes_per_cell(file.layout(loads[0]).context),
         sequence_bytes=file.footprint.bytes_per_sequence,
     )

@@ -116,14 +116,14 @@ class Service:
         """Keep what a worker took at most, so that the next start of the server reserves no less.
 
         Not of one that has had several pools, which no prediction is of. And of main memory nothing where weights were
-        copied, to a GPU or into another order, because pages of the file are resident beside them.
+        copied to a GPU, because pages of the file are resident beside them.
         """
         worker, taken = memory.reservation, dict(memory.measured.peak)
         if worker.pool is None:
             return
         plan = self._plans[worker.model]
         need = plan.pools[worker.pool].needs[worker.place]
-        if plan.loads[worker.place].n_gpu_layers or need.repacks:
+        if plan.loads[worker.place].n_gpu_layers:
             taken.pop(HOST, None)
         if need.prediction and taken:
             self._tasks.start_soon(self._record, need.prediction, taken)

@@ -380,3 +380,23 @@ def test_named_prefixes_are_for_all_models_or_for_those_named(tmp_path: Path) ->
 def test_a_prefix_that_can_not_be_meant_is_refused(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         _with_prefix(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("whole", "own", "context"),
+    [
+        ("", "", (8192, 4096)),
+        ("context = 2048", "", (2048, 0)),
+        ("", "context = 16384", (16384, 0)),
+        ("kv_layout = 'split'", "", (4096, 0)),
+        ("reproducible = true", "", (4096, 0)),
+        ("", "kv_cells = 9000", (4096, 0)),
+        ("", "kind = 'embedding'", (4096, 0)),
+        ("context = 9000", "kind = 'embedding'", (9000, 0)),
+    ],
+)
+def test_a_context_of_which_nothing_is_said(tmp_path: Path, whole: str, own: str, context: tuple[int, int]) -> None:
+    text = f'{whole}\n[model.e]\npath = "fake:"\n{own}\n'
+    ((load,),) = model_loads(load_settings({}, config_file=_file(tmp_path, text), environment={})).values()
+
+    assert (load.context_cap, load.context_fallback) == context

@@ -44,6 +44,8 @@ SAME: dict[str, Any] = {
     "prefixes": (NamedPrefix("p", "text"),),
     "prefix_cache": "/folder",
     "host_bytes": 10**9,
+    "mmap": False,
+    "context_fallback": 1024,
 }
 
 

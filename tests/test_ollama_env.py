@@ -58,7 +58,7 @@ def test_other_machines_are_let_in_only_with_a_key_and_the_variable_is_named(tex
         ("OLLAMA_KEEP_ALIVE", "-1", "keep_alive", None),
         ("OLLAMA_KEEP_ALIVE", "-5m", "keep_alive", None),
         ("OLLAMA_CONTEXT_LENGTH", "16384", "context", 16384),
-        ("OLLAMA_CONTEXT_LENGTH", "0", "context", 4096),
+        ("OLLAMA_CONTEXT_LENGTH", "0", "context", None),
         ("OLLAMA_KV_CACHE_TYPE", "Q8_0", "kv_type", "q8_0"),
         ("OLLAMA_FLASH_ATTENTION", "1", "flash_attn", "on"),
         ("OLLAMA_FLASH_ATTENTION", "False", "flash_attn", "off"),

@@ -1,5 +1,6 @@
 """What is left open follows from the memory that there is: contexts, layers on GPUs, pools of cells."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -8,7 +9,7 @@ import pytest
 from slotwise.loads import demo_model_path
 from slotwise.memory.footprint import HOST
 from slotwise.memory.plan import GPU_OVERHEAD
-from slotwise.needs import ModelFile
+from slotwise.needs import ModelFile, Need
 from slotwise.plans import LEAST_CONTEXT, Plan, plan_model, with_cells
 from slotwise.workers.protocol import LoadModel
 from tests.tiny_models import write_model
@@ -24,7 +25,9 @@ def path() -> str:
 
 
 def _load(path: str, **changed: object) -> LoadModel:
-    return LoadModel("m", path, 4, **{"context_cap": 4096, **changed})  # type: ignore[arg-type]
+    """As the formulas know it: with no weights repacked."""
+    wishes = {"context_cap": 4096, "use_extra_bufts": False, **changed}
+    return LoadModel("m", path, 4, **wishes)  # type: ignore[arg-type]
 
 
 def _need(path: str, load: LoadModel) -> int:
@@ -52,6 +55,63 @@ def test_a_context_that_was_asked_for_is_not_changed(path: str) -> None:
     plan = plan_model([_load(path, context_cap=8192)], {HOST: 1})
 
     assert plan.loads[0].context_cap == 8192
+
+
+def test_where_nothing_is_said_a_context_is_short_only_if_the_slots_have_no_room_for_more(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    load = _load(path, context_cap=8192, context_fallback=4096)
+    whole = plan_model([load], {HOST: PLENTY})
+    assert whole.loads[0].context_cap == 8192
+    assert not caplog.messages
+    budget = whole.pools[0].needs[0].host
+
+    assert plan_model([load], {HOST: budget}).loads[0].context_cap == 8192
+    short = plan_model([load], {HOST: budget - 1})
+
+    assert short.loads[0].context_cap == 4096
+    assert _cells(short)[0] == 16_384, "all slots have it"
+    assert any("4096 tokens at most" in said and "--context" in said for said in caplog.messages)
+
+
+def test_nor_does_a_context_that_nobody_asked_for_cost_layers_on_a_gpu(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There is none here that a dry run could tell of.
+    monkeypatch.setattr(ModelFile, "needs", lambda file, loads: [file.by_formula(load) for load in loads])
+    load = _load(path, context_cap=8192, context_fallback=4096, n_gpu_layers=-1)
+    whole = ModelFile(path).shape.blocks + 1
+    room = _gpu(path, with_cells(load, 32_768), 1.0)
+    for gpu, context, layers in ((room, 8192, whole), (room - 1, 4096, whole)):
+        (planned,) = plan_model([load], {HOST: PLENTY, 0: gpu}).loads
+        assert (planned.context_cap, planned.n_gpu_layers) == (context, layers)
+
+    least = _gpu(path, with_cells(msgspec.structs.replace(load, context_cap=4096), 4096), 0.8)
+    (planned,) = plan_model([load], {HOST: PLENTY, 0: least}).loads
+    assert planned.context_cap == 4096
+    assert 0 < planned.n_gpu_layers < whole
+
+
+def test_a_model_that_knows_no_more_has_all_that_it_knows(tmp_path: Path) -> None:
+    tiny = write_model(tmp_path, "llama", context_length=1024)
+    load = _load(tiny, context_cap=8192, context_fallback=4096)
+
+    plan = plan_model([load], {HOST: 1})
+
+    assert plan.pools[0].needs[0].context_cap == 1024
+
+
+def test_a_file_is_not_mapped_where_its_weights_are_repacked(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pages would be resident beside the copies."""
+    found = ModelFile.needs
+    assert plan_model([_load(path)], {HOST: PLENTY}).loads[0].mmap
+
+    def repacked(file: ModelFile, loads: list[LoadModel]) -> list[Need]:
+        return [replace(need, repacks=True) for need in found(file, loads)]
+
+    monkeypatch.setattr(ModelFile, "needs", repacked)
+    assert not plan_model([_load(path)], {HOST: PLENTY}).loads[0].mmap
 
 
 def test_a_context_that_was_left_open_is_as_long_as_there_is_memory_for(path: str) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from slotwise.config import Settings, load_settings
@@ -25,12 +26,12 @@ pytestmark = pytest.mark.model
 SEVERAL = 9000
 
 
-async def _run(settings: Settings, folder: Path, taken: dict[str, int], *, repacks: bool = False) -> dict[str, int]:
+async def _run(settings: Settings, folder: Path, taken: dict[str, int], *, on_a_gpu: bool = False) -> dict[str, int]:
     """Start a server, say what workers took beyond what it reserved; returns what it had reserved, by model."""
     loads, store = model_loads(settings), LoadStore(folder)
     plans = plans_of(loads, {}, store)
-    if repacks:
-        plans = {model: _repacking(plan) for model, plan in plans.items()}
+    if on_a_gpu:
+        plans = {model: _offloaded(plan) for model, plan in plans.items()}
     keyring, usage = Keyring([], KeyStore(folder)), UsageLedger(UsageStore(folder))
     async with anyio.create_task_group() as tasks:
         service = Service(settings, {}, keyring, usage, store, plans, tasks)
@@ -41,9 +42,8 @@ async def _run(settings: Settings, folder: Path, taken: dict[str, int], *, repac
     return {model: plan.pools[0].needs[0].host for model, plan in plans.items()}
 
 
-def _repacking(plan: Plan) -> Plan:
-    pools = [replace(pool, needs=tuple(replace(need, repacks=True) for need in pool.needs)) for pool in plan.pools]
-    return replace(plan, pools=tuple(pools))
+def _offloaded(plan: Plan) -> Plan:
+    return replace(plan, loads=tuple(msgspec.structs.replace(load, n_gpu_layers=2) for load in plan.loads))
 
 
 async def test_what_a_worker_took_more_is_reserved_after_a_restart(tmp_path: Path) -> None:
@@ -66,11 +66,11 @@ async def test_of_a_worker_with_several_pools_nothing_is_kept(tmp_path: Path) ->
     assert await _run(settings, tmp_path, {}) == first
 
 
-async def test_of_weights_that_were_copied_nothing_is_kept(tmp_path: Path) -> None:
+async def test_of_main_memory_beside_a_gpu_nothing_is_kept(tmp_path: Path) -> None:
     """Pages of the file are resident beside them, which the system can take back."""
     path = write_model(tmp_path, "llama")
     settings = load_settings({"models": [f"one={path}"], "replicas": 2, "context": 512}, environment={})
 
-    first = await _run(settings, tmp_path, {"one": 7000}, repacks=True)
+    first = await _run(settings, tmp_path, {"one": 7000}, on_a_gpu=True)
 
     assert await _run(settings, tmp_path, {}) == first

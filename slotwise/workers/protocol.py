@@ -42,6 +42,8 @@ class LoadModel(Message, frozen=True, tag="load"):
     slots: int
     context_cap: int  # most tokens of one sequence; 0 = the model's training context
     kv_cells: int = 0  # of all sequences together; 0 = slots * context_cap
+    #: Nobody asked for `context_cap`: where not all slots have room for it, it is to be this. 0 = it was asked for.
+    context_fallback: int = 0
     n_batch: int = 512
     n_gpu_layers: int = 0
     #: Which part of these layers each GPU gets, of those that the worker sees; none: as llama.cpp decides.
@@ -53,6 +55,8 @@ class LoadModel(Message, frozen=True, tag="load"):
     flash_attn: str = "auto"
     #: Repacked weight buffers (AMX, NEON …). Off after a crash in the first decode; see BUILDING notes on AMX.
     use_extra_bufts: bool = True
+    #: Weights are the file's own pages. Where they are repacked, those would be resident beside them for nothing.
+    mmap: bool = True
     #: The same bits for a sequence whatever runs beside it (CPU). Needs `kv_type` bf16 or q8_0.
     reproducible: bool = False
     #: "unified", "split", or "auto": see `workers/cells`.

@@ -22,7 +22,7 @@ class Candidate:
     """Settings of `slotwise serve` for one model. 0 = as it is by default."""
 
     slots: int = 8
-    context: int = 4096
+    context: int = 8192
     kv_layout: str = "split"
     kv_type: str = "f16"
     n_batch: int = 512

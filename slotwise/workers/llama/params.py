@@ -25,7 +25,7 @@ def model_params(load: LoadModel, *, dry: bool = False) -> Any:
         shares = (ctypes.c_float * llama_cpp.llama_max_devices())(*load.tensor_split)
         # The structure keeps the array alive.
         params.tensor_split = ctypes.cast(shares, ctypes.POINTER(ctypes.c_float))
-    params.load_mode = _LOAD_MODE_NONE if dry else _LOAD_MODE_MMAP
+    params.load_mode = _LOAD_MODE_MMAP if load.mmap and not dry else _LOAD_MODE_NONE
     params.no_alloc = dry
     params.use_extra_bufts = load.repacks_weights
     return params

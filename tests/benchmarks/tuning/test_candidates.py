@@ -13,6 +13,7 @@ from slotwise.benchmarks.tuning.candidates import (
     threads_to_try,
 )
 from slotwise.config import load_settings
+from slotwise.loads import model_loads
 
 
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=300), st.sampled_from([2048, 8192, 131072]))
@@ -33,7 +34,8 @@ def test_the_settings_are_those_of_the_server() -> None:
 
 def test_the_default_candidate_is_what_the_server_does_on_its_own() -> None:
     settings = load_settings({}, environment={})
-    assert (settings.num_parallel, settings.context, settings.n_batch) == (
+    ((load,),) = model_loads(settings).values()
+    assert (settings.num_parallel, load.context_cap, settings.n_batch) == (
         Candidate().slots,
         Candidate().context,
         Candidate().n_batch,
