@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import msgspec
 import pytest
 
 from slotwise.api.schemas import json_constraint
@@ -26,10 +27,11 @@ def _fake(layout: str = "unified", cells: int = CELLS) -> Model:
     return FakeModel(LoadModel("fake", "fake:eos_after=0", SLOTS, CELLS, cells, n_batch=64, kv_layout=layout))
 
 
-def _llama(layout: str = "unified", cells: int = CELLS) -> Model:
+def _llama(layout: str = "unified", cells: int = CELLS, flash_attn: str = "auto") -> Model:
     from slotwise.workers.llama import LlamaModel
 
     load = LoadModel("demo", demo_model_path(), SLOTS, CELLS, cells, n_batch=64, threads=1, kv_layout=layout)
+    load = msgspec.structs.replace(load, flash_attn=flash_attn)
     return LlamaModel(load, lambda stage, fraction: None)
 
 
@@ -41,6 +43,11 @@ def _split_llama() -> Model:
     return _llama("split", SLOTS * CELLS)
 
 
+def _split_plain_llama() -> Model:
+    """Without flash attention values are laid out in columns, also in saved states."""
+    return _llama("split", SLOTS * CELLS, "off")
+
+
 @pytest.fixture(
     scope="module",
     params=[
@@ -48,8 +55,9 @@ def _split_llama() -> Model:
         _split_fake,
         pytest.param(_llama, marks=pytest.mark.model),
         pytest.param(_split_llama, marks=pytest.mark.model),
+        pytest.param(_split_plain_llama, marks=pytest.mark.model),
     ],
-    ids=["fake", "split fake", "llama.cpp", "split llama.cpp"],
+    ids=["fake", "split fake", "llama.cpp", "split llama.cpp", "split llama.cpp, no flash attention"],
 )
 def model(request: pytest.FixtureRequest) -> Iterator[Model]:
     made: Model = request.param()

@@ -34,6 +34,11 @@ def _llama(**changed: object) -> Model:
     return LlamaModel(_load(demo_model_path(), **changed), lambda stage, fraction: None)
 
 
+def _plain_llama() -> Model:
+    """Without flash attention: states have other cells in them."""
+    return _llama(flash_attn="off")
+
+
 MODELS = pytest.mark.parametrize("make", [_fake, pytest.param(_llama, marks=pytest.mark.model)])
 
 
@@ -67,16 +72,25 @@ def _run(loop: StepLoop, resizes: dict[int, int]) -> tuple[dict[str, list[int]],
 @pytest.mark.parametrize("drawn", [False, True], ids=["greedy", "drawn"])
 def test_answers_are_the_same_and_nothing_is_computed_twice(make: Callable[[], Model], drawn: bool) -> None:
     sampling = SamplingParams(temperature=0.9, seed=7) if drawn else GREEDY
-    answers = []
-    for resizes in ({}, {8: SMALL, 12: FULL, 15: SMALL, 18: 2 * SMALL}):
-        model = make()
-        loop = StepLoop(model)
-        _start(loop, model, ["a", "b", "c"], sampling=sampling)
-        answers.append(_run(loop, resizes))
-        loop.close()
-        model.close()
 
-    assert answers[0] == answers[1]
+    assert _resized(make, {8: SMALL, 12: FULL, 15: SMALL, 18: 2 * SMALL}, sampling) == _resized(make, {}, sampling)
+
+
+@pytest.mark.model
+def test_without_flash_attention_likely_answers_are_the_same() -> None:
+    """Other layouts add up in another order there, which can draw another token where two are nearly as likely."""
+    assert _resized(_plain_llama, {8: SMALL, 12: FULL, 15: SMALL}, GREEDY) == _resized(_plain_llama, {}, GREEDY)
+
+
+def _resized(make: Callable[[], Model], resizes: dict[int, int], sampling: SamplingParams) -> object:
+    """Answers, and how much was computed."""
+    model = make()
+    loop = StepLoop(model)
+    _start(loop, model, ["a", "b", "c"], sampling=sampling)
+    found = _run(loop, resizes)
+    loop.close()
+    model.close()
+    return found
 
 
 @MODELS

@@ -28,10 +28,13 @@ class Candidate:
     n_batch: int = 512
     threads: int = 0
     kv_cells: int = 0
+    flash_attn: str = "auto"
 
     def __post_init__(self) -> None:
         if self.kv_layout == "split" and self.kv_cells:
             raise ValueError("split cells are all that the slots need")
+        if self.flash_attn == "off" and self.kv_type != KV_TYPES[0]:
+            raise ValueError(f"{self.kv_type} cells need flash attention")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -47,6 +50,8 @@ class Candidate:
             found["threads"] = self.threads
         if self.kv_cells:
             found["kv_cells"] = self.kv_cells
+        if self.flash_attn != "auto":
+            found["flash_attn"] = self.flash_attn
         return found
 
     @property
@@ -63,15 +68,17 @@ class Candidate:
             *([self.kv_type] if self.kv_type != KV_TYPES[0] else []),
             *([f"batch {self.n_batch}"] if self.n_batch != _USUAL_BATCH else []),
             *([f"{self.kv_cells:,} cells"] if self.kv_cells else []),
+            *(["no FA"] if self.flash_attn == "off" else []),
         ]
         return " ".join([f"{self.slots} × {self.context:,} {self.kv_layout}", *more])
 
     def __str__(self) -> str:
         cells = f" ({self.kv_cells:,} cells)" if self.kv_cells else ""
         threads = f", {self.threads} threads" if self.threads else ""
+        flash = ", no flash attention" if self.flash_attn == "off" else ""
         return (
             f"{self.slots} slot{'s' if self.slots > 1 else ''} of {self.context:,}{cells}, {self.kv_layout} "
-            f"{self.kv_type}, batch {self.n_batch}{threads}"
+            f"{self.kv_type}, batch {self.n_batch}{threads}{flash}"
         )
 
 
@@ -106,9 +113,21 @@ def first_ones(contexts: Sequence[int], slots: Iterable[int] = SLOTS) -> Iterato
                 yield Candidate(slots=count, context=contexts[0], kv_layout=layout)
 
 
-def changes(
-    candidate: Candidate, contexts: Sequence[int], kv_types: Sequence[str], threads: Sequence[int]
-) -> Iterator[tuple[str, Candidate]]:
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What may be chosen beside slots, layouts and batches."""
+
+    #: That have room for the requests, the longest first.
+    contexts: Sequence[int]
+    kv_types: Sequence[str] = KV_TYPES[:1]
+    #: Beside the usual number.
+    threads: Sequence[int] = ()
+    #: Whether flash attention may be off. On a processor it computes each row of decode alone: in long contexts they
+    #: take twice as long as without it. Prompts take two thirds of the time with it.
+    plain_attention: bool = False
+
+
+def changes(candidate: Candidate, choices: Choices) -> Iterator[tuple[str, Candidate]]:
     """One setting changed, with what was done in words."""
     at = SLOTS.index(candidate.slots) if candidate.slots in SLOTS else None
     if at is not None:
@@ -116,16 +135,20 @@ def changes(
             if 0 <= other < len(SLOTS):
                 count = SLOTS[other]
                 yield f"{count} slot{'s' if count > 1 else ''}", replace(candidate, slots=count, kv_cells=0)
-    for context in contexts:
+    for context in choices.contexts:
         if context != candidate.context:
             yield f"context {context:,}", replace(candidate, context=context, kv_cells=0)
-    for kind in kv_types:
+    if candidate.flash_attn == "off":
+        yield "flash attention", replace(candidate, flash_attn="auto")
+    elif choices.plain_attention and candidate.kv_type == KV_TYPES[0]:
+        yield "no flash attention", replace(candidate, flash_attn="off")
+    for kind in choices.kv_types if candidate.flash_attn != "off" else ():
         if kind != candidate.kv_type:
             yield f"KV cells {kind}", replace(candidate, kv_type=kind)
     for size in _BATCHES:
         if size != candidate.n_batch:
             yield f"batch {size}", replace(candidate, n_batch=size)
-    for count in threads:
+    for count in choices.threads:
         if count != candidate.threads:
             yield f"{count} threads", replace(candidate, threads=count)
     if candidate.slots > 1:

@@ -27,7 +27,7 @@ from slotwise.benchmarks.simulation.cli import (
 from slotwise.benchmarks.simulation.served import ALL_LAYERS, MeasuredHere, Served, calibration_key
 from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.traces import read_trace
-from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate, threads_to_try
+from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate, Choices, threads_to_try
 from slotwise.benchmarks.tuning.judging import Reading, nothing_came
 from slotwise.benchmarks.tuning.memory import ceiling_of
 from slotwise.benchmarks.tuning.pareto import pareto
@@ -101,6 +101,7 @@ def tune(
             model, common, load, slo, engines, seed, TEMPLATE_TOKENS, None if users is None else float(users)
         )
         subject = predictor.served(DEFAULT)
+        on_cpu = hardware is None and not subject.load.n_gpu_layers
         question = Question(
             model=subject.load.path,
             workload=load.name,
@@ -112,16 +113,17 @@ def tune(
             steps=calibration_key(subject),
             load=load.digest,
             kv_types=kv_types,
+            plain_attention=on_cpu,
             common=common | {"simulate": simulate},
             minutes=minutes,
             seed=seed,
         )
-        measured_here = hardware is None and threads is None and not subject.load.n_gpu_layers
-        tried = threads_to_try(physical_cores(), sum(map(len, cpu_cores()))) if measured_here else ()
+        tried = threads_to_try(physical_cores(), sum(map(len, cpu_cores()))) if on_cpu and threads is None else ()
+        choices = Choices(predictor.contexts, kv_types, tried, plain_attention=on_cpu)
         file = StateFile(folder, question)
         if anew:
             file.forget()
-        search = Search(predictor, load, engines, ceiling_of(hardware, budgets, wanted), file, kv_types, tried, _say)
+        search = Search(predictor, load, engines, ceiling_of(hardware, budgets, wanted), file, choices, _say)
         _Run(search, minutes * 60, simulate=simulate).go()
         answer = search.answer()
         file.state.done = True
@@ -178,21 +180,25 @@ class _Run:
         engines = search.engines
         if not isinstance(engines, MeasuredHere):
             return
-        context = search.predictor.contexts[0]
-        split, unified, small = (
+        choices, context = search.choices, search.choices.contexts[0]
+        split, unified, small, plain = (
             search.predictor.served(candidate)
             for candidate in (
                 Candidate(context=context),
                 Candidate(context=context, kv_layout="unified"),
-                Candidate(context=context, kv_type=search.kv_types[-1]),
+                Candidate(context=context, kv_type=choices.kv_types[-1]),
+                Candidate(context=context, flash_attn="off"),
             )
         )
-        each = 0.0 if search.file.state.done else _CALIBRATING * self._seconds / (4 + len(search.threads))
-        more = [search.predictor.served(Candidate(context=context, threads=count)) for count in search.threads]
+        shares = 4 + choices.plain_attention + len(choices.threads)
+        each = 0.0 if search.file.state.done else _CALIBRATING * self._seconds / shares
+        more = [search.predictor.served(Candidate(context=context, threads=count)) for count in choices.threads]
+        if choices.plain_attention:
+            more.append(plain)
         await calibrated(engines, [split], 2 * each)
         if search.predictor.served(DEFAULT).load.slots > 1:
             await calibrated(engines, [unified], each)
-        if len(search.kv_types) > 1:
+        if len(choices.kv_types) > 1:
             await calibrated(engines, [small], each)
         await calibrated(engines, more, each)
         if not self._simulate:

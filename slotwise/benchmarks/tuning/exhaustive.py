@@ -52,6 +52,7 @@ def grid_of(context: int) -> list[Candidate]:
     found = [Candidate(slots=slots, context=context) for slots in (1, 2, 4, 8, 16)]
     found += [Candidate(slots=slots, context=context, kv_layout="unified") for slots in (4, 16)]
     found += [Candidate(slots=slots, context=4096) for slots in (1, 4)]
+    found += [Candidate(slots=slots, context=context, flash_attn="off") for slots in (8, 16)]
     return list(dict.fromkeys([*found, DEFAULT]))
 
 
@@ -63,7 +64,10 @@ def main(
     tpot: str = "200ms",
     seconds: float = 45.0,
     repeats: int = 2,
-    more: Annotated[list[str] | None, typer.Option(help="More settings: slots,context,layout,type,batch.")] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option(help="More settings: slots,context,layout,type,batch (,off: no flash attention)."),
+    ] = None,
     grid_too: Annotated[bool, typer.Option("--grid/--no-grid", help="The grid, or only what --more names.")] = True,
     json: Path | None = None,
 ) -> None:
@@ -114,10 +118,10 @@ def _keep(grid: Grid, file: Path | None) -> None:
 def _candidate(spelled: str) -> Candidate:
     """ "12,4096,split,f16,512". Raises ValueError."""
     try:
-        slots, context, layout, kind, batch = spelled.split(",")
-        return Candidate(int(slots), int(context), layout, kind, int(batch))
+        slots, context, layout, kind, batch, *flash = spelled.split(",")
+        return Candidate(int(slots), int(context), layout, kind, int(batch), flash_attn=(*flash, "auto")[0])
     except ValueError:
-        raise ValueError(f"'more' is {spelled!r}; it must be as 12,4096,split,f16,512") from None
+        raise ValueError(f"'more' is {spelled!r}; it must be as 12,4096,split,f16,512 (,off)") from None
 
 
 def _tell(candidate: Candidate, reading: Reading) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from slotwise.benchmarks.simulation.served import Engines, MeasuredHere
-from slotwise.benchmarks.tuning.candidates import Candidate, changes, first_ones
+from slotwise.benchmarks.tuning.candidates import Candidate, Choices, changes, first_ones
 from slotwise.benchmarks.tuning.explaining import Binding, Change, binding
 from slotwise.benchmarks.tuning.memory import Ceiling
 from slotwise.benchmarks.tuning.predicting import Prediction, Predictor, ranked
@@ -55,8 +55,7 @@ class Search:
     engines: Engines
     ceiling: Ceiling
     file: StateFile
-    kv_types: tuple[str, ...]
-    threads: tuple[int, ...]
+    choices: Choices
     say: Callable[[str], None]
 
     def predict(self, seconds: float) -> list[Prediction]:
@@ -65,7 +64,7 @@ class Search:
         Raises ValueError: none of them fits into memory.
         """
         until = time.perf_counter() + seconds
-        contexts = self.predictor.contexts
+        contexts = self.choices.contexts
         self._predict_all([DEFAULT, *first_ones(contexts)], until)
         if not self._ranked():
             least = Candidate(slots=1, context=contexts[-1])
@@ -73,10 +72,15 @@ class Search:
                 f"no settings fit into memory: {least} takes {self._bytes(least) / 2**30:.2f} GiB, and there are "
                 f"{self.ceiling}"
             )
-        for leader in [one.candidate for one in self._ranked()[:_CHANGED]]:
-            tried = changes(leader, contexts, self.kv_types, self.threads)
-            self._predict_all([candidate for _, candidate in tried], until)
+        leaders = [one.candidate for one in self._ranked()[:_CHANGED]]
+        for leader in leaders:
+            self._predict_changed(leader, until)
+        if (best := self._ranked()[0].candidate) not in leaders:
+            self._predict_changed(best, until)
         return self._ranked()
+
+    def _predict_changed(self, candidate: Candidate, until: float) -> None:
+        self._predict_all([changed for _, changed in changes(candidate, self.choices)], until)
 
     def _predict_all(self, candidates: Iterable[Candidate], until: float) -> None:
         state = self.file.state
@@ -154,7 +158,7 @@ class Search:
             return state.changes
         base, here = chosen.best.soft_s, self._bytes(chosen.candidate)
         found: list[Change] = []
-        for words, candidate in changes(chosen.candidate, self.predictor.contexts, self.kv_types, self.threads):
+        for words, candidate in changes(chosen.candidate, self.choices):
             subject = self.predictor.served(candidate)
             if isinstance(self.engines, MeasuredHere) and self.engines.find(subject) is None:
                 continue

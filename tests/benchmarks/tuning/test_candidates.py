@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from slotwise.benchmarks.tuning.candidates import (
     Candidate,
+    Choices,
     changes,
     contexts_for,
     distance,
@@ -30,6 +31,7 @@ def test_the_settings_are_those_of_the_server() -> None:
     assert (settings.num_parallel, settings.context, settings.kv_cells, settings.threads) == (12, 2048, 4096, 3)
     assert (settings.kv_layout, settings.kv_type, settings.n_batch) == ("unified", "q8_0", 512)
     assert candidate.flags[:4] == ("--num-parallel", "12", "--context", "2048")
+    assert load_settings(Candidate(flash_attn="off").settings, environment={}).flash_attn == "off"
 
 
 def test_the_default_candidate_is_what_the_server_does_on_its_own() -> None:
@@ -45,9 +47,24 @@ def test_the_default_candidate_is_what_the_server_does_on_its_own() -> None:
 def test_each_change_is_of_one_setting() -> None:
     """But for parts of the cells, which are one pool."""
     candidate = Candidate(slots=8, context=4096)
-    for words, other in changes(candidate, [4096, 2048], ("f16", "q8_0"), (2, 4)):
+    choices = Choices([4096, 2048], ("f16", "q8_0"), (2, 4), plain_attention=True)
+    for words, other in changes(candidate, choices):
         assert 1 <= distance(candidate, other) <= (2 if "cells" in words else 1), words
         assert other != candidate
+
+
+def test_flash_attention_is_off_where_that_may_pay_and_for_cells_that_can_do_without() -> None:
+    choices = Choices([4096], ("f16", "q8_0"), plain_attention=True)
+    plain = dict(changes(Candidate(context=4096), choices))["no flash attention"]
+
+    assert plain == Candidate(context=4096, flash_attn="off")
+    assert "no flash attention" in str(plain)
+    assert dict(changes(plain, choices))["flash attention"] == Candidate(context=4096)
+    assert all(one.kv_type == "f16" for _, one in changes(plain, choices) if one.flash_attn == "off")
+    for asked in (Choices([4096]), Choices([4096], ("f16", "q8_0"))):
+        assert all(one.flash_attn == "auto" for _, one in changes(Candidate(context=4096), asked))
+    with pytest.raises(ValueError, match="q8_0 cells need flash attention"):
+        Candidate(kv_type="q8_0", flash_attn="off")
 
 
 def test_one_slot_has_one_layout() -> None:
