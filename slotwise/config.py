@@ -180,7 +180,7 @@ class Settings(BaseSettings):
     isolate_keys: bool = Field(
         False, description="Share what prompts have in common within an API key only, or within its group."
     )
-    flash_attn: FlashAttn = Field("auto", description="Flash attention: auto, on or off.")
+    flash_attn: FlashAttn = Field("auto", description="Flash attention: on, off, or auto: where it is quicker.")
     reproducible: bool = Field(
         False, description="Greedy answers the same bits alone and in company; CPU, quantised weights, slower."
     )

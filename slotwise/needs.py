@@ -113,7 +113,10 @@ class ModelFile:
         self._store = store
 
     def layout(self, load: LoadModel) -> ContextLayout:
-        return context_layout(load, context_train=self.shape.context_train, can_go_back=self.shape.can_go_back)
+        shape = self.shape
+        return context_layout(
+            load, context_train=shape.context_train, can_go_back=shape.can_go_back, head_size=shape.head_size
+        )
 
     def needs(self, loads: Sequence[LoadModel]) -> list[Need]:
         """By a dry run, as far as one can be had: one from before, else one for all that see the same GPUs. With what

@@ -237,10 +237,12 @@ class ModelFootprint:
         outputs = min(tokens, context.outputs or context.n_batch)
         head = _F32 * outputs * (shape.vocab + 2 * shape.embedding) + _F32 * outputs
         layer = _F32 * tokens * (3 * shape.feed_forward + 4 * shape.embedding) + 24 * tokens + pad(_F32 * outputs, 32)
-        mask = 2 * tokens * context.pool_cells
-        if not context.flash_attention:
-            mask = _F32 * tokens * context.pool_cells * (shape.heads + 1)
-        return int(COMPUTE_MARGIN * max(head, layer + mask))
+        if context.flash_attention:
+            return int(COMPUTE_MARGIN * max(head, layer + 2 * tokens * context.pool_cells))
+        # Scores of all heads are there while attention is computed, and are gone when the layer goes on.
+        rows = 5 * shape.embedding + max((layer.key + layer.value for layer in shape.layers), default=0)
+        attention = _F32 * tokens * (context.pool_cells * (shape.heads + 1) + rows)
+        return int(COMPUTE_MARGIN * max(head, layer, attention))
 
 
 def _allocated(tensor: TensorInfo, *, on_host: bool) -> int:

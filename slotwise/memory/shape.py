@@ -61,6 +61,8 @@ class ModelShape:
     experts_used: float = 1.0
     #: Heads that look for each one of which cells are kept (grouped queries).
     heads_per_kept: float = 1.0
+    #: Elements of a head's key, in layers without a window; 0: not known.
+    head_size: int = 0
 
 
 def model_shape(header: GGUFHeader) -> ModelShape:
@@ -120,6 +122,7 @@ class _Reading:
             embedding=self.embedding,
             feed_forward=max(self.feed_forward, default=0),
             heads=max(self.heads, default=0),
+            head_size=self.head_sizes[False][0],
             vocab=header.integer("vocab_size", 0) or header.lengths.get("tokenizer.ggml.tokens", 0),
             context_train=header.integer("context_length", 0),
             blocks=self.blocks,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slotwise.memory.footprint import CELL_PADDING, ContextShape, pad
 from slotwise.workers.cells import Reuse
@@ -12,6 +12,12 @@ from slotwise.workers.speculation import MOST_DRAFTED
 #: Sequence rows beside those of the slots, for what ended sequences leave behind in one pool of cells.
 RETAINED_ROWS = 32
 _MOST_ROWS = 256  # LLAMA_MAX_SEQ
+#: The flash kernel's rows of decode take so much for each cell and head that small heads take several times as long as
+#: without it. With larger ones that is so in long contexts only, and in short ones it is the other way around.
+_SMALL_HEAD = 64
+#: Without flash attention a step has its scores in memory, 4 bytes for each head, token of the batch and cell of a
+#: sequence: where there would be more of these pairs, flash attention stays on (for 32 heads that is half a GiB).
+_MOST_SCORES = 512 * 8192
 #: Inputs of one batch of an embedding model.
 _MOST_INPUTS = 64
 
@@ -32,8 +38,9 @@ class ContextLayout:
         return not self.context.unified
 
 
-def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) -> ContextLayout:
-    """`context_train`: tokens that the model was trained for. `can_go_back`: a sequence can be cut anywhere."""
+def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool, head_size: int = 0) -> ContextLayout:
+    """`context_train`: tokens that the model was trained for. `can_go_back`: a sequence can be cut anywhere.
+    `head_size`: elements of a head's key; 0 = not known."""
     if load.pooling:
         return _embedding_layout(load, context_train)
     reuse = Reuse.PARTIAL if can_go_back else Reuse.CONTINUE
@@ -57,10 +64,24 @@ def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool) ->
         outputs=min(max(rows, load.slots + draft_rows), n_batch),
         type_k=load.kv_type,
         type_v=load.kv_type,
-        flash_attention=load.flash_attn != "off",
     )
+    context = replace(context, flash_attention=_is_flash(load, context, head_size))
     of_a_sequence = context.all_cells // load.slots if split else context.all_cells
     return ContextLayout(context, min(cap, of_a_sequence), draft_rows, reuse)
+
+
+def _is_flash(load: LoadModel, context: ContextShape, head_size: int) -> bool:
+    """Whether attention is computed by llama.cpp's flash kernel.
+
+    On a processor it computes each row of decode alone, cell by cell: with 2,000 cells a row of the demo model takes
+    25 ms there and 8 without it; prompts take two thirds of the time with it (docs/performance.md). Without it each row
+    of a pool looks at all of its cells, so that is for cells which are split; and quantised values need it.
+    """
+    if load.flash_attn != "auto":
+        return load.flash_attn == "on"
+    if load.n_gpu_layers or context.unified or load.kv_type != "f16" or not 0 < head_size <= _SMALL_HEAD:
+        return True
+    return context.n_batch * context.pool_cells > _MOST_SCORES
 
 
 def _embedding_layout(load: LoadModel, context_train: int) -> ContextLayout:

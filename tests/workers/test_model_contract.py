@@ -43,9 +43,9 @@ def _split_llama() -> Model:
     return _llama("split", SLOTS * CELLS)
 
 
-def _split_plain_llama() -> Model:
-    """Without flash attention values are laid out in columns, also in saved states."""
-    return _llama("split", SLOTS * CELLS, "off")
+def _split_flash_llama() -> Model:
+    """With flash attention values are laid out in rows, also in saved states; without it in columns."""
+    return _llama("split", SLOTS * CELLS, "on")
 
 
 @pytest.fixture(
@@ -55,9 +55,9 @@ def _split_plain_llama() -> Model:
         _split_fake,
         pytest.param(_llama, marks=pytest.mark.model),
         pytest.param(_split_llama, marks=pytest.mark.model),
-        pytest.param(_split_plain_llama, marks=pytest.mark.model),
+        pytest.param(_split_flash_llama, marks=pytest.mark.model),
     ],
-    ids=["fake", "split fake", "llama.cpp", "split llama.cpp", "split llama.cpp, no flash attention"],
+    ids=["fake", "split fake", "llama.cpp", "split llama.cpp", "split llama.cpp, flash attention"],
 )
 def model(request: pytest.FixtureRequest) -> Iterator[Model]:
     made: Model = request.param()

@@ -31,12 +31,9 @@ def _fake(options: str = "", **changed: object) -> Model:
 def _llama(**changed: object) -> Model:
     from slotwise.workers.llama import LlamaModel
 
-    return LlamaModel(_load(demo_model_path(), **changed), lambda stage, fraction: None)
-
-
-def _plain_llama() -> Model:
-    """Without flash attention: states have other cells in them."""
-    return _llama(flash_attn="off")
+    # One kernel in all layouts: another one rounds differently, and two tokens may be nearly as likely.
+    load = _load(demo_model_path(), **{"flash_attn": "on", **changed})
+    return LlamaModel(load, lambda stage, fraction: None)
 
 
 MODELS = pytest.mark.parametrize("make", [_fake, pytest.param(_llama, marks=pytest.mark.model)])
@@ -77,12 +74,23 @@ def test_answers_are_the_same_and_nothing_is_computed_twice(make: Callable[[], M
 
 
 @pytest.mark.model
-def test_without_flash_attention_likely_answers_are_the_same() -> None:
-    """Other layouts add up in another order there, which can draw another token where two are nearly as likely."""
-    assert _resized(_plain_llama, {8: SMALL, 12: FULL, 15: SMALL}, GREEDY) == _resized(_plain_llama, {}, GREEDY)
+def test_nor_is_anything_where_each_layout_has_its_own_kernel_and_form_of_states() -> None:
+    """As it is by default on a processor. Until the first change of layout the answers are the same."""
+
+    def make() -> Model:
+        return _llama(flash_attn="auto")
+
+    answers, computed = _resized(make, {8: SMALL, 12: FULL, 15: SMALL}, GREEDY)
+    usual, usually = _resized(make, {}, GREEDY)
+
+    assert computed == usually
+    assert {name: len(tokens) for name, tokens in answers.items()} == {name: len(one) for name, one in usual.items()}
+    assert all(tokens[:4] == usual[name][:4] for name, tokens in answers.items())
 
 
-def _resized(make: Callable[[], Model], resizes: dict[int, int], sampling: SamplingParams) -> object:
+def _resized(
+    make: Callable[[], Model], resizes: dict[int, int], sampling: SamplingParams
+) -> tuple[dict[str, list[int]], int]:
     """Answers, and how much was computed."""
     model = make()
     loop = StepLoop(model)
@@ -212,3 +220,24 @@ def test_a_model_that_embeds_has_one_size_with_room_for_its_longest_input() -> N
     assert (layout.context_cap, layout.context.n_batch, layout.context.outputs) == (300, 512, 512)
     reproducible = msgspec.structs.replace(load, reproducible=True)
     assert context_layout(reproducible, context_train=300, can_go_back=True).context.sequences == 1
+
+
+def test_attention_is_without_the_flash_kernel_where_that_is_slower() -> None:
+    """Small heads on a processor, in cells that are split, unless the scores would take much memory."""
+    usual = LoadModel("m", "", 8, 8192)
+
+    def is_flash(head_size: int = 64, **changed: object) -> bool:
+        load = msgspec.structs.replace(usual, **changed)
+        return context_layout(load, context_train=2**20, can_go_back=True, head_size=head_size).context.flash_attention
+
+    assert not is_flash()
+    assert is_flash(head_size=128)
+    assert is_flash(head_size=0), "nothing is known of it"
+    assert is_flash(n_gpu_layers=1)
+    assert is_flash(kv_layout="unified")
+    assert is_flash(kv_cells=8192), "all slots share them"
+    assert is_flash(kv_type="q8_0")
+    assert is_flash(context_cap=16_384)
+    assert is_flash(n_batch=1024)
+    assert is_flash(flash_attn="on")
+    assert not is_flash(head_size=128, flash_attn="off")

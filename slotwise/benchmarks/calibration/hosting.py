@@ -60,6 +60,11 @@ def plans_of(context: int, seconds: float) -> list[LegPlan]:
     return [_plan(users, Talk(prompt=fixed(prompt), output=fixed(answer)), seconds) for users, prompt, answer in legs]
 
 
+def seconds_of_plans(context: int, seconds: float) -> float:
+    """How long all of them take, as far as that is known before."""
+    return sum(plan.warmup + plan.seconds for plan in plans_of(context, seconds))
+
+
 def _plan(users: int, talk: Talk, seconds: float) -> LegPlan:
     people = Crowd("people", talk, users=users)
     return LegPlan(f"{users} people", (people,), x=users, seconds=seconds, warmup=min(4.0, seconds / 3), grace=60.0)

@@ -31,7 +31,7 @@ _FORM, _OLD_HOST = 2, 1
 _MORE = 1.5
 #: Of a load, what decides about how long its steps take.
 _MATTERS = (
-    *("n_gpu_layers", "tensor_split", "threads", "gpu", "cpus", "kv_type", "flash_attn", "use_extra_bufts"),
+    *("n_gpu_layers", "tensor_split", "threads", "gpu", "cpus", "kv_type", "use_extra_bufts"),
     "reproducible",
 )
 
@@ -59,12 +59,13 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         return not self.partial or seconds <= _MORE * self.seconds
 
 
-def key_of(load: LoadModel, files: Sequence[FileIdentity], *, split: bool) -> str:
-    """Of what a calibration depends on."""
+def key_of(load: LoadModel, files: Sequence[FileIdentity], *, split: bool, flash: bool) -> str:
+    """Of what a calibration depends on. `flash`: attention is computed by the flash kernel."""
     gpus = [(gpu.name, gpu.total_bytes) for gpu in read_memory().gpus] if load.n_gpu_layers else []
     depends_on = (
         {name: getattr(load, name) for name in _MATTERS},
         split,
+        flash,
         files,
         library_files(os.environ),
         gpus,

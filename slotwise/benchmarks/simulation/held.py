@@ -20,6 +20,7 @@ import msgspec
 import typer
 from rich.table import Table
 
+from slotwise.benchmarks.calibration.hosting import seconds_of_plans
 from slotwise.benchmarks.calibration.keeping import Calibration, Calibrations
 from slotwise.benchmarks.document import Leg
 from slotwise.benchmarks.job import until_terminated
@@ -130,7 +131,7 @@ async def _calibrated(engines: MeasuredHere, subject: Served, seconds: float, ho
         found = await engines.calibrate(subject, seconds, lambda done, of: None)
     if found.host is None:
         err.print("measuring what the front takes …", highlight=False)
-        with display(err, 3 * host) as shown:
+        with display(err, seconds_of_plans(subject.load.context_cap, host)) as shown:
             found = await engines.with_host(subject, _FLAGS, host, shown.watch)
         err.print(f"  {found.host}", highlight=False)
     return found

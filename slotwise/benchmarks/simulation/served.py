@@ -54,6 +54,10 @@ class Served:
     def split(self) -> bool:
         return self.file.layout(self.load).split
 
+    @property
+    def flash(self) -> bool:
+        return self.file.layout(self.load).context.flash_attention
+
 
 def served(wishes: Mapping[str, Any], model: str | None) -> Served:
     """`wishes`: settings of `slotwise serve`; None = as they are by default. Raises ConfigError."""
@@ -76,7 +80,7 @@ def served(wishes: Mapping[str, Any], model: str | None) -> Served:
 def calibration_key(served: Served) -> str:
     """Of what decides here about how long its steps take. Raises OSError."""
     files = identities(model_files(served.load.path, served.file.header))
-    return key_of(served.load, files, split=served.split)
+    return key_of(served.load, files, split=served.split, flash=served.flash)
 
 
 class Engines(Protocol):
@@ -217,6 +221,8 @@ def _calibrated(served: Served, slots: int, context: int) -> LoadModel:
         kv_cells=slots * context if served.split else 4 * context,
         n_batch=2048,
         kv_layout="split" if served.split else "unified",
+        # With these sizes `auto` may be something else.
+        flash_attn="on" if served.flash else "off",
         speculation=False,
         prefixes=(),
         prefix_cache="",

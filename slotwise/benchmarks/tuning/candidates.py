@@ -15,6 +15,7 @@ _BLOCK = 256
 KV_TYPES = ("f16", "q8_0", "q4_0")
 _BATCHES = (256, 512, 1024, 2048)
 _USUAL_BATCH = 512
+_ATTENTION = {"on": "flash attention", "off": "no flash attention"}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -33,8 +34,8 @@ class Candidate:
     def __post_init__(self) -> None:
         if self.kv_layout == "split" and self.kv_cells:
             raise ValueError("split cells are all that the slots need")
-        if self.flash_attn == "off" and self.kv_type != KV_TYPES[0]:
-            raise ValueError(f"{self.kv_type} cells need flash attention")
+        if self.flash_attn == "off" and (self.kv_layout, self.kv_type) != ("split", KV_TYPES[0]):
+            raise ValueError(f"{self.kv_layout} {self.kv_type} cells are for flash attention")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -68,14 +69,14 @@ class Candidate:
             *([self.kv_type] if self.kv_type != KV_TYPES[0] else []),
             *([f"batch {self.n_batch}"] if self.n_batch != _USUAL_BATCH else []),
             *([f"{self.kv_cells:,} cells"] if self.kv_cells else []),
-            *(["no FA"] if self.flash_attn == "off" else []),
+            *([_ATTENTION[self.flash_attn]] if self.flash_attn != "auto" else []),
         ]
         return " ".join([f"{self.slots} × {self.context:,} {self.kv_layout}", *more])
 
     def __str__(self) -> str:
         cells = f" ({self.kv_cells:,} cells)" if self.kv_cells else ""
         threads = f", {self.threads} threads" if self.threads else ""
-        flash = ", no flash attention" if self.flash_attn == "off" else ""
+        flash = f", {_ATTENTION[self.flash_attn]}" if self.flash_attn != "auto" else ""
         return (
             f"{self.slots} slot{'s' if self.slots > 1 else ''} of {self.context:,}{cells}, {self.kv_layout} "
             f"{self.kv_type}, batch {self.n_batch}{threads}{flash}"
@@ -122,9 +123,9 @@ class Choices:
     kv_types: Sequence[str] = KV_TYPES[:1]
     #: Beside the usual number.
     threads: Sequence[int] = ()
-    #: Whether flash attention may be off. On a processor it computes each row of decode alone: in long contexts they
-    #: take twice as long as without it. Prompts take two thirds of the time with it.
-    plain_attention: bool = False
+    #: "on" or "off", where that is not what split cells have by themselves; "": nothing else is tried. On a processor
+    #: the flash kernel computes prompts in less time, and rows of decode in long contexts in more.
+    flash_attn: str = ""
 
 
 def changes(candidate: Candidate, choices: Choices) -> Iterator[tuple[str, Candidate]]:
@@ -138,10 +139,10 @@ def changes(candidate: Candidate, choices: Choices) -> Iterator[tuple[str, Candi
     for context in choices.contexts:
         if context != candidate.context:
             yield f"context {context:,}", replace(candidate, context=context, kv_cells=0)
-    if candidate.flash_attn == "off":
-        yield "flash attention", replace(candidate, flash_attn="auto")
-    elif choices.plain_attention and candidate.kv_type == KV_TYPES[0]:
-        yield "no flash attention", replace(candidate, flash_attn="off")
+    if choices.flash_attn and (candidate.kv_layout, candidate.kv_type) == ("split", KV_TYPES[0]):
+        is_usual = candidate.flash_attn == "auto"
+        words = "flash attention" if is_usual == (choices.flash_attn == "on") else "no flash attention"
+        yield words, replace(candidate, flash_attn=choices.flash_attn if is_usual else "auto")
     for kind in choices.kv_types if candidate.flash_attn != "off" else ():
         if kind != candidate.kv_type:
             yield f"KV cells {kind}", replace(candidate, kv_type=kind)
@@ -153,8 +154,11 @@ def changes(candidate: Candidate, choices: Choices) -> Iterator[tuple[str, Candi
             yield f"{count} threads", replace(candidate, threads=count)
     if candidate.slots > 1:
         other_layout = "unified" if candidate.kv_layout == "split" else "split"
-        yield f"{other_layout} cells", replace(candidate, kv_layout=other_layout, kv_cells=0)
+        yield f"{other_layout} cells", replace(candidate, kv_layout=other_layout, kv_cells=0, flash_attn="auto")
         for part in (2, 4):
             cells = candidate.slots * candidate.context // part
             if cells >= candidate.context and candidate.kv_cells != cells:
-                yield f"1/{part} of the cells", replace(candidate, kv_layout="unified", kv_cells=cells)
+                yield (
+                    f"1/{part} of the cells",
+                    replace(candidate, kv_layout="unified", kv_cells=cells, flash_attn="auto"),
+                )

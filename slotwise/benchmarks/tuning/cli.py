@@ -11,6 +11,7 @@ import anyio
 import msgspec
 import typer
 
+from slotwise.benchmarks.calibration.hosting import seconds_of_plans
 from slotwise.benchmarks.job import until_terminated
 from slotwise.benchmarks.live import display
 from slotwise.benchmarks.measure import Options
@@ -102,6 +103,8 @@ def tune(
         )
         subject = predictor.served(DEFAULT)
         on_cpu = hardware is None and not subject.load.n_gpu_layers
+        split = predictor.served(Candidate(context=predictor.contexts[0]))
+        other = ("off" if split.flash else "on") if on_cpu else ""
         question = Question(
             model=subject.load.path,
             workload=load.name,
@@ -113,13 +116,13 @@ def tune(
             steps=calibration_key(subject),
             load=load.digest,
             kv_types=kv_types,
-            plain_attention=on_cpu,
+            flash_attn=other,
             common=common | {"simulate": simulate},
             minutes=minutes,
             seed=seed,
         )
         tried = threads_to_try(physical_cores(), sum(map(len, cpu_cores()))) if on_cpu and threads is None else ()
-        choices = Choices(predictor.contexts, kv_types, tried, plain_attention=on_cpu)
+        choices = Choices(predictor.contexts, kv_types, tried, other)
         file = StateFile(folder, question)
         if anew:
             file.forget()
@@ -181,20 +184,19 @@ class _Run:
         if not isinstance(engines, MeasuredHere):
             return
         choices, context = search.choices, search.choices.contexts[0]
-        split, unified, small, plain = (
+        split, unified, small = (
             search.predictor.served(candidate)
             for candidate in (
                 Candidate(context=context),
                 Candidate(context=context, kv_layout="unified"),
                 Candidate(context=context, kv_type=choices.kv_types[-1]),
-                Candidate(context=context, flash_attn="off"),
             )
         )
-        shares = 4 + choices.plain_attention + len(choices.threads)
+        shares = 4 + bool(choices.flash_attn) + len(choices.threads)
         each = 0.0 if search.file.state.done else _CALIBRATING * self._seconds / shares
         more = [search.predictor.served(Candidate(context=context, threads=count)) for count in choices.threads]
-        if choices.plain_attention:
-            more.append(plain)
+        if choices.flash_attn:
+            more.append(search.predictor.served(Candidate(context=context, flash_attn=choices.flash_attn)))
         await calibrated(engines, [split], 2 * each)
         if search.predictor.served(DEFAULT).load.slots > 1:
             await calibrated(engines, [unified], each)
@@ -212,8 +214,9 @@ class _Run:
         assert known is not None
         if known.host is None:
             _say("measuring what the server takes beside its steps …")
-            flags = (*self._common_flags, *Candidate(context=subject.load.context_cap).flags)
-            with display(err, 3 * _HOST_S) as shown:
+            context = subject.load.context_cap
+            flags = (*self._common_flags, *Candidate(context=context).flags)
+            with display(err, seconds_of_plans(context, _HOST_S)) as shown:
                 known = await engines.with_host(subject, flags, _HOST_S, shown.watch)
         self._search.predictor.template = TEMPLATE_TOKENS if known.template is None else known.template
         host = engines.host(subject)

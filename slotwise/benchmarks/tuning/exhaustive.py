@@ -47,12 +47,13 @@ class Grid(msgspec.Struct, kw_only=True):
         return sorted(candidates, key=lambda one: score(self.probes, one), reverse=True)
 
 
-def grid_of(context: int) -> list[Candidate]:
-    """Slots, cells and their layout, with room for all requests; Ollama's defaults, and ours."""
+def grid_of(context: int, other_attention: str) -> list[Candidate]:
+    """Slots, cells and their layout, with room for all requests; attention as it is not by itself; Ollama's defaults,
+    and ours."""
     found = [Candidate(slots=slots, context=context) for slots in (1, 2, 4, 8, 16)]
     found += [Candidate(slots=slots, context=context, kv_layout="unified") for slots in (4, 16)]
     found += [Candidate(slots=slots, context=4096) for slots in (1, 4)]
-    found += [Candidate(slots=slots, context=context, flash_attn="off") for slots in (8, 16)]
+    found += [Candidate(slots=slots, context=context, flash_attn=other_attention) for slots in (8, 16)]
     return list(dict.fromkeys([*found, DEFAULT]))
 
 
@@ -66,7 +67,7 @@ def main(
     repeats: int = 2,
     more: Annotated[
         list[str] | None,
-        typer.Option(help="More settings: slots,context,layout,type,batch (,off: no flash attention)."),
+        typer.Option(help="More settings: slots,context,layout,type,batch (,on: flash attention)."),
     ] = None,
     grid_too: Annotated[bool, typer.Option("--grid/--no-grid", help="The grid, or only what --more names.")] = True,
     json: Path | None = None,
@@ -79,7 +80,8 @@ def main(
         subject = served({}, None)
         known = subject.file.shape.context_train
         context = contexts_for(load.needs(1, known), known)[0]
-        candidates = [*(grid_of(context) if grid_too else ()), *(_candidate(one) for one in more or ())]
+        other = "off" if served(Candidate(context=context).settings, None).flash else "on"
+        candidates = [*(grid_of(context, other) if grid_too else ()), *(_candidate(one) for one in more or ())]
         options = Options(slo, context=context)
 
         async def go() -> Grid:
@@ -121,7 +123,7 @@ def _candidate(spelled: str) -> Candidate:
         slots, context, layout, kind, batch, *flash = spelled.split(",")
         return Candidate(int(slots), int(context), layout, kind, int(batch), flash_attn=(*flash, "auto")[0])
     except ValueError:
-        raise ValueError(f"'more' is {spelled!r}; it must be as 12,4096,split,f16,512 (,off)") from None
+        raise ValueError(f"'more' is {spelled!r}; it must be as 12,4096,split,f16,512 (,on)") from None
 
 
 def _tell(candidate: Candidate, reading: Reading) -> None:

@@ -16,10 +16,9 @@ import msgspec
 import slotwise.workers.child  # what a worker imports is a part of what its process takes
 from slotwise.memory.probe import own_bytes
 from slotwise.workers.dryrun import Buffer, DryRun
-from slotwise.workers.layout import context_layout
 from slotwise.workers.llama.breakdown import memory_breakdown
 from slotwise.workers.llama.library import LoadError, NativeLog
-from slotwise.workers.llama.model import can_go_back
+from slotwise.workers.llama.model import layout_of
 from slotwise.workers.llama.params import context_params, model_params
 from slotwise.workers.protocol import LoadModel
 
@@ -55,9 +54,7 @@ def _dry_run(models: _Models, load: LoadModel) -> DryRun:
         model = models.model(load)
     except LoadError as error:
         return DryRun(error=str(error))
-    layout = context_layout(
-        load, context_train=llama_cpp.llama_model_n_ctx_train(model), can_go_back=can_go_back(model)
-    )
+    layout = layout_of(model, load)
     context = llama_cpp.llama_init_from_model(model, context_params(load, layout.context))
     if not context:
         return DryRun(error=models.log.reason(f"no context of {layout.context.cells} cells could be made"))

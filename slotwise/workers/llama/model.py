@@ -24,7 +24,7 @@ from slotwise.workers.llama.samplers import (
     ConstrainedGreedySampler,
     GreedySampler,
 )
-from slotwise.workers.llama.states import set_streams
+from slotwise.workers.llama.states import set_columns, set_streams
 from slotwise.workers.llama.vocabulary import LlamaVocabulary
 from slotwise.workers.model import Chunk, ContextLost, Matcher, Sampler
 from slotwise.workers.protocol import LoadModel, ModelInfo
@@ -62,14 +62,13 @@ class LlamaModel:
     def _open_context(self, cells: int) -> None:
         """Raises LoadError: there is no context then."""
         load = msgspec.structs.replace(self._load, kv_cells=cells)
-        context_train = llama_cpp.llama_model_n_ctx_train(self._model)
-        layout = context_layout(load, context_train=context_train, can_go_back=can_go_back(self._model))
+        layout = layout_of(self._model, load)
         context = llama_cpp.llama_init_from_model(self._model, context_params(load, layout.context))
         if not context:
             raise LoadError(self._log.reason(f"llama.cpp could not make a context of {layout.context.cells} cells"))
         self.context, self._cells = context, cells
         self._split, self._max_outputs = layout.split, layout.context.outputs
-        self._streams = layout.context.pools
+        self._streams, self._columns = layout.context.pools, not layout.context.flash_attention
         self._memory = llama_cpp.llama_get_memory(context)
         self.n_batch = llama_cpp.llama_n_batch(context)
         self.info = self._describe(layout)
@@ -205,6 +204,7 @@ class LlamaModel:
             except ValueError as error:
                 logger.warning("the state of a sequence can not be used: %s", error)
                 return False
+            set_columns(state, self._columns)
         data = (ctypes.c_uint8 * len(state)).from_buffer(state)  # no copy
         if llama_cpp.llama_state_seq_set_data(self.context, data, len(state), seq_id) > 0:
             return True
@@ -232,9 +232,27 @@ class LlamaModel:
         return model
 
     def _metadata(self, key: str) -> str:
-        buffer = ctypes.create_string_buffer(256)
-        length = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, 256)
-        return buffer.value.decode("utf-8", "replace") if length > 0 else "unknown"
+        return metadata_of(self._model, key) or "unknown"
+
+
+def metadata_of(model: Any, key: str) -> str:
+    """A value of the file's; "" if it has none."""
+    buffer = ctypes.create_string_buffer(256)
+    length = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, 256)
+    return buffer.value.decode("utf-8", "replace") if length > 0 else ""
+
+
+def layout_of(model: Any, load: LoadModel) -> ContextLayout:
+    """As `needs.ModelFile.layout` has it of the file."""
+    architecture, heads = metadata_of(model, "general.architecture"), llama_cpp.llama_model_n_head(model)
+    key_length = metadata_of(model, f"{architecture}.attention.key_length")
+    size = llama_cpp.llama_model_n_embd(model) // heads if heads > 0 else 0
+    return context_layout(
+        load,
+        context_train=llama_cpp.llama_model_n_ctx_train(model),
+        can_go_back=can_go_back(model),
+        head_size=int(key_length) if key_length.isdecimal() else size,
+    )
 
 
 def can_go_back(model: Any) -> bool:

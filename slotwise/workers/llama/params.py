@@ -40,7 +40,7 @@ def context_params(load: LoadModel, context: ContextShape) -> Any:
     params.n_outputs_max = context.outputs
     params.n_threads = params.n_threads_batch = load.threads or os.cpu_count() or 1
     params.type_k, params.type_v = KV_TYPES[context.type_k], KV_TYPES[context.type_v]
-    params.flash_attn_type = FLASH_ATTENTION[load.flash_attn]
+    params.flash_attn_type = FLASH_ATTENTION[load.flash_attn] if context.flash_attention else FLASH_ATTENTION["off"]
     if load.pooling:
         params.embeddings, params.pooling_type = True, POOLING[load.pooling]
     params.swa_full = context.swa_full

@@ -1,18 +1,30 @@
-"""The form of a sequence's saved state, as far as it depends on the context's layout.
+"""The form of a sequence's saved state, as far as it depends on the context: streams of cells, and whether values lie
+in rows (a cell's one after another) or in columns (all cells' first ones, then all second ones).
 
 llama-kv-cache.cpp (`state_write`) writes how many streams the cache has, one or one for each sequence, and for each of
 them a count of cells, with the cells behind it where there are any. Those of one sequence are all in one stream, and a
 cache reads them wherever they stand. But it refuses a state of another number of streams, so that a sequence could not
-go from split cells into one pool. Pure.
+go from split cells into one pool. Without flash attention values lie in columns (`v_trans`), which a cache with it
+refuses too: a worker has that in split cells, and not in one pool. Pure.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+
+import numpy as np
 
 #: A magic number, and the sequence that it was of (`llama_context::state_seq_get_data`).
 _HEAD_BYTES = 8
 _COUNT = struct.Struct("<I")
+#: Of a cell: its position, how many sequences it is of (one), and which.
+_CELL = struct.Struct("<iIi")
+#: Before a layer's keys, and before its values in rows: their type, and bytes of a row. Before values in columns:
+#: their type, bytes of one, and how many a cell has. Both are equally long: a state gets its other form in place.
+_ROWS, _COLUMNS = struct.Struct("<iQ"), struct.Struct("<iII")
+#: Bytes of one value by ggml's number of its type: f32, f16, bf16. Others have no columns.
+_VALUE_BYTES = {0: 4, 1: 2, 30: 2}
 
 
 def set_streams(state: bytearray, streams: int) -> None:
@@ -47,3 +59,66 @@ def _read(state: bytearray) -> tuple[int, int, int]:
     counts = struct.unpack_from(f"<{streams}I", state, counts_at)
     empty = next((index for index, count in enumerate(counts) if count), streams - 1)
     return streams, empty, counts_at + (empty + 1) * _COUNT.size
+
+
+def set_columns(state: bytearray, columns: bool) -> None:
+    """Make it a state with its values in columns, or in rows, in place. One that has none, or that is not understood
+    (cells of some models tell more), is left alone: llama.cpp says what it makes of it."""
+    try:
+        found = _values_of(state)
+    except (ValueError, struct.error):
+        return
+    if found is None or found[1] == columns:
+        return
+    flag_at, _, count, values = found
+    for at, kind, width in values:
+        size = _VALUE_BYTES[kind]
+        head = (kind, size, width) if columns else (kind, size * width)
+        (_COLUMNS if columns else _ROWS).pack_into(state, at, *head)
+        shape = (count, width) if columns else (width, count)
+        cells = np.frombuffer(state, f"u{size}", count * width, at + _ROWS.size).reshape(shape)
+        cells.reshape(-1)[:] = np.ascontiguousarray(cells.T).reshape(-1)
+    _COUNT.pack_into(state, flag_at, columns)
+
+
+def _values_of(state: bytearray) -> tuple[int, bool, int, list[tuple[int, int, int]]] | None:
+    """Where it says how its values lie, and how; how many cells there are; and of each layer's values where they begin,
+    their type and how many a cell has. None: there are no cells.
+
+    Raises ValueError or struct.error: it is of another form.
+    """
+    _, empty, begin = _read(state)
+    (count,) = _COUNT.unpack_from(state, _HEAD_BYTES + (1 + empty) * _COUNT.size)
+    if not count:
+        return None
+    flag_at = begin + count * _CELL.size
+    if any(of != 1 for _, of, _ in _CELL.iter_unpack(memoryview(state)[begin:flag_at])):
+        raise ValueError("cells with something else in them")
+    columns, layers = struct.unpack_from("<II", state, flag_at)
+    at = flag_at + 2 * _COUNT.size
+    if columns > 1:
+        raise ValueError(f"values that lie in form {columns}")
+    for _ in range(layers):
+        _, row = _ROWS.unpack_from(state, at)
+        at += _ROWS.size + count * row
+    values = list(_layers_of_values(state, at, count, columns=bool(columns)))
+    if len(values) not in (0, layers):  # none where keys have them in them (MLA)
+        raise ValueError(f"values of {len(values)} layers, and keys of {layers}")
+    return flag_at, bool(columns), count, values
+
+
+def _layers_of_values(state: bytearray, at: int, count: int, *, columns: bool) -> Iterator[tuple[int, int, int]]:
+    # Behind the values only empty streams come: counts of nothing.
+    while any(memoryview(state)[at : at + _ROWS.size]) and at + _ROWS.size < len(state):
+        if columns:
+            kind, size, width = _COLUMNS.unpack_from(state, at)
+        else:
+            kind, row = _ROWS.unpack_from(state, at)
+            size = _VALUE_BYTES.get(kind, 0)
+            width = row // size if size else 0
+        if kind not in _VALUE_BYTES or size != _VALUE_BYTES[kind] or not width:
+            raise ValueError(f"values of type {kind}")
+        yield at, kind, width
+        at += _ROWS.size + count * size * width
+    if at > len(state):
+        raise ValueError(f"a state of {len(state)} bytes with values up to {at}")

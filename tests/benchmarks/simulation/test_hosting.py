@@ -4,7 +4,14 @@ import dataclasses
 
 import pytest
 
-from slotwise.benchmarks.calibration.hosting import SLO, HostReadings, host_costs, plans_of, readings_of
+from slotwise.benchmarks.calibration.hosting import (
+    SLO,
+    HostReadings,
+    host_costs,
+    plans_of,
+    readings_of,
+    seconds_of_plans,
+)
 from slotwise.benchmarks.metrics import Summary, summarize
 from slotwise.benchmarks.simulation.engine import Engine, HostCosts
 from slotwise.benchmarks.simulation.people import Load, run_leg
@@ -52,6 +59,7 @@ def test_a_server_that_takes_nothing_takes_nothing() -> None:
 def test_in_a_short_context_there_is_no_long_prompt() -> None:
     assert len(plans_of(300, 4.0)) == 2
     assert len(plans_of(4096, 4.0)) == 3
+    assert seconds_of_plans(300, 12.0) == 2 * (4.0 + 12.0), "each begins with a warm-up"
     short = model(slots=8, cap=300)
     true = HostCosts(request_s=0.020, prompt_token_s=5e-6, token_taken_s=1e-3)
     found = host_costs(short, readings(dataclasses.replace(short, host=true), 4.0), 4.0)

@@ -31,7 +31,7 @@ def test_the_settings_are_those_of_the_server() -> None:
     assert (settings.num_parallel, settings.context, settings.kv_cells, settings.threads) == (12, 2048, 4096, 3)
     assert (settings.kv_layout, settings.kv_type, settings.n_batch) == ("unified", "q8_0", 512)
     assert candidate.flags[:4] == ("--num-parallel", "12", "--context", "2048")
-    assert load_settings(Candidate(flash_attn="off").settings, environment={}).flash_attn == "off"
+    assert load_settings(Candidate(flash_attn="on").settings, environment={}).flash_attn == "on"
 
 
 def test_the_default_candidate_is_what_the_server_does_on_its_own() -> None:
@@ -47,24 +47,35 @@ def test_the_default_candidate_is_what_the_server_does_on_its_own() -> None:
 def test_each_change_is_of_one_setting() -> None:
     """But for parts of the cells, which are one pool."""
     candidate = Candidate(slots=8, context=4096)
-    choices = Choices([4096, 2048], ("f16", "q8_0"), (2, 4), plain_attention=True)
+    choices = Choices([4096, 2048], ("f16", "q8_0"), (2, 4), "off")
     for words, other in changes(candidate, choices):
         assert 1 <= distance(candidate, other) <= (2 if "cells" in words else 1), words
         assert other != candidate
 
 
-def test_flash_attention_is_off_where_that_may_pay_and_for_cells_that_can_do_without() -> None:
-    choices = Choices([4096], ("f16", "q8_0"), plain_attention=True)
-    plain = dict(changes(Candidate(context=4096), choices))["no flash attention"]
+@pytest.mark.parametrize(
+    ("other", "there", "back"),
+    [("on", "flash attention", "no flash attention"), ("off", "no flash attention", "flash attention")],
+)
+def test_attention_is_tried_as_it_is_not_by_itself(other: str, there: str, back: str) -> None:
+    choices = Choices([4096], ("f16", "q8_0"), flash_attn=other)
+    found = dict(changes(Candidate(context=4096), choices))[there]
 
-    assert plain == Candidate(context=4096, flash_attn="off")
-    assert "no flash attention" in str(plain)
-    assert dict(changes(plain, choices))["flash attention"] == Candidate(context=4096)
-    assert all(one.kv_type == "f16" for _, one in changes(plain, choices) if one.flash_attn == "off")
-    for asked in (Choices([4096]), Choices([4096], ("f16", "q8_0"))):
-        assert all(one.flash_attn == "auto" for _, one in changes(Candidate(context=4096), asked))
-    with pytest.raises(ValueError, match="q8_0 cells need flash attention"):
-        Candidate(kv_type="q8_0", flash_attn="off")
+    assert found == Candidate(context=4096, flash_attn=other)
+    assert there in str(found)
+    assert there in found.short
+    assert dict(changes(found, choices))[back] == Candidate(context=4096)
+    assert all(distance(found, one) <= 3 for _, one in changes(found, choices))
+    for shared in (Candidate(kv_type="q8_0"), Candidate(kv_layout="unified")):
+        assert there not in dict(changes(shared, choices))
+    assert there not in dict(changes(Candidate(), Choices([4096])))
+
+
+def test_cells_that_are_shared_or_quantised_are_for_flash_attention() -> None:
+    with pytest.raises(ValueError, match="unified f16 cells are for flash attention"):
+        Candidate(flash_attn="off", kv_layout="unified")
+    with pytest.raises(ValueError, match="split q8_0 cells are for flash attention"):
+        Candidate(flash_attn="off", kv_type="q8_0")
 
 
 def test_one_slot_has_one_layout() -> None:
