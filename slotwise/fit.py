@@ -19,6 +19,7 @@ from slotwise.memory.accounts import device_name
 from slotwise.memory.footprint import HOST
 from slotwise.memory.gguf import GGUFError
 from slotwise.memory.plan import Placed, place, usable
+from slotwise.memory.pressure import TAKEN
 from slotwise.memory.probe import read_memory
 from slotwise.needs import ModelFile, Need, Parts
 from slotwise.paths import data_folder
@@ -88,11 +89,12 @@ def fit(
 
 
 def _answer(file: ModelFile, load: LoadModel, gpus: Sequence[int]) -> Answer:
-    """Where nothing is said of the context, it is the shorter one under the conditions of `plans.plan_model`."""
+    """Where nothing is said of the context, it is the shorter one where the server takes that (`plans.plan_model`)."""
     answer = Answer(file, load, gpus)
-    if not load.context_fallback or (answer.fits(answer.need) and answer.has_all_layers):
+    if not load.context_fallback or file.shape.context_train <= load.context_fallback:
         return answer
-    return Answer(file, msgspec.structs.replace(load, context_cap=load.context_fallback), gpus)
+    short = Answer(file, msgspec.structs.replace(load, context_cap=load.context_fallback), gpus)
+    return answer if answer.fits_a_server and answer.layers >= short.layers else short
 
 
 def _store(folder: Path | None) -> LoadStore | None:
@@ -145,9 +147,14 @@ class Answer:
         ]
 
     @property
-    def has_all_layers(self) -> bool:
-        """On GPUs, where there are any."""
-        return not self.gpus or (self.placed is not None and self.placed.split.gpu_layers > self.file.shape.blocks)
+    def layers(self) -> int:
+        """On GPUs."""
+        return self.placed.split.gpu_layers if self.placed else 0
+
+    @property
+    def fits_a_server(self) -> bool:
+        """Which leaves others a part of the main memory."""
+        return self.fits(self.need) and self.need.amounts.get(HOST, 0) <= int(TAKEN * self.host_free)
 
     def fits(self, need: Need) -> bool:
         if need.error:
@@ -179,7 +186,7 @@ class Answer:
             "fits": self.fits(self.need),
             "host_free_bytes": self.host_free,
             "gpu_free_bytes": self.gpus,
-            "gpu_layers": self.placed.split.gpu_layers if self.placed else 0,
+            "gpu_layers": self.layers,
             "smaller_pools": [
                 {"kv_cells": need.cells, "bytes": need.total, "fits": self.fits(need)} for need in self.smaller
             ],

@@ -16,6 +16,7 @@ import msgspec
 from slotwise.fingerprint import identities, load_key, this_build
 from slotwise.load_store import LoadStore
 from slotwise.memory.accounts import Amounts, device_name
+from slotwise.memory.architectures import WITHOUT_FLASH
 from slotwise.memory.correction import OnDevice, Prediction, gpu_overhead, host_correction
 from slotwise.memory.footprint import HOST, ModelFootprint, Split
 from slotwise.memory.plan import GPU_OVERHEAD
@@ -115,7 +116,11 @@ class ModelFile:
     def layout(self, load: LoadModel) -> ContextLayout:
         shape = self.shape
         return context_layout(
-            load, context_train=shape.context_train, can_go_back=shape.can_go_back, head_size=shape.head_size
+            load,
+            context_train=shape.context_train,
+            can_go_back=shape.can_go_back,
+            head_size=shape.head_size,
+            can_flash=shape.architecture not in WITHOUT_FLASH,
         )
 
     def needs(self, loads: Sequence[LoadModel]) -> list[Need]:
@@ -129,7 +134,8 @@ class ModelFile:
             self._by_dry_run(load, runs[key]) if key in runs else self.by_formula(load, note=notes[key])
             for load, key in zip(loads, keys, strict=True)
         ]
-        # What no report counts is the same with any number of cells: so pools differ by what they differ in.
+        # What no report counts is the same with any number of cells, but for what `ModelFootprint.work` knows: so pools
+        # differ by what they differ in.
         of_any_pool = [msgspec.structs.replace(load, kv_cells=0) for load in loads]
         keys = [load_key(load, self._files, build, gpus, os.environ) for load in of_any_pool]
         return self._corrected([_predicted(need, key, gpus) for need, key in zip(needs, keys, strict=True)])

@@ -48,6 +48,8 @@ WINDOWS = {
 EXAONE4_WINDOWED_LAYERS = 64
 GEMMA3N_LAYERS_WITH_CELLS = 20
 
+#: Models for which llama.cpp turns flash attention off (llama-context.cpp, llama_init_from_model).
+WITHOUT_FLASH = frozenset({"grok"})
 RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
 #: Layers without key and value heads are recurrent.
 BY_HEADS = frozenset({"jamba", "granitehybrid", "lfm2", "lfm2moe", "plamo2", "kimi-linear", "bailingmoe3"})

@@ -24,6 +24,8 @@ _ALIGNMENT = {True: 32, False: 128}
 #: Elements that rows of quantised tensors are filled up to on a GPU (MATRIX_ROW_PADDING).
 _CUDA_ROW = 512
 _F32 = 4
+#: Larger chunks are given back to the system when they are freed (glibc, DEFAULT_MMAP_THRESHOLD_MAX).
+_HEAP_CHUNK = 32 * 2**20
 #: Of the closed form for dense graphs, which was never over and at most 6.3% under in 432 settings.
 COMPUTE_MARGIN = 1.08
 
@@ -228,8 +230,14 @@ class ModelFootprint:
 
     def work(self, context: ContextShape) -> int:
         """What the CPU's kernels take beside the graph, and no report counts: the widest activation of a batch, in the
-        type that weights are multiplied with (ggml-cpu.c, ggml_graph_plan)."""
-        return 2 * context.ubatch * max(self.shape.feed_forward, self.shape.embedding)
+        type that weights are multiplied with (ggml-cpu.c, ggml_graph_plan); without flash attention the scores of all
+        heads, in the type of the values that they are multiplied with."""
+        widest = 2 * context.ubatch * max(self.shape.feed_forward, self.shape.embedding)
+        if context.flash_attention:
+            return widest
+        scores = 2 * context.ubatch * context.pool_cells * self.shape.heads
+        # It grows with what sequences have, and smaller ones are left behind in the heap.
+        return max(widest, scores + min(scores, _HEAP_CHUNK))
 
     def compute(self, context: ContextShape) -> int:
         """An estimate with a margin, of one device's buffer. A dry run says it exactly."""

@@ -16,7 +16,8 @@ _MOST_ROWS = 256  # LLAMA_MAX_SEQ
 #: without it. With larger ones that is so in long contexts only, and in short ones it is the other way around.
 _SMALL_HEAD = 64
 #: Without flash attention a step has its scores in memory, 4 bytes for each head, token of the batch and cell of a
-#: sequence: where there would be more of these pairs, flash attention stays on (for 32 heads that is half a GiB).
+#: sequence, and 2 more while they are multiplied: where there would be more of these pairs, flash attention stays on
+#: (for 32 heads that is 0.75 GiB).
 _MOST_SCORES = 512 * 8192
 #: Inputs of one batch of an embedding model.
 _MOST_INPUTS = 64
@@ -38,9 +39,11 @@ class ContextLayout:
         return not self.context.unified
 
 
-def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool, head_size: int = 0) -> ContextLayout:
+def context_layout(
+    load: LoadModel, *, context_train: int, can_go_back: bool, head_size: int = 0, can_flash: bool = True
+) -> ContextLayout:
     """`context_train`: tokens that the model was trained for. `can_go_back`: a sequence can be cut anywhere.
-    `head_size`: elements of a head's key; 0 = not known."""
+    `head_size`: elements of a head's key; 0 = not known. `can_flash`: llama.cpp has flash attention for the model."""
     if load.pooling:
         return _embedding_layout(load, context_train)
     reuse = Reuse.PARTIAL if can_go_back else Reuse.CONTINUE
@@ -65,7 +68,7 @@ def context_layout(load: LoadModel, *, context_train: int, can_go_back: bool, he
         type_k=load.kv_type,
         type_v=load.kv_type,
     )
-    context = replace(context, flash_attention=_is_flash(load, context, head_size))
+    context = replace(context, flash_attention=can_flash and _is_flash(load, context, head_size))
     of_a_sequence = context.all_cells // load.slots if split else context.all_cells
     return ContextLayout(context, min(cap, of_a_sequence), draft_rows, reuse)
 
@@ -74,7 +77,7 @@ def _is_flash(load: LoadModel, context: ContextShape, head_size: int) -> bool:
     """Whether attention is computed by llama.cpp's flash kernel.
 
     On a processor it computes each row of decode alone, cell by cell: with 2,000 cells a row of the demo model takes
-    25 ms there and 8 without it; prompts take two thirds of the time with it (docs/performance.md). Without it each row
+    25 ms there and 9 without it; prompts take two thirds of the time with it (docs/performance.md). Without it each row
     of a pool looks at all of its cells, so that is for cells which are split; and quantised values need it.
     """
     if load.flash_attn != "auto":

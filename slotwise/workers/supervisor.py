@@ -74,7 +74,7 @@ class Supervisor:
                     load.model_id,
                     reason,
                 )
-                handle = self._new_handle(worker_id, msgspec.structs.replace(load, use_extra_bufts=False))
+                handle = self._new_handle(worker_id, msgspec.structs.replace(load, use_extra_bufts=False, mmap=True))
                 self._handles[worker_id] = handle
                 reason = await handle.run()
         except OSError as error:

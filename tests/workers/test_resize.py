@@ -241,3 +241,5 @@ def test_attention_is_without_the_flash_kernel_where_that_is_slower() -> None:
     assert is_flash(n_batch=1024)
     assert is_flash(flash_attn="on")
     assert not is_flash(head_size=128, flash_attn="off")
+    layout = context_layout(usual, context_train=2**20, can_go_back=True, head_size=128, can_flash=False)
+    assert not layout.context.flash_attention

@@ -221,8 +221,8 @@ def _calibrated(served: Served, slots: int, context: int) -> LoadModel:
         kv_cells=slots * context if served.split else 4 * context,
         n_batch=2048,
         kv_layout="split" if served.split else "unified",
-        # With these sizes `auto` may be something else.
-        flash_attn="on" if served.flash else "off",
+        # On a processor `auto` may be something else with these sizes.
+        flash_attn=served.load.flash_attn if served.load.n_gpu_layers else ("on" if served.flash else "off"),
         speculation=False,
         prefixes=(),
         prefix_cache="",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -123,9 +123,9 @@ class Choices:
     kv_types: Sequence[str] = KV_TYPES[:1]
     #: Beside the usual number.
     threads: Sequence[int] = ()
-    #: "on" or "off", where that is not what split cells have by themselves; "": nothing else is tried. On a processor
-    #: the flash kernel computes prompts in less time, and rows of decode in long contexts in more.
-    flash_attn: str = ""
+    #: Whether settings have flash attention by themselves, where the other way is tried too. On a processor the flash
+    #: kernel computes prompts in less time, and rows of decode in long contexts in more.
+    is_flash: Callable[[Candidate], bool] | None = None
 
 
 def changes(candidate: Candidate, choices: Choices) -> Iterator[tuple[str, Candidate]]:
@@ -139,10 +139,13 @@ def changes(candidate: Candidate, choices: Choices) -> Iterator[tuple[str, Candi
     for context in choices.contexts:
         if context != candidate.context:
             yield f"context {context:,}", replace(candidate, context=context, kv_cells=0)
-    if choices.flash_attn and (candidate.kv_layout, candidate.kv_type) == ("split", KV_TYPES[0]):
-        is_usual = candidate.flash_attn == "auto"
-        words = "flash attention" if is_usual == (choices.flash_attn == "on") else "no flash attention"
-        yield words, replace(candidate, flash_attn=choices.flash_attn if is_usual else "auto")
+    if choices.is_flash is not None and (candidate.kv_layout, candidate.kv_type) == ("split", KV_TYPES[0]):
+        usual = replace(candidate, flash_attn="auto")
+        attention = "off" if choices.is_flash(usual) else "on"
+        if candidate.flash_attn == "auto":
+            yield _ATTENTION[attention], replace(candidate, flash_attn=attention)
+        elif candidate.flash_attn == attention:
+            yield _ATTENTION["on" if attention == "off" else "off"], usual
     for kind in choices.kv_types if candidate.flash_attn != "off" else ():
         if kind != candidate.kv_type:
             yield f"KV cells {kind}", replace(candidate, kv_type=kind)

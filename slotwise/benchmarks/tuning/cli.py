@@ -103,8 +103,6 @@ def tune(
         )
         subject = predictor.served(DEFAULT)
         on_cpu = hardware is None and not subject.load.n_gpu_layers
-        split = predictor.served(Candidate(context=predictor.contexts[0]))
-        other = ("off" if split.flash else "on") if on_cpu else ""
         question = Question(
             model=subject.load.path,
             workload=load.name,
@@ -116,13 +114,14 @@ def tune(
             steps=calibration_key(subject),
             load=load.digest,
             kv_types=kv_types,
-            flash_attn=other,
+            both_attentions=on_cpu,
             common=common | {"simulate": simulate},
             minutes=minutes,
             seed=seed,
         )
         tried = threads_to_try(physical_cores(), sum(map(len, cpu_cores()))) if on_cpu and threads is None else ()
-        choices = Choices(predictor.contexts, kv_types, tried, other)
+        is_flash = (lambda candidate: predictor.served(candidate).flash) if on_cpu else None
+        choices = Choices(predictor.contexts, kv_types, tried, is_flash)
         file = StateFile(folder, question)
         if anew:
             file.forget()
@@ -192,11 +191,12 @@ class _Run:
                 Candidate(context=context, kv_type=choices.kv_types[-1]),
             )
         )
-        shares = 4 + bool(choices.flash_attn) + len(choices.threads)
+        shares = 4 + (choices.is_flash is not None) + len(choices.threads)
         each = 0.0 if search.file.state.done else _CALIBRATING * self._seconds / shares
         more = [search.predictor.served(Candidate(context=context, threads=count)) for count in choices.threads]
-        if choices.flash_attn:
-            more.append(search.predictor.served(Candidate(context=context, flash_attn=choices.flash_attn)))
+        if choices.is_flash is not None:
+            other = "off" if split.flash else "on"
+            more.append(search.predictor.served(Candidate(context=context, flash_attn=other)))
         await calibrated(engines, [split], 2 * each)
         if search.predictor.served(DEFAULT).load.slots > 1:
             await calibrated(engines, [unified], each)

@@ -36,7 +36,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     #: Of all that is asked for: a trace is another one with the same name.
     load: str = ""
     kv_types: tuple[str, ...] = ("f16", "q8_0")
-    flash_attn: str = ""
+    both_attentions: bool = False
     common: dict[str, Any] = {}
     minutes: float = 20.0
     seed: int = 1

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from slotwise.memory.architectures import WITHOUT_FLASH
 from slotwise.request import SamplingParams
 from slotwise.workers.cells import Reuse
 from slotwise.workers.layout import ContextLayout, context_layout
@@ -252,6 +253,7 @@ def layout_of(model: Any, load: LoadModel) -> ContextLayout:
         context_train=llama_cpp.llama_model_n_ctx_train(model),
         can_go_back=can_go_back(model),
         head_size=int(key_length) if key_length.isdecimal() else size,
+        can_flash=architecture not in WITHOUT_FLASH,
     )
 
 

@@ -47,7 +47,7 @@ def test_the_default_candidate_is_what_the_server_does_on_its_own() -> None:
 def test_each_change_is_of_one_setting() -> None:
     """But for parts of the cells, which are one pool."""
     candidate = Candidate(slots=8, context=4096)
-    choices = Choices([4096, 2048], ("f16", "q8_0"), (2, 4), "off")
+    choices = Choices([4096, 2048], ("f16", "q8_0"), (2, 4), lambda candidate: True)
     for words, other in changes(candidate, choices):
         assert 1 <= distance(candidate, other) <= (2 if "cells" in words else 1), words
         assert other != candidate
@@ -58,7 +58,7 @@ def test_each_change_is_of_one_setting() -> None:
     [("on", "flash attention", "no flash attention"), ("off", "no flash attention", "flash attention")],
 )
 def test_attention_is_tried_as_it_is_not_by_itself(other: str, there: str, back: str) -> None:
-    choices = Choices([4096], ("f16", "q8_0"), flash_attn=other)
+    choices = Choices([4096], ("f16", "q8_0"), is_flash=lambda candidate: other == "off")
     found = dict(changes(Candidate(context=4096), choices))[there]
 
     assert found == Candidate(context=4096, flash_attn=other)
@@ -66,6 +66,8 @@ def test_attention_is_tried_as_it_is_not_by_itself(other: str, there: str, back:
     assert there in found.short
     assert dict(changes(found, choices))[back] == Candidate(context=4096)
     assert all(distance(found, one) <= 3 for _, one in changes(found, choices))
+    redundant = Candidate(context=4096, flash_attn="on" if other == "off" else "off")
+    assert not {there, back} & dict(changes(redundant, choices)).keys()
     for shared in (Candidate(kv_type="q8_0"), Candidate(kv_layout="unified")):
         assert there not in dict(changes(shared, choices))
     assert there not in dict(changes(Candidate(), Choices([4096])))
