@@ -106,10 +106,13 @@ def main(
 def read_grid(file: Path) -> Grid:
     """One that was kept. JSON has no infinity: null there is infinitely late. Raises OSError or ValueError."""
     found = msgspec.json.decode(file.read_bytes())
-    for probe in found["probes"]:
-        reading = probe["reading"]
-        reading |= {name: math.inf for name in ("ttft_p95", "tpot_p95") if reading[name] is None}
-    return msgspec.convert(found, Grid)
+    try:
+        for probe in found["probes"]:
+            reading = probe["reading"]
+            reading |= {name: math.inf for name in ("ttft_p95", "tpot_p95") if reading[name] is None}
+        return msgspec.convert(found, Grid)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not what `exhaustive --json` writes: {error!r}") from None
 
 
 def _keep(grid: Grid, file: Path | None) -> None:
