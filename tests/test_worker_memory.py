@@ -136,6 +136,7 @@ def test_the_demo_model(tmp_path: Path, options: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_scores_of_long_contexts(tmp_path: Path) -> None:
     """Without the flash kernel: they are in a buffer that llama.cpp tells of, and once more in one that it does not."""
     reserved, peak = _reserved_and_peak(demo_model_path(), tmp_path, 5 * 4096, context=4096, batch=512)
