@@ -93,6 +93,8 @@ def _answer(file: ModelFile, load: LoadModel, gpus: Sequence[int]) -> Answer:
     answer = Answer(file, load, gpus)
     if not load.context_fallback or file.shape.context_train <= load.context_fallback:
         return answer
+    if answer.fits_a_server and not answer.gpus:
+        return answer
     short = Answer(file, msgspec.structs.replace(load, context_cap=load.context_fallback), gpus)
     return answer if answer.fits_a_server and answer.layers >= short.layers else short
 

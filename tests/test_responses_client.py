@@ -60,9 +60,8 @@ def test_a_response(client: openai.OpenAI) -> None:
 
 
 def test_a_stream_ends_in_the_same_response(client: openai.OpenAI) -> None:
-    client.responses.create(
-        **_asked(max_output_tokens=200)
-    )  # its beginning is there from now on: both are computed alike
+    # Its beginning is there from now on: both are computed alike.
+    client.responses.create(**_asked(max_output_tokens=200))
     whole = client.responses.create(**_asked(max_output_tokens=200))
     with client.responses.stream(**_asked(max_output_tokens=200)) as stream:
         deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]

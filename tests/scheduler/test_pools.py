@@ -1,6 +1,7 @@
 """Pools of cells become smaller for models that are to be loaded, and larger for requests that wait for cells."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,11 +13,11 @@ from tests.scheduler.driver import Driver, pass_time
 CONFIG = SchedulerConfig(cells_ahead=4, grow_patience_s=1.0, least_pool_s=5.0, memory_patience_s=5.0)
 
 
-def _spec(*sizes: tuple[int, int], **more: object) -> ModelSpec:
+def _spec(*sizes: tuple[int, int], **more: Any) -> ModelSpec:
     """`sizes`: cells and bytes, the largest first."""
     pools = [PoolSize(cells, ({HOST: size},)) for cells, size in sizes]
     spec = ModelSpec(pools[0].needs, slots=4, kv_cells=pools[0].cells, context_cap=50, smaller=tuple(pools[1:]))
-    return replace(spec, **more)  # type: ignore[arg-type]
+    return replace(spec, **more)
 
 
 #: Weights take 10, and a cell a tenth.

@@ -1,4 +1,4 @@
-"""Saved states of sequences: the same cells for a cache with another number of streams."""
+"""Saved states of sequences: the same cells for a cache with other streams, or whose values lie otherwise."""
 
 import struct
 

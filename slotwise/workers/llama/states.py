@@ -65,12 +65,12 @@ def set_columns(state: bytearray, columns: bool) -> None:
     """Make it a state with its values in columns, or in rows, in place. One that has none, or that is not understood
     (cells of some models tell more), is left alone: llama.cpp says what it makes of it."""
     try:
-        found = _values_of(state)
-    except (ValueError, struct.error):
+        flag_at, count = _flag_of(state)
+        if not count or state[flag_at] == columns:
+            return
+        values = _values_of(state, flag_at, count, columns=not columns)
+    except (IndexError, ValueError, struct.error):
         return
-    if found is None or found[1] == columns:
-        return
-    flag_at, _, count, values = found
     for at, kind, width in values:
         size = _VALUE_BYTES[kind]
         head = (kind, size, width) if columns else (kind, size * width)
@@ -81,30 +81,35 @@ def set_columns(state: bytearray, columns: bool) -> None:
     _COUNT.pack_into(state, flag_at, columns)
 
 
-def _values_of(state: bytearray) -> tuple[int, bool, int, list[tuple[int, int, int]]] | None:
-    """Where it says how its values lie, and how; how many cells there are; and of each layer's values where they begin,
-    their type and how many a cell has. None: there are no cells.
+def _flag_of(state: bytearray) -> tuple[int, int]:
+    """Where it says how its values lie, if its cells tell nothing else; and how many cells there are.
 
-    Raises ValueError or struct.error: it is of another form.
+    Raises ValueError: it is no state.
     """
     _, empty, begin = _read(state)
     (count,) = _COUNT.unpack_from(state, _HEAD_BYTES + (1 + empty) * _COUNT.size)
-    if not count:
-        return None
-    flag_at = begin + count * _CELL.size
+    return begin + count * _CELL.size, count
+
+
+def _values_of(state: bytearray, flag_at: int, count: int, *, columns: bool) -> list[tuple[int, int, int]]:
+    """Of each layer's values, which lie in `columns` or in rows: where they begin, their type and how many a cell has.
+
+    Raises ValueError or struct.error: it is of another form.
+    """
+    begin = flag_at - count * _CELL.size
     if any(of != 1 for _, of, _ in _CELL.iter_unpack(memoryview(state)[begin:flag_at])):
         raise ValueError("cells with something else in them")
-    columns, layers = struct.unpack_from("<II", state, flag_at)
+    flag, layers = struct.unpack_from("<II", state, flag_at)
     at = flag_at + 2 * _COUNT.size
-    if columns > 1:
-        raise ValueError(f"values that lie in form {columns}")
+    if flag != columns:
+        raise ValueError(f"values that lie in form {flag}")
     for _ in range(layers):
         _, row = _ROWS.unpack_from(state, at)
         at += _ROWS.size + count * row
-    values = list(_layers_of_values(state, at, count, columns=bool(columns)))
+    values = list(_layers_of_values(state, at, count, columns=columns))
     if len(values) not in (0, layers):  # none where keys have them in them (MLA)
         raise ValueError(f"values of {len(values)} layers, and keys of {layers}")
-    return flag_at, bool(columns), count, values
+    return values
 
 
 def _layers_of_values(state: bytearray, at: int, count: int, *, columns: bool) -> Iterator[tuple[int, int, int]]:

@@ -2,6 +2,7 @@
 
 import random
 from itertools import islice
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +16,8 @@ from slotwise.scheduler.specs import SchedulerConfig
 from tests.benchmarks.simulation.machines import EVEN, model
 
 
-def ready(of: SimulatedModel, **config: object) -> SimulatedServer:
-    server = SimulatedServer(Timeline(), {"m": of}, SchedulerConfig(fixed_parallel=True, **config))  # type: ignore[arg-type]
+def ready(of: SimulatedModel, **config: Any) -> SimulatedServer:
+    server = SimulatedServer(Timeline(), {"m": of}, SchedulerConfig(fixed_parallel=True, **config))
     server.preload()
     server.run(until=2.0)
     return server
