@@ -79,6 +79,8 @@ def test_a_stream_is_accumulated_by_the_client_to_the_same_message(client: anthr
     client.messages.create(**_asked())  # its beginning is there from now on: both are computed alike
     whole: Any = client.messages.create(**_asked())
     with client.messages.stream(**_asked()) as stream:
+        first: Any = next(stream)
+        begun = first.message.usage.input_tokens
         text = "".join(stream.text_stream)
         message: Any = stream.get_final_message()
 
@@ -86,7 +88,7 @@ def test_a_stream_is_accumulated_by_the_client_to_the_same_message(client: anthr
     assert (message.stop_reason, message.usage.output_tokens) == (whole.stop_reason, whole.usage.output_tokens)
     assert message.usage.cache_read_input_tokens > 0
     total = message.usage.input_tokens + message.usage.cache_read_input_tokens
-    assert total == whole.usage.input_tokens + whole.usage.cache_read_input_tokens
+    assert begun == total == whole.usage.input_tokens + whole.usage.cache_read_input_tokens
 
 
 def test_the_stop_sequence_that_was_written_is_told(client: anthropic.Anthropic) -> None:

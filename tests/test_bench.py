@@ -4,8 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from slotwise.benchmarks.document import Document, decode
 from tests.server_process import ServerProcess, run_server
+from tests.waiting import wait_for
 
 FAST = ("--seconds", "2", "--warmup", "0.5")
 
@@ -232,7 +232,7 @@ def test_whoever_ends_it_ends_the_servers_it_started(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "slotwise", "bench", "compare", f"other={other.base_url}", *peer, *load]
         command += ["--json", str(file)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
-            started = _wait_for(lambda: psutil.Process(process.pid).children(recursive=True) if file.exists() else [])
+            started = wait_for(lambda: psutil.Process(process.pid).children(recursive=True) if file.exists() else [])
             process.terminate()
             _, said = process.communicate(timeout=30)
 
@@ -241,11 +241,3 @@ def test_whoever_ends_it_ends_the_servers_it_started(tmp_path: Path) -> None:
     assert not psutil.wait_procs(started, timeout=5)[1]
     assert not list(tmp_path.glob("slotwise-bench-*"))
     assert decode(file.read_bytes()).legs, "what had been measured is kept"
-
-
-def _wait_for(found: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
-    deadline = time.monotonic() + 60
-    while not (seen := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return seen

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.server_process import ServerProcess, run_server
+from tests.waiting import wait_for
 
 TEXTS = [f"text number {number}" for number in range(300)]
 
@@ -86,8 +87,7 @@ def test_thousands_of_inputs_of_one_do_not_hold_up_anothers_one(tmp_path: Path) 
     with _serve(tmp_path, "step_ms=20", "--num-parallel", "2") as server:
         many = threading.Thread(target=_embed, args=(server, ["x" * 12] * 2000))
         many.start()
-        while not server.model()["steps_total"]:
-            time.sleep(0.01)
+        wait_for(lambda: server.model()["steps_total"])
         began = time.monotonic()
         for _ in range(5):
             _vectors(_embed(server, ["one"]))

@@ -12,6 +12,7 @@ import pytest
 
 from slotwise.loads import demo_model_path
 from tests.server_process import ServerProcess, run_server
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.model
 
@@ -68,10 +69,7 @@ def test_a_model_is_loaded_and_unloaded(client: ollama.Client) -> None:
 
 
 def _until_loaded(client: ollama.Client, loaded: bool) -> None:
-    deadline = time.monotonic() + 10
-    while bool(client.ps().models) is not loaded:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: bool(client.ps().models) is loaded)
 
 
 def test_chat(client: ollama.Client) -> None:

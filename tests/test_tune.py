@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from slotwise.config import load_settings
 from tests.server_process import heed_interrupts
+from tests.waiting import wait_for
 
 #: Short requests and generous limits, so that a few seconds say something on two cores.
 QUESTION = ("--users", "3", "--scale-lengths", "0.05", "--ttft", "20s", "--tpot", "1s", "--minutes", "2")
@@ -48,10 +48,7 @@ def interrupt_when(process: subprocess.Popen[str], said: str, number: int = sign
             break
     else:
         pytest.fail(f"it never said {said!r}")
-    deadline = time.monotonic() + 30
-    while not (children := psutil.Process(process.pid).children(recursive=True)):
-        assert time.monotonic() < deadline, "no process was started"
-        time.sleep(0.02)
+    children = wait_for(lambda: psutil.Process(process.pid).children(recursive=True))
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     return children
 

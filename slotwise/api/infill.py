@@ -126,7 +126,7 @@ class InfillTeller:
     def whole(self, answers: Sequence[Answer], ending: Ending) -> object:
         return self._object(answers[0].content, answers[0], ending)
 
-    def first(self, index: int) -> bytes:
+    def first(self, index: int, prompt_tokens: int) -> bytes:
         return b""
 
     def part(self, index: int, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprob]) -> bytes:

@@ -121,7 +121,7 @@ class _Teller(ABC):
 class ChatTeller(_Teller):
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
 
-    def first(self, index: int) -> bytes:
+    def first(self, index: int, prompt_tokens: int) -> bytes:
         return self._event(index, b'"delta":{"role":"assistant","content":""}')
 
     def part(self, index: int, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprob]) -> bytes:
@@ -173,7 +173,7 @@ class CompletionTeller(_Teller):
         #: Characters of each choice that log probabilities were told of.
         self._offsets: dict[int, int] = {}
 
-    def first(self, index: int) -> bytes:
+    def first(self, index: int, prompt_tokens: int) -> bytes:
         return self._event(index, b'"text":' + _encode(self._echo[index])) if self._echo else b""
 
     def part(self, index: int, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprob]) -> bytes:

@@ -14,6 +14,8 @@ from slotwise.scheduler.outlook import ModelQueue, Standing
 
 
 class Lease(Protocol):
+    #: 0 until it is tokenised.
+    prompt_tokens: int
     loaded_at: float | None
     granted_at: float | None
     first_chunk_at: float | None

@@ -175,7 +175,7 @@ class GenerationResponse:
     def _encode(self, part: Part, teller: Teller) -> bytes:
         index, chunk = part.index, part.chunk
         pieces, first = self._take(part)
-        data = teller.first(index) if first else b""
+        data = teller.first(index, self._leases[index].prompt_tokens) if first else b""
         if pieces or chunk.logprobs:
             data += teller.part(index, pieces, chunk.logprobs)
         if chunk.finish_reason is not None:

@@ -47,8 +47,8 @@ class Teller(Protocol):
     def whole(self, answers: Sequence[Answer], ending: Ending) -> object:
         """The JSON of an answer that is not streamed; `answers`: of the choices, in order."""
 
-    def first(self, index: int) -> bytes:
-        """A choice begins."""
+    def first(self, index: int, prompt_tokens: int) -> bytes:
+        """A choice begins, after a prompt of so many tokens."""
 
     def part(self, index: int, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprob]) -> bytes:
         """A choice goes on. There may be no pieces, where text is held back."""

@@ -18,15 +18,13 @@ class Ledger:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.reserved = 0
+        #: Those that hold something; a number, since it is asked for at each event, of each worker.
+        self.owners = 0
         self._by_owner: dict[Hashable, int] = {}
 
     @property
     def free(self) -> int:
         return self.capacity - self.reserved
-
-    @property
-    def owners(self) -> int:
-        return len(self._by_owner)
 
     def of(self, owner: Hashable) -> int:
         """What an owner holds; 0 if nothing."""
@@ -43,6 +41,7 @@ class Ledger:
             raise LedgerExceeded(f"{amount} asked for, {self.free} of {self.capacity} free")
         self._by_owner[owner] = amount
         self.reserved += amount
+        self.owners += 1
 
     def extend(self, owner: Hashable, amount: int) -> None:
         """Reserve more for an owner. Raises LedgerExceeded if it does not fit, KeyError if it holds nothing."""
@@ -56,10 +55,12 @@ class Ledger:
         """Give everything of an owner back; returns how much. Raises KeyError the second time."""
         amount = self._by_owner.pop(owner)
         self.reserved -= amount
+        self.owners -= 1
         return amount
 
     def check_invariants(self) -> None:
         assert self.reserved == sum(self._by_owner.values())
+        assert self.owners == len(self._by_owner)
         assert 0 <= self.reserved <= self.capacity
         assert all(amount >= 0 for amount in self._by_owner.values())
 

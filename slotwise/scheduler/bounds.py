@@ -124,7 +124,11 @@ def _in_the_way(model: ModelRecord, ready: list[WorkerRecord]) -> Bound:
 
 def _has_slots_without_cells(ready: list[WorkerRecord]) -> bool:
     """Slots are free, and wherever one is, nearly all cells are promised."""
-    idle = [worker for worker in ready if worker.running < worker.slots]
-    return bool(idle) and all(
-        not worker.has_cells_for_all and worker.cells.reserved >= _NEARLY_ALL * worker.cells.capacity for worker in idle
-    )
+    has_idle = False
+    for worker in ready:
+        cells = worker.cells
+        if cells.owners < worker.slots:
+            if cells.reserved < _NEARLY_ALL * cells.capacity or worker.has_cells_for_all:
+                return False
+            has_idle = True
+    return has_idle

@@ -24,27 +24,24 @@ from slotwise.memory.ledger import Ledger
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.account import Account
 from slotwise.scheduler.active import ActiveLimit
-from slotwise.scheduler.admission import KeyLimits, retry_after
+from slotwise.scheduler.admission import KeyLimits
 from slotwise.scheduler.books import Books
 from slotwise.scheduler.bounds import Bounds
 from slotwise.scheduler.deaths import Deaths
 from slotwise.scheduler.demand import Claim
 from slotwise.scheduler.fairline import Place
-from slotwise.scheduler.gate import Gate, Verdict, draining, no_memory, waited_in_vain
+from slotwise.scheduler.gate import Gate, Verdict, draining
 from slotwise.scheduler.lifecycle import HOLDING, WAITING, RequestState, WorkerState
 from slotwise.scheduler.outlook import Outlook
+from slotwise.scheduler.patience import Patience
 from slotwise.scheduler.placement import Placement
 from slotwise.scheduler.policy import Policies
 from slotwise.scheduler.preemption import LEAST_RUN_S
-from slotwise.scheduler.ranking import Ranking
 from slotwise.scheduler.records import ModelRecord, RequestRecord
 from slotwise.scheduler.residency import Residency
 from slotwise.scheduler.room import Room
 from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
 from slotwise.scheduler.status import MemoryStatus, ModelStatus
-
-#: How soon a deadline is looked at again that does not run, because the worker is not ready.
-_DEADLINE_LOOK_S = 1.0
 
 
 class Scheduler:
@@ -69,8 +66,7 @@ class Scheduler:
         self.outlook = Outlook(self._models, self._books, self._limits)
         self._bounds = Bounds(self._models)
         self._arrivals = 0
-        #: When waiting requests are to be looked at.
-        self._deadlines: Ranking[float] = Ranking()
+        self._patience = Patience(self._models, self._books, self._gate, self._residency, self._limits, self._withdraw)
         self.draining = False
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             ev.RequestSubmitted: self._submitted,
@@ -103,10 +99,9 @@ class Scheduler:
         """When a Tick is due, if nothing else happens before."""
         if self.draining:
             return None
-        due = [self._deadlines.first()[0]] if len(self._deadlines) else []
-        if (load := self._residency.next_deadline()) is not None:
-            due.append(load)
-        return min(due, default=None)
+        due = self._patience.next_deadline
+        load = self._residency.next_deadline()
+        return load if due is None else due if load is None else min(due, load)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -163,8 +158,7 @@ class Scheduler:
         model.admitted += 1
         if event.keep_alive_s is not None:
             model.keep_alive_s = None if event.keep_alive_s == math.inf else event.keep_alive_s
-        if (longest := self._gate.max_wait(event)) is not None:
-            self._deadlines.add(request.request_id, now + longest)
+        self._patience.begins(request, now)
         # Nobody who waits for a slot gets one by it, unless the others' parts are smaller now.
         self._pump(model, now, grant=is_new)
 
@@ -290,7 +284,7 @@ class Scheduler:
     def _end(
         self, request: RequestRecord, error: SlotwiseError | None, now: float, waited: float | None = None
     ) -> None:
-        self._deadlines.discard(request.request_id)
+        self._patience.over(request)
         self._books.end(request, error, now, waited=waited)
 
     # ---- workers
@@ -361,43 +355,8 @@ class Scheduler:
         self._pump_all(now)
 
     def _tick(self, event: ev.Tick, now: float) -> None:
-        while len(self._deadlines) and self._deadlines.first()[0] <= now:
-            self._look_at(self._books.requests[self._deadlines.first()[1]], now)
+        self._patience.look(now)
         self._pump_all(now)
-
-    def _look_at(self, request: RequestRecord, now: float) -> None:
-        """End a request that has waited for as long as it may while its worker was ready. One that had its turn, and
-        waits to go on, may wait for ever."""
-        if request.state not in WAITING or request.begun:
-            self._deadlines.remove(request.request_id)
-            return
-        model = self._models[request.model]
-        # Not less than it takes to be tokenised.
-        longest = max(self._gate.max_wait(request.submitted) or 0.0, _DEADLINE_LOOK_S)
-        if not model.ready:
-            self._look_at_load(request, model, longest, now)
-            return
-        due = max(request.claim.place.since, model.ready_since) + longest
-        if due > now:
-            self._deadlines.put(request.request_id, due)
-            return
-        seconds = retry_after(model.predicted_wait(request.flow, self._limits.policy(request.flow.key)))
-        waited = now - request.claim.place.since
-        if request.claim.place.since >= model.ready_since:
-            model.account.waits.observe(request.claim.predicted_wait, waited)
-        self._withdraw(request, waited_in_vain(model, waited, seconds), now, waited)
-
-    def _look_at_load(self, request: RequestRecord, model: ModelRecord, longest: float, now: float) -> None:
-        """The time that a load takes does not count; the time that it can not begin for want of memory does."""
-        why = self._residency.waits_for_memory(model)
-        if why is None or model.memory_wait_since is None:
-            self._deadlines.put(request.request_id, now + _DEADLINE_LOOK_S)
-            return
-        due = max(request.claim.place.since, model.memory_wait_since) + longest
-        if due > now:
-            self._deadlines.put(request.request_id, due)
-            return
-        self._withdraw(request, no_memory(model, why), now, now - request.claim.place.since)
 
     # ---- making progress
 

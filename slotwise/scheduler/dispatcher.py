@@ -17,30 +17,21 @@ from typing import assert_never
 import anyio
 import msgspec
 
-from slotwise.errors import ContextLengthExceeded, InvalidRequest, SlotwiseError, WorkerFailed
-from slotwise.request import (
-    ChatPrompt,
-    FinishReason,
-    GenerationRequest,
-    TokenChunk,
-    Usage,
-    input_name,
-    prompt_characters,
-)
+from slotwise.request import GenerationRequest, prompt_characters
 from slotwise.scheduler import events as ev
 from slotwise.scheduler.account import Account
 from slotwise.scheduler.affinity import Marks, marks_of
+from slotwise.scheduler.answers import Answers
 from slotwise.scheduler.core import Scheduler
 from slotwise.scheduler.counters import ModelCounters, cause_of_death
 from slotwise.scheduler.enquiries import PRIORITIES, Enquiries
 from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.measured import Measured, MeasuredMemory, ServedMemory, WorkerMemory
-from slotwise.scheduler.names import SequenceNames
 from slotwise.scheduler.policy import OPEN, Policies
 from slotwise.scheduler.shares import Flow
 from slotwise.scheduler.status import MemoryStatus, ModelStatus
 from slotwise.workers import protocol
-from slotwise.workers.protocol import Delta, LoadModel, Report, StepReport, WorkerPool
+from slotwise.workers.protocol import LoadModel, Report, StepReport, WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +86,11 @@ class Dispatcher:
         self._on_usage = on_usage
         self._on_gone = on_gone
         self._clock = clock
-        self._leases: dict[str, Lease] = {}
-        self.enquiries = Enquiries(core.outlook, self._leases, clock)
+        self._answers = Answers(self._post, clock)
+        self.enquiries = Enquiries(core.outlook, self._answers.leases, clock)
         self._workers: dict[int, str] = {}
         #: When those were started that are being loaded.
         self._started: dict[int, float] = {}
-        self._names = SequenceNames()
         #: Workers that were asked to exit.
         self._stopping: set[int] = set()
         self._counters = {model: ModelCounters() for model in core.models}
@@ -126,7 +116,7 @@ class Dispatcher:
 
     def lease(self, request: GenerationRequest) -> Lease:
         """A lease for one request, submitted when it is entered."""
-        return Lease(request, submit=self._submit, leave=self._leave, clock=self._clock)
+        return Lease(request, submit=self._submit, leave=self._answers.leave, clock=self._clock)
 
     def status(self) -> list[ServedModel]:
         now = self._clock()
@@ -202,9 +192,7 @@ class Dispatcher:
 
     def _submit(self, lease: Lease) -> None:
         request = lease.request
-        if request.request_id in self._leases:
-            raise ValueError(f"request id {request.request_id!r} is in use")
-        self._leases[request.request_id] = lease
+        self._answers.open(lease)
         lease.waits_for_load = self._waits_for_load(request.model)
         self._post(
             ev.RequestSubmitted(
@@ -241,18 +229,6 @@ class Dispatcher:
         """Only requests of one scope share what they have computed."""
         return self._policies.get(request.key, OPEN).scope(request.key, isolated=self._isolate_keys)
 
-    def _leave(self, lease: Lease) -> None:
-        request_id = lease.request.request_id
-        if self._leases.get(request_id) is lease:
-            del self._leases[request_id]
-            self._post(ev.RequestCancelled(request_id))
-
-    def _fail(self, request_id: str, error: SlotwiseError) -> None:
-        if lease := self._leases.pop(request_id, None):
-            if isinstance(error, ContextLengthExceeded) and not isinstance(lease.request.prompt, ChatPrompt):
-                error.param = "prompt"  # the scheduler does not know what a prompt is
-            lease.fail(error)
-
     # ---- PoolListener
 
     def worker_report(self, worker_id: int, report: Report) -> None:
@@ -262,13 +238,12 @@ class Dispatcher:
         counters = self._counters[model]
         match report:
             case StepReport():
-                self._step(worker_id, report, counters)
+                self._answers.stepped(worker_id, report, counters)
+                counters.stepped(worker_id, report, self._loads[model][0].itl_target)
             case protocol.Prepared():
-                # Also of one that was cancelled: the tokenizer is free again.
-                self._prepared(self._names.request_of(report.request_id), report)
+                self._answers.prepared(report)
             case protocol.PrepareFailed():
-                error = InvalidRequest(report.message, param=report.param, code=report.code)
-                self._post(ev.PrepareRefused(self._names.request_of(report.request_id), error))
+                self._answers.refused(report)
             case protocol.Loading():
                 counters.load_stage, counters.load_progress = report.stage, report.progress
             case protocol.Ready():
@@ -288,23 +263,6 @@ class Dispatcher:
                 self._post(ev.WorkerStartFailed(worker_id, report.reason))
             case _:
                 assert_never(report)
-
-    def _prepared(self, request_id: str, report: protocol.Prepared) -> None:
-        longest = None
-        if (lease := self._leases.get(request_id)) is not None:
-            lease.prompt, lease.lengths = report.tokens, report.lengths
-            if lease.request.special_text and not lease.generated:
-                lease.opening = report.opening
-            if report.examined is not None:
-                usage = Usage(report.prompt_tokens, 0)
-                told = TokenChunk(
-                    text="", tokens=0, finish_reason=FinishReason.STOP, usage=usage, examined=report.examined
-                )
-                self._push(lease, told)
-                self._leases.pop(request_id, None)
-            elif report.lengths:
-                longest = _longest(lease, report.lengths)
-        self._post(ev.RequestPriced(request_id, report.prompt_tokens, longest))
 
     def _resized(self, worker_id: int, model: str, report: protocol.Resized) -> None:
         counters, info = self._counters[model], report.info
@@ -341,60 +299,8 @@ class Dispatcher:
             if memory.reservation.worker_id == worker_id:
                 self._on_gone(memory)
         self._measured.gone(worker_id)
-        self._names.gone(worker_id)
+        self._answers.gone(worker_id)
         self._post(ev.WorkerLost(worker_id, reason, from_outside))
-
-    def _step(self, worker_id: int, report: StepReport, counters: ModelCounters) -> None:
-        outputs, inputs = [], []
-        # Before the core hears of the step: it may have a request go on elsewhere, after what it has by now.
-        for delta in report.deltas:
-            request_id = self._names.request(worker_id, delta.request_id)
-            if request_id is not None:
-                if delta.tokens:
-                    outputs.append((request_id, len(delta.tokens)))
-                if delta.vectors:
-                    inputs.append((request_id, len(delta.vectors)))
-                self._deliver(request_id, delta, counters)
-        took = report.decode_rows, report.prefill_tokens, tuple(outputs), report.seconds, report.drafted
-        self._post(ev.StepDone(worker_id, *took, tuple(inputs)))
-        counters.stepped(worker_id, report, self._loads[self._workers[worker_id]][0].itl_target)
-
-    def _deliver(self, request_id: str, delta: Delta, counters: ModelCounters) -> None:
-        lease = self._leases.get(request_id)
-        counters.output_tokens_total += len(delta.tokens)
-        if delta.finish_reason is None:
-            if lease is not None:
-                lease.generated += delta.tokens
-                lease.inputs_done += len(delta.vectors)
-                self._push(lease, _chunk(lease, delta))
-            return
-        usage = delta.usage
-        if usage is not None:
-            counters.prompt_tokens_total += usage.prompt_tokens
-            counters.cached_tokens_total += usage.cached_tokens
-        if delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
-            if lease is not None:
-                self._push(lease, _chunk(lease, delta))
-        else:
-            self._fail(request_id, _failure(delta))
-        self._leases.pop(request_id, None)
-        complete = delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
-        spent = usage or Usage(0, 0)
-        self._post(
-            ev.SequenceFinished(
-                request_id,
-                spent.prompt_tokens,
-                spent.cached_tokens,
-                spent.completion_tokens,
-                complete,
-                failed=delta.finish_reason is FinishReason.ERROR,
-            )
-        )
-
-    def _push(self, lease: Lease, chunk: TokenChunk) -> None:
-        if not lease.push(chunk):
-            logger.warning("%s: the client does not read; its request is cancelled", lease.request.request_id)
-            self._leave(lease)
 
     # ---- events in, actions out
 
@@ -418,31 +324,26 @@ class Dispatcher:
     def _perform(self, action: ev.Action) -> None:
         match action:
             case ev.PreparePrompt(request_id, worker_id):
-                lease = self._leases[request_id]
-                lease.worker_id = worker_id
-                if lease.waits_for_load and lease.loaded_at is None:
-                    lease.loaded_at = self._clock()
-                request = lease.request
-                several = self._may_have_several(request.model) and request.examine is None
-                name = self._names.new(worker_id, request_id)
-                command = protocol.Prepare(name, request.prompt, several, request.examine, request.constraint)
+                several = self._may_have_several(self._workers[worker_id])
+                self._pool.send(worker_id, self._answers.prepare(request_id, worker_id, several=several))
+            case ev.Grant(_, worker_id):
+                counters = self._counters[self._workers[worker_id]]
+                command = self._answers.start(action, self._scope, counters, self._workers)
                 self._pool.send(worker_id, command)
-            case ev.Grant():
-                self._start_sequence(action)
             case ev.ExtendSequence(request_id, worker_id, cells):
-                self._pool.send(worker_id, protocol.ExtendSequence(self._name(worker_id, request_id), cells))
+                self._pool.send(worker_id, protocol.ExtendSequence(self._answers.name(worker_id, request_id), cells))
             case ev.PauseSequence(request_id, worker_id):
                 self._counters[self._workers[worker_id]].pauses_total += 1
-                self._pool.send(worker_id, protocol.PauseSequence(self._name(worker_id, request_id)))
+                self._pool.send(worker_id, protocol.PauseSequence(self._answers.name(worker_id, request_id)))
             case ev.ResumeSequence(request_id, worker_id, cells):
-                self._pool.send(worker_id, protocol.ResumeSequence(self._name(worker_id, request_id), cells))
+                self._pool.send(worker_id, protocol.ResumeSequence(self._answers.name(worker_id, request_id), cells))
             case ev.EndRequest(request_id, error):
-                self._fail(request_id, error)
+                self._answers.fail(request_id, error)
             case ev.BookUsage(request_id):
-                self._names.over(request_id)
+                self._answers.over(request_id)
                 self._on_usage(action)
             case ev.CancelSequence(request_id, worker_id):
-                self._pool.send(worker_id, protocol.CancelSequence(self._name(worker_id, request_id)))
+                self._pool.send(worker_id, protocol.CancelSequence(self._answers.name(worker_id, request_id)))
             case ev.StartWorker(worker_id, model, place, cells):
                 logger.info("loading %s%s", model, f" (worker {place + 1})" if self._may_have_several(model) else "")
                 self._workers[worker_id], self._started[worker_id] = model, self._clock()
@@ -456,70 +357,3 @@ class Dispatcher:
                 self._pool.stop(worker_id)
             case _:
                 assert_never(action)
-
-    def _start_sequence(self, grant: ev.Grant) -> None:
-        lease = self._leases[grant.request_id]
-        counters = self._counters[lease.request.model]
-        if lease.granted_at is None:
-            lease.granted_at = self._clock()
-        elif lease.started_on in self._workers:
-            counters.moved_total += 1
-        else:
-            counters.continued_total += 1
-        if lease.worker_id is not None and lease.worker_id != grant.worker_id:
-            self._names.left(lease.worker_id, grant.request_id)
-        name = self._names.of(grant.worker_id, grant.request_id)
-        prompt, lengths = (lease.prompt, lease.lengths) if name is None else ((), ())
-        name = name or self._names.new(grant.worker_id, grant.request_id)
-        lease.worker_id = lease.started_on = grant.worker_id
-        request = lease.request
-        command = protocol.StartSequence(
-            name,
-            grant.max_output_tokens,
-            request.sampling,
-            request.stop,
-            request.ignore_eos,
-            scope=self._scope(request),
-            generated=tuple(lease.generated),
-            cells=grant.cells,
-            prompt=prompt,
-            lengths=lengths,
-            inputs_done=lease.inputs_done,
-            asker=protocol.Asker(request.key, request.user, grant.weight, grant.level),
-            top_logprobs=request.top_logprobs,
-            special_text=request.special_text,
-            constraint=request.constraint,
-        )
-        self._pool.send(grant.worker_id, command)
-
-    def _name(self, worker_id: int, request_id: str) -> str:
-        """How the worker calls it; where it is gone, nobody reads it."""
-        return self._names.of(worker_id, request_id) or request_id
-
-
-def _failure(delta: Delta) -> SlotwiseError:
-    """Of an answer that ended with an error."""
-    if delta.refused:
-        return InvalidRequest(f"The answer can not go on: {delta.error}.", code="invalid_schema")
-    return WorkerFailed(f"The model failed during the answer: {delta.error}.")
-
-
-def _chunk(lease: Lease, delta: Delta) -> TokenChunk:
-    """What a step added to an answer, and before its first word what the template has written of it."""
-    opening, lease.opening = lease.opening, ""
-    return TokenChunk(
-        text=opening + delta.text,
-        tokens=len(delta.tokens),
-        finish_reason=delta.finish_reason,
-        usage=delta.usage,
-        logprobs=lease.told(delta.logprobs, delta.logprobs_told),
-        stopped_by=delta.stopped_by,
-        vectors=delta.vectors,
-    )
-
-
-def _longest(lease: Lease, lengths: Sequence[int]) -> ev.Longest:
-    """Of a prompt's inputs."""
-    tokens = max(lengths)
-    index = lengths.index(tokens)
-    return ev.Longest(tokens, index, input_name(lease.request.prompt, index))

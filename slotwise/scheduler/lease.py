@@ -59,7 +59,9 @@ class Lease:
         #: The worker that has it, and the one on which it was begun last.
         self.worker_id: int | None = None
         self.started_on: int | None = None
-        #: The tokens of its prompt, where several workers may have it; and how many each of its inputs has.
+        #: Tokens of its prompt, once that is tokenised.
+        self.prompt_tokens = 0
+        #: These tokens, where several workers may have it; and how many each of its inputs has.
         self.prompt: tuple[int, ...] = ()
         self.lengths: tuple[int, ...] = ()
         #: Inputs of which the vectors are there: it goes on with the next one.

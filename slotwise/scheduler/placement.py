@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from operator import itemgetter
@@ -71,6 +72,9 @@ class Placement:
             self._prepare_counts(model, workers)
         if grant:
             self._grant_heads(model, workers, now)
+        if not len(model.unpriced):
+            model.unprepared.clear()
+            return
         ahead = _PREPARE_AHEAD
         for worker in workers:
             ahead += worker.slots + worker.counting - worker.preparing - len(worker.abandoned)
@@ -183,21 +187,32 @@ class Placement:
     ) -> Iterator[WorkerRecord]:
         """The workers, that in which it is through soonest first. The first is nearly always taken: no more is put in
         order before it is asked for."""
-        waiting = [(self._through_s(model, worker, request), worker) for worker in workers]
+        waiting = list(zip(self._through_s(model, workers, request), workers, strict=True))
         while waiting:
             first = min(waiting, key=itemgetter(0))
             waiting.remove(first)
             yield first[1]
 
-    def _through_s(self, model: ModelRecord, worker: WorkerRecord, request: RequestRecord) -> tuple[float, bool, int]:
-        """Seconds that it would run on a worker; where that is the same, the one that has it already."""
-        demand, here = model.demand, worker.worker_id == request.worker_id
-        if request.paused and here:
-            known = float(request.tokens)
-        else:
-            known = demand.tokens_of(worker.seen.characters(request.submitted.marks))
-        prompt = max(request.tokens - known, 0.0) * demand.rates.prompt_s
-        return prompt + request.claim.work.output * step_s(model, worker.running + 1), not here, worker.worker_id
+    def _through_s(
+        self, model: ModelRecord, workers: list[WorkerRecord], request: RequestRecord
+    ) -> list[tuple[float, bool, int]]:
+        """Seconds that it would run on each worker; where that is the same, the one that has it already."""
+        demand, marks, tokens = model.demand, request.submitted.marks, request.tokens
+        prompt_s, output = demand.rates.prompt_s, request.claim.work.output
+        #: By how many would run there: on many workers these are few numbers.
+        answer_s: dict[int, float] = {}
+        found = []
+        for worker in workers:
+            rows, here = worker.cells.owners + 1, worker.worker_id == request.worker_id
+            if rows not in answer_s:
+                answer_s[rows] = output * step_s(model, rows)
+            if request.paused and here:
+                known = float(tokens)
+            else:
+                known = demand.tokens_of(worker.seen.characters(marks)) if marks else 0.0
+            prompt = (tokens - known) * prompt_s if tokens > known else 0.0
+            found.append((prompt + answer_s[rows], not here, worker.worker_id))
+        return found
 
     def _place_behind(self, model: ModelRecord, worker: WorkerRecord, head: RequestRecord, now: float) -> bool:
         """One that does not keep a head waiting that waits for cells."""
@@ -347,7 +362,15 @@ class Placement:
 
 
 def _least_preparing(workers: list[WorkerRecord]) -> WorkerRecord:
-    return min(workers, key=lambda worker: (worker.preparing + len(worker.abandoned), worker.worker_id))
+    """Whose tokenizer has the least to do; of those that have as little, the first. In order of their starts."""
+    best, least = workers[0], math.inf
+    for worker in workers:
+        count = worker.preparing + len(worker.abandoned)
+        if count < least:
+            best, least = worker, count
+        if not count:
+            break
+    return best
 
 
 def _last(worker: WorkerRecord) -> RequestRecord:

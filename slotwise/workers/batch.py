@@ -17,8 +17,9 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from slotwise.workers.model import Chunk
 
@@ -76,17 +77,17 @@ class NoPrompts:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """One sequence's part of a step. `sampled`: the batch rows to sample from; none, one, or one more than drafted."""
 
     index: int
     chunk: Chunk
     sampled: range
+    #: It is of a prompt, or of what has to be computed again.
+    prefill: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StepPlan:
+class StepPlan(msgspec.Struct, frozen=True):
     shares: tuple[Share, ...] = ()
     decode_rows: int = 0
     prefill_tokens: int = 0
@@ -130,7 +131,7 @@ def plan_step(
     shares: list[Share] = []
     rows = drafted_rows = 0
     for index in sorted([*decoding, *prefill], key=lambda index: sequences[index].row):
-        sequence, count = sequences[index], prefill.get(index, 1)
+        sequence, count, of_prompt = sequences[index], prefill.get(index, 1), index in prefill
         start = sequence.stored
         tokens: Sequence[int] = sequence.tokens[start : start + count]
         outputs = 1 if start + count == len(sequence.tokens) else 0
@@ -139,7 +140,8 @@ def plan_step(
             tokens, outputs = [*tokens, *draft], 1 + len(draft)
             drafted_rows += len(draft)
         rows += len(tokens)
-        shares.append(Share(index, Chunk(sequence.row, start, tokens, outputs), range(rows - outputs, rows)))
+        chunk = Chunk(sequence.row, start, tokens, outputs)
+        shares.append(Share(index, chunk, range(rows - outputs, rows), of_prompt))
     return StepPlan(tuple(shares), len(decoding), sum(prefill.values()), drafted_rows, brief)
 
 

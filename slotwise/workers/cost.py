@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from slotwise.workers.batch import LEAST_CHUNK, Budget, NoPrompts
 
@@ -285,15 +286,16 @@ class _PerToken:
         """Each size, the smallest first, with its seconds per token at no depth, and more for each of depth."""
         if not self._rates:
             slopes = self._slope(large=False), self._slope(large=True)
-            sizes = enumerate(self._ladder)
-            self._rates = [(size, self._flat(index), slopes[size >= LEAST_CHUNK]) for index, size in sizes]
+            sizes = zip(self._ladder, self._shapes(), strict=True)
+            self._rates = [(size, self._pace * shape, slopes[size >= LEAST_CHUNK]) for size, shape in sizes]
         return self._rates
 
     def rate(self, tokens: int, depth: float) -> float:
         """Seconds per token; 0.0 while nothing is known."""
         if not self._pace:
             return 0.0
-        return self._flat(self._index(tokens)) + self._slope(large=tokens >= LEAST_CHUNK) * depth
+        _, flat, slope = self.ladder()[self._index(tokens)]
+        return flat + slope * depth
 
     def _slope(self, *, large: bool) -> float:
         """More seconds per token for each token of depth: of a chunk's own kind where enough is known, else of the
@@ -305,19 +307,18 @@ class _PerToken:
 
     def _flat(self, index: int) -> float:
         """Seconds per token of a size at no depth."""
-        return self._pace * self._shape_of(index)
+        return self._pace * next(islice(self._shapes(), index, None))
 
-    def _shape_of(self, index: int) -> float:
-        """A size's own where it is trusted, else no more than that of the next smaller one that is."""
-        size = self._ladder[index]
-        own = self._shape.get(size)
-        if own is not None and self._count[size] >= _TRUSTED:
-            return own
-        for smaller in reversed(self._ladder[:index]):
-            if self._count.get(smaller, 0) >= _TRUSTED:
-                trusted = self._shape[smaller]
-                return trusted if own is None else min(own, trusted)
-        return 1.0 if own is None else own
+    def _shapes(self) -> Iterator[float]:
+        """Of each size: its own where it is trusted, else no more than that of the next smaller one that is."""
+        trusted: float | None = None
+        for size in self._ladder:
+            own = self._shape.get(size)
+            if own is not None and self._count[size] >= _TRUSTED:
+                trusted = own
+            elif own is None or (trusted is not None and trusted < own):
+                own = trusted
+            yield 1.0 if own is None else own
 
     def _size(self, tokens: int) -> int:
         return self._ladder[self._index(tokens)]

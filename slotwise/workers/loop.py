@@ -17,7 +17,7 @@ import msgspec
 from slotwise.request import FinishReason, TokenLogprob, Usage
 from slotwise.workers.attaching import active as active_of
 from slotwise.workers.attaching import attach
-from slotwise.workers.batch import NoPrompts, Share, StepPlan, is_decoding, plan_step
+from slotwise.workers.batch import NoPrompts, Share, StepPlan, plan_step
 from slotwise.workers.cells import CellsExhausted
 from slotwise.workers.composer import Composer, PromptPart
 from slotwise.workers.constraint import ConstraintRefused, Constraints
@@ -373,12 +373,8 @@ def _sample(sequence: Sequence, share: Share) -> list[int]:
 
 def _prompt_parts(active: list[Sequence], plan: StepPlan) -> list[PromptPart]:
     """What a step computes of prompts, before it is booked."""
-    parts = [(active[share.index], share.chunk) for share in plan.shares]
-    return [
-        PromptPart(sequence.asker, len(chunk.tokens), chunk.start + len(chunk.tokens) / 2)
-        for sequence, chunk in parts
-        if not is_decoding(sequence)
-    ]
+    parts = [(active[share.index].asker, share.chunk) for share in plan.shares if share.prefill]
+    return [PromptPart(asker, len(chunk.tokens), chunk.start + len(chunk.tokens) / 2) for asker, chunk in parts]
 
 
 def _terminal(sequence: Sequence, reason: FinishReason, *, error: str | None = None, refused: bool = False) -> Delta:

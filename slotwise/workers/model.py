@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -13,8 +14,7 @@ from slotwise.request import SamplingParams
 from slotwise.workers.protocol import ModelInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """Tokens of one sequence in a batch, at positions `start`, `start + 1`, …
 
     `outputs`: of so many at its end the logits are wanted. A batch row is one token: the first chunk's tokens are rows

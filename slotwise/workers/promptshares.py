@@ -104,7 +104,8 @@ class PromptShares:
             spent[flow] += prompt_seconds * count / total
             spent[flow[:1]] += prompt_seconds * count / total
         for name, part in self._parts.items():
-            self._debt[name] = max(0.0, self._debt[name] - part * seconds + spent[name])
+            debt = self._debt[name] - part * seconds + spent.get(name, 0.0)
+            self._debt[name] = debt if debt > 0.0 else 0.0
 
 
 def parts_of(askers: Iterable[Asker]) -> dict[Flow, float]:

@@ -29,6 +29,7 @@ class FakeLease:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request = request
+        self.prompt_tokens = 5
         self.loaded_at: float | None = None
         self.granted_at: float | None = None
         self.first_chunk_at: float | None = None

@@ -76,7 +76,7 @@ def _answer(reason: str) -> Answer:
 @pytest.mark.parametrize("include_usage", [True, False])
 def test_every_chunk_is_one_for_the_client(include_usage: bool) -> None:
     teller = ChatTeller("chatcmpl-1", "m", 5, include_usage=include_usage)
-    data = teller.first(0) + teller.part(0, [Text('say "hi"\n')], ()) + teller.last(0, _answer("stop"))
+    data = teller.first(0, 5) + teller.part(0, [Text('say "hi"\n')], ()) + teller.last(0, _answer("stop"))
     data += teller.end([], Ending(1, 2, timings={"total_ms": 1.0}))
 
     chunks: list[ChatCompletionChunk] = [_valid(ChatCompletionChunk, event) for event in _events(data)]
@@ -94,7 +94,7 @@ def test_every_completion_chunk_is_one_for_the_client() -> None:
 
     events = _events(teller.part(0, [Text("a")], ()) + teller.last(0, _answer("length")))
 
-    assert teller.first(0) == b""
+    assert teller.first(0, 5) == b""
     # OpenAI itself sends null until the end, which the client's type does not say and its constructor does not mind.
     assert events[0]["choices"][0].pop("finish_reason") is None
     events[0]["choices"][0]["finish_reason"] = "stop"

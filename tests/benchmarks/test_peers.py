@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from slotwise.benchmarks import processes
 from slotwise.benchmarks.peers import A_FOLDER, Contestant, PeerError, Wanted, contestants, publishable, told_apart
 from slotwise.benchmarks.processes import Running, free_port, raw_limits, running
 from slotwise.loads import demo_model_path
+from tests.waiting import eventually
 
 WANTED = Wanted("/models/tiny.gguf", slots=10, context=2048, threads=2)
 
@@ -112,12 +112,6 @@ class Fake:
 @pytest.fixture
 def fake(tmp_path: Path) -> Fake:
     return Fake(tmp_path)
-
-
-async def _until(fact: Callable[[], object]) -> None:
-    with anyio.fail_after(30):
-        while not fact():  # noqa: ASYNC110 - what is waited for happens in another process
-            await anyio.sleep(0.02)
 
 
 def _alive(pid: int) -> bool:
@@ -314,7 +308,7 @@ async def test_a_stubborn_one_and_its_children_are_killed(fake: Fake) -> None:
 
     assert time.monotonic() - started >= 0.5, "it was asked first"
     assert not psutil.pid_exists(leader)
-    await _until(lambda: not _alive(child))
+    await eventually(lambda: not _alive(child))
 
 
 async def test_children_that_outlive_an_obedient_one_are_killed(fake: Fake) -> None:
@@ -322,7 +316,7 @@ async def test_children_that_outlive_an_obedient_one_are_killed(fake: Fake) -> N
         leader, child = fake.pids()
 
     assert not psutil.pid_exists(leader)
-    await _until(lambda: not _alive(child))
+    await eventually(lambda: not _alive(child))
 
 
 @pytest.mark.parametrize("flags", [["--loading", "--child"], ["--child"], ["--child", "--stubborn"]])
@@ -337,14 +331,14 @@ async def test_cancelling_leaves_nobody(fake: Fake, flags: list[str]) -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(measure)
-        await _until(lambda: fake.noted(wanted_note))
+        await eventually(lambda: fake.noted(wanted_note))
         if wanted_note == "asked":
             await inside.wait()
         tasks.cancel_scope.cancel()
 
     leader, child = fake.pids()
     assert not psutil.pid_exists(leader)
-    await _until(lambda: not _alive(child))
+    await eventually(lambda: not _alive(child))
     assert inside.is_set() == (wanted_note == "asked")
 
 
@@ -365,11 +359,11 @@ async def test_the_end_of_this_program_is_the_end_of_its_servers(fake: Fake, num
     # What is killed cannot clear up after itself: not in the folder of everybody.
     environment = os.environ | {"TMPDIR": str(fake.notes.parent)}
     async with await anyio.open_process(command, env=environment, stderr=subprocess.DEVNULL) as program:
-        await _until(lambda: fake.noted("asked"))
+        await eventually(lambda: fake.noted("asked"))
         assert _alive(fake.pids()[0])
         program.send_signal(number)
 
-    await _until(lambda: not _alive(fake.pids()[0]))
+    await eventually(lambda: not _alive(fake.pids()[0]))
 
 
 async def test_a_port_that_somebody_took_meanwhile_is_changed(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,4 +540,4 @@ async def test_slotwise_itself_is_started_and_ended(model: str) -> None:
 
     assert server.pid is not None
     assert not psutil.pid_exists(server.pid)
-    await _until(lambda: not any(_alive(worker.pid) for worker in workers))
+    await eventually(lambda: not any(_alive(worker.pid) for worker in workers))

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from slotwise.benchmarks.client import Target
 from slotwise.benchmarks.survey import ServerUnfit, fit_ruler, inspect, watching
 from tests.benchmarks.served import serving
+from tests.waiting import eventually
 
 STATUS: dict[str, Any] = {
     "version": "9.9",
@@ -129,9 +130,7 @@ async def test_a_server_is_watched_and_its_end_of_work_is_seen() -> None:
     async with _server(v1_slotwise_status=status) as url, watching(url, "") as watch:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.watch, 0.0)
-            with anyio.fail_after(5):
-                while not watch.samples:  # noqa: ASYNC110 - another task fills them
-                    await anyio.sleep(0.01)
+            await eventually(lambda: watch.samples)
             tasks.cancel_scope.cancel()
         sample = watch.samples[0]
         assert (sample.busy_slots, sample.slots, sample.waiting) == (3, 8, 1)

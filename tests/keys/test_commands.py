@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -14,6 +13,7 @@ from slotwise.keys.store import KeyStore
 from slotwise.scheduler.fairline import Priority
 from slotwise.scheduler.policy import KeyPolicy
 from tests.server_process import run_server
+from tests.waiting import wait_for
 
 
 def _run(folder: Path, *arguments: str, code: int = 0) -> str:
@@ -74,21 +74,14 @@ def test_a_running_server_follows(tmp_path: Path) -> None:
 
         assert ask().status_code == 200
         secret = _run(data, "add", "ann", "--models", "other").strip()
-        _until(lambda: ask().status_code == 401)
+        wait_for(lambda: ask().status_code == 401)
         refused = ask(secret)
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
         allowed = _run(data, "add", "bob", "--tokens-per-minute", "2").strip()
-        _until(lambda: ask(allowed).status_code == 200)
+        wait_for(lambda: ask(allowed).status_code == 200)
         used_up = ask(allowed)
         assert (used_up.status_code, used_up.json()["error"]["code"]) == (429, "rate_limit_exceeded")
         assert 1 <= int(used_up.headers["retry-after"]) <= 60
         _run(data, "revoke", "ann")
-        _until(lambda: ask(secret).status_code == 401)
+        wait_for(lambda: ask(secret).status_code == 401)
         assert "revoked" in ask(secret).text
-
-
-def _until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.05)

@@ -1,6 +1,5 @@
 """Who is let in, by what the server was started with and by what is in the store."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -10,6 +9,7 @@ from slotwise.errors import InvalidApiKey
 from slotwise.keys.keyring import Keyring
 from slotwise.keys.store import KeyStore
 from slotwise.scheduler.policy import KeyPolicy
+from tests.waiting import eventually
 
 
 class Clock:
@@ -73,12 +73,12 @@ async def test_a_running_server_knows_of_changes(tmp_path: Path) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(keyring.watch)
         secret = await anyio.to_thread.run_sync(lambda: store.add("ann", KeyPolicy(max_parallel=1), 1.0))
-        await _until(lambda: keyring.asks)
+        await eventually(lambda: keyring.asks)
         assert keyring.identify(secret.encode()) == "ann"
         assert policies["ann"].max_parallel == 1
 
         await anyio.to_thread.run_sync(lambda: store.revoke("ann", 2.0))
-        await _until(lambda: not _is_let_in(keyring, secret))
+        await eventually(lambda: not _is_let_in(keyring, secret))
         tasks.cancel_scope.cancel()
 
     assert keyring.asks, "the last key to be revoked opens nothing"
@@ -91,16 +91,10 @@ async def test_a_store_that_is_spoiled_changes_nothing(tmp_path: Path, caplog: p
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(keyring.watch)
         store.path.write_bytes(b"rubbish" * 1000)
-        await _until(lambda: "stay as they were" in caplog.text)
+        await eventually(lambda: "stay as they were" in caplog.text)
         tasks.cancel_scope.cancel()
 
     assert keyring.identify(secret.encode()) == "ann"
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
-        while not holds():  # noqa: ASYNC110 - what is watched is a file
-            await anyio.sleep(0.01)
 
 
 def _is_let_in(keyring: Keyring, secret: str) -> bool:

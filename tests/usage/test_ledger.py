@@ -8,7 +8,6 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from slotwise.usage import entry
 from slotwise.usage.entry import OTHERS, Outcome, Row, Totals, UsageEntry
 from slotwise.usage.ledger import FLUSH_S, UsageLedger
 from slotwise.usage.store import Grouping, UsageStore, UsageStoreError
+from tests.waiting import eventually
 
 NOON = datetime.datetime(2026, 11, 24, 12).timestamp()
 DAY_S = 86_400
@@ -287,9 +287,9 @@ async def test_a_running_ledger_writes_without_being_asked(tmp_path: Path) -> No
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ledger.run)
         ledger.record(ENTRY)
-        await _until(lambda: _completed(reader) == 1)
+        await eventually(lambda: _completed(reader) == 1)
         ledger.record(ENTRY)
-        await _until(lambda: _completed(reader) == 2)
+        await eventually(lambda: _completed(reader) == 2)
         tasks.cancel_scope.cancel()
 
     assert not reader.path.with_name("usage.db-wal").exists(), "it is closed"
@@ -302,9 +302,9 @@ async def test_what_failed_is_tried_again() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ledger.run)
         ledger.record(ENTRY)
-        await _until(lambda: store.tries >= 2)
+        await eventually(lambda: store.tries >= 2)
         store.trouble = None
-        await _until(lambda: bool(store.batches))
+        await eventually(lambda: bool(store.batches))
         tasks.cancel_scope.cancel()
 
     assert store.requests() == [1]
@@ -341,7 +341,7 @@ async def test_a_stop_in_the_middle_of_a_write_counts_nothing_twice(natively: bo
             await ledger.run()
 
     task = asyncio.create_task(run())
-    await _until(store.entered.is_set)
+    await eventually(store.entered.is_set)
     ledger.record(ENTRY)
     if natively:
         task.cancel()
@@ -351,12 +351,12 @@ async def test_a_stop_in_the_middle_of_a_write_counts_nothing_twice(natively: bo
     store.may_go_on.set()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-    await _until(lambda: store.tries == 2 and store.is_closed)
+    await eventually(lambda: store.tries == 2 and store.is_closed)
     store.trouble = None
     await anyio.to_thread.run_sync(ledger.close)
 
     # Each entry once, in one write or in two.
-    await _until(lambda: sum(store.requests()) == 2)
+    await eventually(lambda: sum(store.requests()) == 2)
 
 
 async def test_what_can_not_be_written_at_the_end_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -376,9 +376,3 @@ async def test_what_can_not_be_written_at_the_end_is_said(caplog: pytest.LogCapt
 def _completed(store: UsageStore) -> int:
     totals = store.totals(Grouping.KEY, datetime.date(2000, 1, 1))
     return totals["ann"].completed if totals else 0
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
-        while not holds():  # noqa: ASYNC110 - what is watched is a file or a thread
-            await anyio.sleep(0.01)

@@ -50,9 +50,10 @@ class MessagesTeller:
     def whole(self, answers: Sequence[Answer], ending: Ending) -> dict[str, Any]:
         return self._message(self._content(answers[0]), self._usage(ending)) | self._stop(answers[0], ending)
 
-    def first(self, index: int) -> bytes:
-        # How long the prompt is becomes known with the last event; clients take the numbers from there.
-        message = self._message([], self._usage(Ending(0, 0))) | {"stop_reason": None, "stop_sequence": None}
+    def first(self, index: int, prompt_tokens: int) -> bytes:
+        # How much of the prompt was in cells is told with the last event; clients take the numbers from there.
+        usage = self._usage(Ending(prompt_tokens, 0))
+        message = self._message([], usage) | {"stop_reason": None, "stop_sequence": None}
         return _event({"type": "message_start", "message": message})
 
     def part(self, index: int, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprob]) -> bytes:

@@ -66,7 +66,7 @@ class _Teller(ABC):
         self._call: ToolCall | None = None
         self._calls = 0
 
-    def first(self, index: int) -> bytes:
+    def first(self, index: int, prompt_tokens: int) -> bytes:
         return b""
 
     def part(self, index: int, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprob]) -> bytes:
@@ -168,7 +168,7 @@ class LoadTeller:
         kept = {name: value for name, value in told.items() if "eval" not in name}
         return kept | {"done_reason": self._purpose}
 
-    def first(self, index: int) -> bytes:
+    def first(self, index: int, prompt_tokens: int) -> bytes:
         return b""
 
     def part(self, index: int, pieces: Sequence[Piece], logprobs: Sequence[TokenLogprob]) -> bytes:

@@ -58,7 +58,7 @@ class ResponseTeller:
         self._output.finish(_status(answer))
         return self._ended(answer, ending)
 
-    def first(self, index: int) -> bytes:
+    def first(self, index: int, prompt_tokens: int) -> bytes:
         begun = self._response("in_progress")
         return self._tell([{"type": f"response.{name}", "response": begun} for name in ("created", "in_progress")])
 
@@ -74,7 +74,7 @@ class ResponseTeller:
 
     def failure(self, body: object) -> bytes:
         """Clients take events only after the first two."""
-        begun = b"" if self._events else self.first(0)
+        begun = b"" if self._events else self.first(0, 0)
         failed = self._response("failed") | {"error": _failure(body)}
         return begun + self._tell([{"type": "response.failed", "response": failed}])
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from slotwise.benchmarks.lengths import lognormal
 from slotwise.benchmarks.simulation.engine import Engine
 from slotwise.benchmarks.simulation.server import Job, SimulatedModel, SimulatedServer, started
+from slotwise.config import load_settings
 from slotwise.memory.accounts import on_host
 from slotwise.scheduler.shares import Flow
 from slotwise.scheduler.specs import ModelSpec, SchedulerConfig
@@ -82,8 +83,9 @@ def _seconds_of_one() -> float:
 def _model(workers: int) -> SimulatedModel:
     cells = _SLOTS * _CONTEXT
     info = ModelInfo("sim", _SLOTS, cells, _CONTEXT, _CONTEXT, 32_000, 0, 0, True, kv_layout="split", rows=_SLOTS)
-    spec = ModelSpec(on_host(0), _SLOTS, cells, _CONTEXT, itl_target=0.1, replicas=workers)
-    return SimulatedModel(spec, _ENGINE, info, n_batch=2048, itl_target=0.1)
+    itl_target = load_settings({}, environment={}).itl_target
+    spec = ModelSpec(on_host(0), _SLOTS, cells, _CONTEXT, itl_target=itl_target, replicas=workers)
+    return SimulatedModel(spec, _ENGINE, info, n_batch=2048, itl_target=itl_target)
 
 
 def main(requests: int = REQUESTS, workers: int = WORKERS) -> None:

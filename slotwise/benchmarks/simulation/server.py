@@ -155,11 +155,13 @@ class SimulatedServer:
                 if until is not None and not self.core.idle:
                     timeline.now = max(until, timeline.now)  # whoever waits, waits
                 return
-            due = min(at for at in (happens, deadline) if at is not None)
+            is_next = happens is not None and (deadline is None or happens <= deadline)
+            due = happens if is_next else deadline
+            assert due is not None
             if until is not None and due > until:
                 timeline.now = max(until, timeline.now)
                 return
-            if happens is not None and happens <= due:
+            if is_next:
                 timeline.step()
             else:
                 timeline.now = max(due, timeline.now)

@@ -256,20 +256,17 @@ class SimulatedWorker:
             return [at + _NOTHING_S]
         moved = self._memory.moved * engine.copy_s
         rows = plan.decode_rows
-        answering = [sequence for sequence in active if is_decoding(sequence)] if plan.shares else active
+        answering = [active[share.index] for share in plan.shares if not share.prefill] if plan.shares else active
         own = sum(sequence.stored for sequence in answering) + rows
         reach = self._reach(answering, plan)
         if not plan.shares:
             runs = runs_of(sequence.row for sequence in active)
             bare = engine.bare_seconds(runs, ()) + rows * self.host.token_taken_s
             return self._like_steps(at + moved, bare, rows, own, reach, self._alike(active))
-        chunks = [(active[share.index], share) for share in plan.shares]
-        parts = [
-            PromptPart(len(share.chunk.tokens), share.chunk.start) for one, share in chunks if not is_decoding(one)
-        ]
+        chunks = [share.chunk for share in plan.shares if share.prefill]
+        parts = [PromptPart(len(chunk.tokens), chunk.start) for chunk in chunks]
         said = sum(len(share.sampled) for share in plan.shares)
-        prompting = [one.row for one, _ in chunks if not is_decoding(one)]
-        runs = runs_of([one.row for one, _ in chunks if is_decoding(one)], prompting)
+        runs = runs_of([one.row for one in answering], [chunk.seq_id for chunk in chunks])
         bare = engine.bare_seconds(runs, parts) + said * self.host.token_taken_s
         bare += plan.prefill_tokens * self.host.prompt_taken_s
         looks = engine.row_seconds(rows, own, reach)
@@ -315,7 +312,7 @@ class SimulatedWorker:
         if plan.shares:
             for share in plan.shares:
                 sequence, chunk = under_way.active[share.index], share.chunk
-                if not is_decoding(sequence):
+                if share.prefill:
                     count = len(chunk.tokens)
                     prompts.append(Part(sequence.asker, count, chunk.start + count / 2))
                 self._store(sequence, list(chunk.tokens), bool(share.sampled), said)

@@ -106,12 +106,12 @@ def contexts_for(needs: Sequence[int], most: int) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def first_ones(contexts: Sequence[int], slots: Iterable[int] = SLOTS) -> Iterator[Candidate]:
-    """Slots and layouts: what matters most, with the longest context."""
+def first_ones(context: int, slots: Iterable[int] = SLOTS) -> Iterator[Candidate]:
+    """Slots and layouts: what matters most."""
     for count in slots:
         for layout in ("split", "unified"):
             if count > 1 or layout == "split":
-                yield Candidate(slots=count, context=contexts[0], kv_layout=layout)
+                yield Candidate(slots=count, context=context, kv_layout=layout)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     #: More than the chosen settings take.
     bytes: int
     fits: bool = True
+    #: Of the requests, with a context that is too short for them.
+    refused: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ a `StateFile` as it is found out.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from slotwise.benchmarks.simulation.served import Engines, MeasuredHere
@@ -65,7 +65,12 @@ class Search:
         """
         until = time.perf_counter() + seconds
         contexts = self.choices.contexts
-        self._predict_all([DEFAULT, *first_ones(contexts)], until)
+        self._predict_all([DEFAULT], until)
+        # A shorter one than all requests need, where there is no memory for that.
+        for context in contexts:
+            self._predict_all(first_ones(context), until)
+            if any(one.candidate.context == context for one in self._ranked()):
+                break
         if not self._ranked():
             least = Candidate(slots=1, context=contexts[-1])
             raise ValueError(
@@ -103,7 +108,10 @@ class Search:
         return self.ceiling.fits(subject)
 
     def _ranked(self) -> list[Prediction]:
-        return ranked([one for one in self.file.state.predictions if self._possible(one.candidate)])
+        """Those that may be chosen, the best first."""
+        possible = [one for one in self.file.state.predictions if self._possible(one.candidate)]
+        least = _context_of(self.choices.contexts, [one.candidate for one in possible])
+        return ranked([one for one in possible if one.candidate.context >= least])
 
     def shortlist(self) -> list[tuple[Candidate, float]]:
         """The most promising with their levels, of those that are alike the simplest; and, among the first, the default
@@ -117,7 +125,7 @@ class Search:
             simple = simplest([one.candidate for one in alike], self._bytes, DEFAULT)
             chosen += [(one.candidate, one.best.level) for one in alike if one.candidate == simple]
             left = [one for one in left if one not in alike]
-        default = [(one.candidate, one.best.level) for one in found if one.candidate == DEFAULT]
+        default = [(one.candidate, one.best.level) for one in self._default()]
         return [*chosen[:_BEFORE_DEFAULT], *default, *chosen[_BEFORE_DEFAULT:]]
 
     async def measure(self, measure: Measure, seconds: float) -> None:
@@ -132,19 +140,26 @@ class Search:
     def answer(self) -> Answer:
         """From what there is: measured where something was, else predicted."""
         state, found = self.file.state, self._ranked()
-        chosen = choose(state.probes, self._bytes, DEFAULT) if state.probes else self._simplest(found)
+        candidates = {one.candidate for one in found}
+        measured = [probe for probe in state.probes if probe.candidate in candidates]
+        chosen = choose(measured, self._bytes, DEFAULT) if measured else self._simplest(found)
         prediction = next((one for one in found if one.candidate == chosen), None) or self.predictor.predict(chosen)
         tried = self._changes(prediction)
         words = self.workload.words(prediction.best.level)
         return Answer(
             chosen,
             prediction,
-            score(state.probes, chosen) if state.probes else prediction.best.goodput_s,
+            score(measured, chosen) if measured else prediction.best.goodput_s,
             binding(prediction, tried, self.predictor.slo, words),
             tried,
-            found,
-            bool(state.probes),
+            [*found, *(one for one in self._default() if one not in found)],
+            bool(measured),
         )
+
+    def _default(self) -> list[Prediction]:
+        """The default settings, where there is memory for them: to compare with, also where they refuse something."""
+        known = (one for one in self.file.state.predictions if one.candidate == DEFAULT)
+        return [one for one in known if self._possible(DEFAULT)]
 
     def _simplest(self, found: list[Prediction]) -> Candidate:
         """Of those that are predicted to be as good as the best."""
@@ -169,6 +184,7 @@ class Search:
                     words=words,
                     candidate=candidate,
                     relative=known.best.soft_s / base if base else None,
+                    refused=known.best.failed if candidate.context < chosen.candidate.context else 0.0,
                     bytes=self._bytes(candidate) - here,
                     fits=self.ceiling.fits(subject),
                 )
@@ -178,6 +194,13 @@ class Search:
 
     def _bytes(self, candidate: Candidate) -> int:
         return self.ceiling.total(self.predictor.served(candidate))
+
+
+def _context_of(contexts: Sequence[int], candidates: Sequence[Candidate]) -> int:
+    """The longest of the load's contexts that some candidate has. With a shorter one some of its requests are refused
+    or cut, and those that are left would be served the sooner for it: that is a choice for people, and no merit."""
+    longest = max((one.context for one in candidates), default=0)
+    return next((context for context in contexts if context <= longest), 0)
 
 
 def _are_alike(one: Prediction, other: Prediction) -> bool:

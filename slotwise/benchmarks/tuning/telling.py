@@ -103,7 +103,8 @@ def _changes(answer: Answer) -> Table:
     for one in answer.changes:
         relative = "" if one.relative is None else f"{100 * (one.relative - 1):+.0f}%"
         memory = f"{one.bytes / 2**20:+,.0f} MiB" + ("" if one.fits else " (not there)")
-        table.add_row(one.words, relative, memory)
+        refused = f" (refuses {one.refused:.0%})" if one.refused else ""
+        table.add_row(one.words + refused, relative, memory)
     return table
 
 

@@ -26,7 +26,7 @@ def _teller(**options: Any) -> MessagesTeller:
 
 def _streamed(pieces: list[Piece], answer: Answer, ending: Ending = ENDING, **options: Any) -> list[dict[str, Any]]:
     teller = _teller(**options)
-    data = teller.first(0) + b"".join(teller.part(0, [piece], ()) for piece in pieces)
+    data = teller.first(0, ending.prompt_tokens) + b"".join(teller.part(0, [piece], ()) for piece in pieces)
     return events_of((data + teller.last(0, answer) + teller.end([answer], ending)).decode())
 
 
@@ -51,6 +51,8 @@ def test_the_events_of_a_text() -> None:
         *("message_start", "content_block_start", "ping", "content_block_delta", "content_block_delta"),
         *("content_block_stop", "message_delta", "message_stop"),
     ]
+    begun = events[0]["message"]["usage"]
+    assert (begun["input_tokens"], begun["output_tokens"]) == (ENDING.prompt_tokens, 0)
     assert events[-2]["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}
     assert events[-2]["usage"] == {
         "input_tokens": 5,

@@ -34,7 +34,7 @@ def _lines(*data: bytes) -> list[Any]:
 
 def _stream(teller: ChatTeller | GenerateTeller, *parts: list[Piece]) -> list[Any]:
     answer = _answer(*(piece for part in parts for piece in part))
-    data = [teller.first(0), *(teller.part(0, part, ()) for part in parts), teller.last(0, answer)]
+    data = [teller.first(0, 5), *(teller.part(0, part, ()) for part in parts), teller.last(0, answer)]
     return _lines(*data, teller.end([answer], ENDING))
 
 
@@ -166,8 +166,8 @@ def test_a_stream_that_fails_says_so_in_its_last_line() -> None:
 def test_a_load_is_told_without_the_token_that_it_took(kind: Any, purpose: Any) -> None:
     answer = _answer(Text("junk"), reason=FinishReason.LENGTH)
     teller = LoadTeller(kind("m", CREATED), purpose)
-    stream = [teller.first(0), teller.part(0, [Text("junk")], ()), teller.last(0, answer), teller.end([answer], ENDING)]
-    (line,) = _lines(*stream)
+    told = teller.first(0, 5), teller.part(0, [Text("junk")], ()), teller.last(0, answer), teller.end([answer], ENDING)
+    (line,) = _lines(*told)
 
     for body in (line, teller.whole([answer], ENDING)):
         assert "junk" not in str(body)

@@ -36,7 +36,7 @@ def _teller(kept: list[Kept] | None = None, **fields: Any) -> ResponseTeller:
 
 def _streamed(pieces: list[Piece], answer: Answer, teller: ResponseTeller | None = None) -> list[dict[str, Any]]:
     teller = teller or _teller()
-    data = teller.first(0) + b"".join(teller.part(0, [piece], ()) for piece in pieces)
+    data = teller.first(0, 5) + b"".join(teller.part(0, [piece], ()) for piece in pieces)
     events = events_of((data + teller.last(0, answer) + teller.end([answer], ENDING)).decode())
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     return events
@@ -167,7 +167,7 @@ def test_log_probabilities_are_told_with_their_text() -> None:
         return TokenLogprob(token, -0.5, ((token, -0.5),))
 
     teller = _teller(include=["message.output_text.logprobs"])
-    data = teller.first(0) + teller.part(0, [Reasoning("hm")], [of(b"hm")]) + teller.part(0, [], [of(b"a")])
+    data = teller.first(0, 5) + teller.part(0, [Reasoning("hm")], [of(b"hm")]) + teller.part(0, [], [of(b"a")])
     data += teller.part(0, [Text("ab")], [of(b"b")]) + teller.last(0, answer_of([]))
     events = events_of(data.decode())
     (delta,) = [event for event in events if event["type"] == "response.output_text.delta"]
@@ -190,7 +190,7 @@ def test_log_probabilities_are_told_with_their_text() -> None:
 )
 def test_a_failure_is_a_response_too(begun: bool, kind: str, code: str, told: str) -> None:
     teller = _teller()
-    data = teller.first(0) + teller.part(0, [Text("a")], ()) if begun else b""
+    data = teller.first(0, 5) + teller.part(0, [Text("a")], ()) if begun else b""
     data += teller.failure({"error": {"message": "it died", "type": kind, "code": code, "param": None}})
     events = events_of(data.decode())
     for event in events:

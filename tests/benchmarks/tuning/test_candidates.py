@@ -81,7 +81,7 @@ def test_cells_that_are_shared_or_quantised_are_for_flash_attention() -> None:
 
 
 def test_one_slot_has_one_layout() -> None:
-    found = list(first_ones([4096], slots=(1, 2)))
+    found = list(first_ones(4096, slots=(1, 2)))
     assert [(one.slots, one.kv_layout) for one in found] == [(1, "split"), (2, "split"), (2, "unified")]
 
 
