@@ -232,7 +232,9 @@ def test_whoever_ends_it_ends_the_servers_it_started(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "slotwise", "bench", "compare", f"other={other.base_url}", *peer, *load]
         command += ["--json", str(file)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
-            started = wait_for(lambda: psutil.Process(process.pid).children(recursive=True) if file.exists() else [])
+            started = wait_for(
+                lambda: psutil.Process(process.pid).children(recursive=True) if file.exists() else [], 60
+            )
             process.terminate()
             _, said = process.communicate(timeout=30)
 

@@ -68,7 +68,9 @@ async def _dispatcher(
 async def test_a_request_is_prepared_started_and_streamed() -> None:
     async with _dispatcher() as (dispatcher, pool), dispatcher.lease(_request("a")) as lease:
         assert pool.commands(Prepare) == ["a"]
+        assert lease.prompt_tokens == 0
         pool.prepared("a")
+        assert lease.prompt_tokens > 0
         assert pool.commands(StartSequence) == ["a"]
         pool.delta("a", "Hel")
         assert (await lease.next_chunk()).text == "Hel"

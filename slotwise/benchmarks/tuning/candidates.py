@@ -114,6 +114,18 @@ def first_ones(context: int, slots: Iterable[int] = SLOTS) -> Iterator[Candidate
                 yield Candidate(slots=count, context=context, kv_layout=layout)
 
 
+def small_ones(context: int, kv_types: Sequence[str], slots: Iterable[int] = (1, 2, 4, 8, 16)) -> Iterator[Candidate]:
+    """With as long a context in less memory: smaller cells, smaller batches, and fewer cells for all."""
+    batch = min(_BATCHES)
+    for kind in dict.fromkeys((kv_types[0], kv_types[-1])):
+        for count in slots:
+            yield Candidate(slots=count, context=context, kv_type=kind, n_batch=batch)
+            for contexts in (1, 2):
+                if contexts < count:
+                    cells = contexts * context
+                    yield Candidate(count, context, "unified", kind, batch, kv_cells=cells)
+
+
 @dataclass(frozen=True, slots=True)
 class Choices:
     """What may be chosen beside slots, layouts and batches."""

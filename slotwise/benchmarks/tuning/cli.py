@@ -33,7 +33,7 @@ from slotwise.benchmarks.tuning.judging import Reading, nothing_came
 from slotwise.benchmarks.tuning.memory import ceiling_of
 from slotwise.benchmarks.tuning.pareto import pareto
 from slotwise.benchmarks.tuning.predicting import Predictor
-from slotwise.benchmarks.tuning.searching import DEFAULT, Search
+from slotwise.benchmarks.tuning.searching import DEFAULT, Answer, Search
 from slotwise.benchmarks.tuning.state import Question, StateFile
 from slotwise.benchmarks.tuning.telling import config_of, figures_of, reading_in_words, told
 from slotwise.benchmarks.tuning.trying import Bench
@@ -128,7 +128,7 @@ def tune(
         search = Search(predictor, load, engines, ceiling_of(hardware, budgets, wanted), file, choices, _say)
         _Run(search, minutes * 60, simulate=simulate).go()
         answer = search.answer()
-        file.state.done = True
+        file.state.chosen, file.state.done = answer.chosen, True
         file.save()
         assumptions = engines.assumptions(predictor.served(answer.chosen))
         out.print(told(answer, file.state.probes, load, assumptions))
@@ -141,7 +141,7 @@ def tune(
         if json is not None:
             json.write_bytes(figures_of(answer, file.state, assumptions))
         if png is not None:
-            _draw(search, answer.chosen, png, measured=answer.measured)
+            _draw(search, answer, png)
 
 
 class _Run:
@@ -204,10 +204,17 @@ class _Run:
             await calibrated(engines, [small], each)
         await calibrated(engines, more, each)
         if not self._simulate:
-            await self._host(split, [unified, small, *more])
+            await self._host(self._usual(), [split, unified, small, *more])
 
-    async def _host(self, subject: Served, others: Sequence[Served]) -> None:
+    def _usual(self) -> Candidate:
+        """As many slots as usual, and a context for all requests; or as much of it as there is memory for."""
+        search = self._search
+        wanted = [Candidate(slots=count, context=one) for one in search.choices.contexts for count in (8, 4, 2, 1)]
+        return next((one for one in wanted if search.ceiling.fits(search.predictor.served(one))), wanted[0])
+
+    async def _host(self, candidate: Candidate, others: Sequence[Served]) -> None:
         """What the front takes of this machine, which is the same for all."""
+        subject = self._search.predictor.served(candidate)
         engines = self._search.engines
         assert isinstance(engines, MeasuredHere)
         known = engines.find(subject)
@@ -215,7 +222,7 @@ class _Run:
         if known.host is None:
             _say("measuring what the server takes beside its steps …")
             context = subject.load.context_cap
-            flags = (*self._common_flags, *Candidate(context=context).flags)
+            flags = (*self._common_flags, *candidate.flags)
             with display(err, seconds_of_plans(context, _HOST_S)) as shown:
                 known = await engines.with_host(subject, flags, _HOST_S, shown.watch)
         self._search.predictor.template = TEMPLATE_TOKENS if known.template is None else known.template
@@ -288,10 +295,10 @@ def _bytes(text: str) -> int:
     return size
 
 
-def _draw(search: Search, chosen: Candidate, path: Path, *, measured: bool) -> None:
-    state = search.file.state
+def _draw(search: Search, answer: Answer, path: Path) -> None:
+    probes, slo = search.file.state.probes, search.predictor.slo
     try:
-        plot = pareto(state.predictions, state.probes, chosen, DEFAULT, search.predictor.slo, simulated=not measured)
+        plot = pareto(answer.others, probes, answer.chosen, DEFAULT, slo, simulated=not answer.measured)
         if path.suffix == ".svg":
             path.write_text(plot.svg(), encoding="utf-8")
         else:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from slotwise.benchmarks.simulation.served import Engines, MeasuredHere
-from slotwise.benchmarks.tuning.candidates import Candidate, Choices, changes, first_ones
+from slotwise.benchmarks.tuning.candidates import Candidate, Choices, changes, first_ones, small_ones
 from slotwise.benchmarks.tuning.explaining import Binding, Change, binding
 from slotwise.benchmarks.tuning.memory import Ceiling
 from slotwise.benchmarks.tuning.predicting import Prediction, Predictor, ranked
@@ -44,6 +44,8 @@ class Answer:
     #: What others come to: the default settings, and those that were predicted or measured beside them.
     others: list[Prediction]
     measured: bool
+    #: Of the load's requests, where there is no memory for contexts that have room for all.
+    refused: float = 0.0
 
 
 @dataclass
@@ -68,15 +70,15 @@ class Search:
         self._predict_all([DEFAULT], until)
         # A shorter one than all requests need, where there is no memory for that.
         for context in contexts:
-            self._predict_all(first_ones(context), until)
-            if any(one.candidate.context == context for one in self._ranked()):
+            first = list(first_ones(context))
+            fitting = [one for one in first if self._possible(one)]
+            if len(fitting) < len(first) / 2:
+                fitting += [one for one in small_ones(context, self.choices.kv_types) if self._possible(one)]
+            self._predict_all(fitting, until)
+            if fitting:
                 break
         if not self._ranked():
-            least = Candidate(slots=1, context=contexts[-1])
-            raise ValueError(
-                f"no settings fit into memory: {least} takes {self._bytes(least) / 2**30:.2f} GiB, and there are "
-                f"{self.ceiling}"
-            )
+            raise self._too_small()
         leaders = [one.candidate for one in self._ranked()[:_CHANGED]]
         for leader in leaders:
             self._predict_changed(leader, until)
@@ -89,7 +91,7 @@ class Search:
 
     def _predict_all(self, candidates: Iterable[Candidate], until: float) -> None:
         state = self.file.state
-        for candidate in candidates:
+        for candidate in dict.fromkeys(candidates):
             if any(one.candidate == candidate for one in state.predictions) or not self._possible(candidate):
                 continue
             if time.perf_counter() > until and len(state.predictions) > 3:
@@ -135,33 +137,54 @@ class Search:
         if (takes := seconds_of_rounds(rounds, warmup)) > _LONGER * seconds:
             self.say(f"  which takes {takes / 60:.0f} min, for this load: there are {max(seconds, 0) / 60:.1f}")
         fixed = self.predictor.level is not None
-        await halve(shortlist, rounds, measure, self.workload, self.file.state.probes, self.file.save, fixed)
+        may_win = {one.candidate for one in self._ranked()}
+        beside = {candidate for candidate, _ in shortlist} - may_win
+        await halve(shortlist, rounds, measure, self.workload, self.file.state.probes, self.file.save, fixed, beside)
 
     def answer(self) -> Answer:
         """From what there is: measured where something was, else predicted."""
         state, found = self.file.state, self._ranked()
-        candidates = {one.candidate for one in found}
-        measured = [probe for probe in state.probes if probe.candidate in candidates]
-        chosen = choose(measured, self._bytes, DEFAULT) if measured else self._simplest(found)
-        prediction = next((one for one in found if one.candidate == chosen), None) or self.predictor.predict(chosen)
+        # What was answered before is answered again, though there may be less memory by now.
+        chosen = state.chosen or self._choose(found)
+        known = (one for one in state.predictions if one.candidate == chosen)
+        prediction = next(known, None) or self.predictor.predict(chosen)
+        measured = any(probe.candidate == chosen for probe in state.probes)
         tried = self._changes(prediction)
         words = self.workload.words(prediction.best.level)
         return Answer(
             chosen,
             prediction,
-            score(measured, chosen) if measured else prediction.best.goodput_s,
+            score(state.probes, chosen) if measured else prediction.best.goodput_s,
             binding(prediction, tried, self.predictor.slo, words),
             tried,
-            [*found, *(one for one in self._default() if one not in found)],
-            bool(measured),
+            list({one.candidate: one for one in (prediction, *found, *self._default())}.values()),
+            measured,
+            prediction.best.failed if chosen.context < self.choices.contexts[0] else 0.0,
         )
+
+    def _choose(self, found: Sequence[Prediction]) -> Candidate:
+        """`found`: those that may be chosen, the best first. Raises ValueError: there is none."""
+        came = [probe for probe in self.file.state.probes if probe.reading.judged]
+        may_win = {one.candidate for one in found}
+        # Where the server did not start with any of these, whatever it did start with.
+        measured = [probe for probe in came if probe.candidate in may_win] or came
+        if measured:
+            return choose(measured, self._bytes, DEFAULT)
+        if not found:
+            raise self._too_small()
+        return self._simplest(found)
 
     def _default(self) -> list[Prediction]:
         """The default settings, where there is memory for them: to compare with, also where they refuse something."""
         known = (one for one in self.file.state.predictions if one.candidate == DEFAULT)
         return [one for one in known if self._possible(DEFAULT)]
 
-    def _simplest(self, found: list[Prediction]) -> Candidate:
+    def _too_small(self) -> ValueError:
+        least = Candidate(slots=1, context=self.choices.contexts[-1])
+        size = self._bytes(least) / 2**30
+        return ValueError(f"no settings fit into memory: {least} takes {size:.2f} GiB, and there are {self.ceiling}")
+
+    def _simplest(self, found: Sequence[Prediction]) -> Candidate:
         """Of those that are predicted to be as good as the best."""
         best = found[0].best.soft_s
         equal = [one.candidate for one in found if one.best.soft_s >= _AS_GOOD * best]
@@ -171,7 +194,7 @@ class Search:
         state = self.file.state
         if state.changes and state.done:
             return state.changes
-        base, here = chosen.best.soft_s, self._bytes(chosen.candidate)
+        base, here, whole = chosen.best.soft_s, self._bytes(chosen.candidate), self.choices.contexts[0]
         found: list[Change] = []
         for words, candidate in changes(chosen.candidate, self.choices):
             subject = self.predictor.served(candidate)
@@ -184,7 +207,8 @@ class Search:
                     words=words,
                     candidate=candidate,
                     relative=known.best.soft_s / base if base else None,
-                    refused=known.best.failed if candidate.context < chosen.candidate.context else 0.0,
+                    # Whatever else fails does so here too.
+                    refused=max(known.best.failed - chosen.best.failed, 0.0) if candidate.context < whole else 0.0,
                     bytes=self._bytes(candidate) - here,
                     fits=self.ceiling.fits(subject),
                 )

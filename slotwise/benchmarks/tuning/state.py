@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 
 from slotwise.benchmarks.hardware import Hardware
+from slotwise.benchmarks.tuning.candidates import Candidate
 from slotwise.benchmarks.tuning.explaining import Change
 from slotwise.benchmarks.tuning.predicting import Prediction
 from slotwise.benchmarks.tuning.trying import Probe
 from slotwise.paths import write_whole
 
 FOLDER = "tuning"
-_FORM = 3
+_FORM = 4
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +55,8 @@ class State(msgspec.Struct, kw_only=True):
     predictions: list[Prediction] = []
     changes: list[Change] = []
     probes: list[Probe] = []
+    #: The answer.
+    chosen: Candidate | None = None
     done: bool = False
 
 

@@ -39,6 +39,8 @@ def config_of(
         head.append(f"SIMULATED, not measured: {best.goodput_s:.2f} requests/s with {workload.words(best.level)}")
         head += [f"assumed: {one}" for one in assumptions]
     head.append(answer.binding.sentence)
+    if answer.refused:
+        head.append(_refused(answer))
     lines = [f"# {line}" for line in head]
     if model is not None:
         lines.append(f"models = [{json.dumps(model)}]")
@@ -49,11 +51,12 @@ def config_of(
 def figures_of(answer: Answer, state: State, assumptions: Sequence[str]) -> bytes:
     """All of it as JSON. What was predicted is simulated in any case; `simulated` says that all of it is."""
     what = {
+        **msgspec.structs.asdict(state),
         "simulated": not answer.measured,
         "assumed": list(assumptions),
         "chosen": answer.chosen.settings,
         "binds": answer.binding.sentence,
-        **msgspec.structs.asdict(state),
+        "refused": answer.refused,
     }
     return msgspec.json.format(msgspec.json.encode(what), indent=1)
 
@@ -64,9 +67,18 @@ def told(answer: Answer, probes: Sequence[Probe], workload: Workload, assumption
         parts.append(Text("SIMULATED: nothing of this was measured. It is assumed that", style="bold yellow"))
         parts += [Text(f"  - {one}", style="yellow") for one in assumptions]
     parts += [_candidates(answer, probes, workload), Text(""), Text(answer.binding.sentence, style="bold"), Text("")]
+    if answer.refused:
+        parts += [Text(_refused(answer), style="bold yellow"), Text("")]
     if answer.changes:
         parts.append(_changes(answer))
     return Group(*parts)
+
+
+def _refused(answer: Answer) -> str:
+    return (
+        f"{answer.refused:.0%} of the requests are too long for a context of {answer.chosen.context:,}, or failed "
+        "otherwise: there is no memory for a longer one."
+    )
 
 
 def _candidates(answer: Answer, probes: Sequence[Probe], workload: Workload) -> Table:

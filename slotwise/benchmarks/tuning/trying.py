@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -97,9 +97,11 @@ async def halve(
     known: list[Probe],
     keep: Callable[[], None],
     fixed: bool = False,
+    beside: Container[Candidate] = (),
 ) -> None:
     """Measure the shortlist (candidates with the level each is best at), the most promising first. `known`: what was
-    measured before, and where what is measured is added; `keep` is called after each. `fixed`: the levels stay."""
+    measured before, and where what is measured is added; `keep` is called after each. `fixed`: the levels stay.
+    `beside`: those that are only compared with, and go after the first round."""
     levels = dict(shortlist)
     remaining = [candidate for candidate, _ in shortlist]
     for number, stage in enumerate(rounds):
@@ -115,6 +117,7 @@ async def halve(
             last = next(p for p in reversed(known) if p.candidate == candidate and p.round == number)
             if not fixed:
                 levels[candidate] = _next_level(last.reading, workload)
+        remaining = [candidate for candidate in remaining if candidate not in beside]
         remaining.sort(key=lambda candidate: score(known, candidate), reverse=True)
 
 

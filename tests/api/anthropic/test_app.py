@@ -151,7 +151,9 @@ async def test_who_waits_gets_pings() -> None:
         await client.until("event: ping")
         (await service.asked()).end("Hi")
 
-    assert [event["type"] for event in events_of(client.text)][:2] == ["ping", "message_start"]
+    ping, begun, *_ = events_of(client.text)
+    assert (ping["type"], begun["type"]) == ("ping", "message_start")
+    assert begun["message"]["usage"]["input_tokens"] == 5, "as many as its lease says"
 
 
 async def test_a_client_that_leaves_its_upload_is_not_answered() -> None:

@@ -9,7 +9,7 @@ from slotwise.benchmarks.metrics import Slo
 from slotwise.benchmarks.simulation.served import Assumed
 from slotwise.benchmarks.tuning import predicting, searching
 from slotwise.benchmarks.tuning.candidates import Candidate, Choices, first_ones
-from slotwise.benchmarks.tuning.judging import Reading
+from slotwise.benchmarks.tuning.judging import Reading, nothing_came
 from slotwise.benchmarks.tuning.memory import ceiling_of
 from slotwise.benchmarks.tuning.predicting import Predictor
 from slotwise.benchmarks.tuning.searching import Search
@@ -27,11 +27,13 @@ def few_slots_and_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicting, "WINDOW_S", 120.0)
 
 
-def search(folder: Path, memory: int | None = None, hardware: Hardware = CPU) -> Search:
+def search(
+    folder: Path, memory: int | None = None, hardware: Hardware = CPU, kv_types: tuple[str, ...] = ("f16",)
+) -> Search:
     load, engines = workload_named("chat", 0.25), Assumed(hardware)
     predictor = Predictor(None, {"gpu_layers": 0}, load, SLO, engines, level=3.0)
     question = Question(model="m", workload="chat", slo={})
-    choices = Choices(predictor.contexts, ("f16",))
+    choices = Choices(predictor.contexts, kv_types)
     return Search(
         predictor, load, engines, ceiling_of(hardware, {}, memory), StateFile(folder, question), choices, lambda _: None
     )
@@ -60,17 +62,29 @@ def test_what_refuses_requests_is_not_chosen_for_what_was_measured_of_it(tmp_pat
     assert (answer.chosen, answer.score) == (best, 1.0)
 
 
-def test_where_memory_is_short_contexts_are_as_long_as_they_can_be(tmp_path: Path) -> None:
-    usual = search(tmp_path / "usual")
-    longest, second, *_ = usual.choices.contexts
-    total = {context: usual._bytes(Candidate(slots=1, context=context)) for context in (longest, second)}
-    assert total[second] < total[longest]
-    one = search(tmp_path / "short", memory=total[second])
-    found = one.predict(600)
-    assert Candidate(slots=1, context=second) in [prediction.candidate for prediction in one.file.state.predictions]
-    assert all(one.ceiling.fits(one.predictor.served(prediction.candidate)) for prediction in found)
-    # With a smaller batch there may be memory for the longest one after all.
-    assert found[0].candidate.context in (longest, second)
+def test_where_memory_is_short_the_longest_context_has_smaller_cells_and_batches(tmp_path: Path) -> None:
+    longest, *_ = search(tmp_path).choices.contexts
+    small = Candidate(slots=1, context=longest, kv_type="q8_0", n_batch=256)
+    one = search(tmp_path / "short", search(tmp_path)._bytes(small), kv_types=("f16", "q8_0"))
+    found = [prediction.candidate for prediction in one.predict(600)]
+    assert small in found
+    assert {(candidate.context, candidate.kv_type, candidate.n_batch) for candidate in found} == {
+        (longest, "q8_0", 256)
+    }
+    assert one.answer().refused == 0.0
+
+
+def test_where_there_is_no_memory_for_all_requests_it_is_told_how_many_are_refused(tmp_path: Path) -> None:
+    longest, second, *_ = search(tmp_path).choices.contexts
+    least, more = (Candidate(2, one, "unified", "f16", 256, kv_cells=one) for one in (second, longest))
+    total = search(tmp_path)._bytes(least)
+    assert total < search(tmp_path)._bytes(more)
+    one = search(tmp_path / "short", total)
+    found = [prediction.candidate for prediction in one.predict(600)]
+    assert least in found
+    assert {candidate.context for candidate in found} == {second}
+    answer = one.answer()
+    assert answer.refused == answer.prediction.best.failed > 0
 
 
 def test_nothing_fits(tmp_path: Path) -> None:
@@ -89,6 +103,29 @@ def test_the_default_is_compared_with_where_it_refuses_something(
     assert least in dict(one.shortlist())
     assert least in [prediction.candidate for prediction in one.answer().others]
     assert one.answer().chosen != least
+
+
+def test_what_was_answered_is_answered_again_with_less_memory(tmp_path: Path) -> None:
+    one = search(tmp_path)
+    best, *_ = (prediction.candidate for prediction in one.predict(600))
+    one.file.state.probes.append(_probe(best, 1.0))
+    answer = one.answer()
+    one.file.state.chosen, one.file.state.done = answer.chosen, True
+    one.file.save()
+    again = search(tmp_path, memory=2**20).answer()
+    assert (again.chosen, again.score, again.changes) == (best, 1.0, answer.changes)
+
+
+def test_where_no_server_of_the_best_came_up_what_did_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least = Candidate(context=512)
+    monkeypatch.setattr(searching, "DEFAULT", least)
+    one = search(tmp_path)
+    best, *_ = (prediction.candidate for prediction in one.predict(600))
+    failed = Probe(round=1, candidate=best, level=3.0, seed=2, reading=nothing_came(3.0, 40.0))
+    one.file.state.probes += [failed, _probe(least, 0.5)]
+    assert one.answer().chosen == least
 
 
 def _probe(candidate: Candidate, good: float) -> Probe:

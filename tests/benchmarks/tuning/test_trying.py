@@ -61,6 +61,14 @@ async def test_the_better_half_goes_on() -> None:
     assert choose(known, lambda one: one.slots, Candidate()) == Candidate(slots=4)
 
 
+async def test_what_is_only_compared_with_takes_nobodys_place() -> None:
+    server, known = Server(), list[Probe]()
+    shortlist = [(one, 4.0) for one in candidates(4)]
+    beside = {Candidate(slots=4)}
+    await halve(shortlist, [Round(4, 10), Round(2, 20)], server.measure, CHAT, known, lambda: None, beside=beside)
+    assert [slots for slots, _, seconds in server.asked] == [1, 2, 3, 4, 3, 2]
+
+
 async def test_what_was_measured_before_is_not_measured_again() -> None:
     first, known = Server(), list[Probe]()
     shortlist = [(one, 4.0) for one in candidates(4)]
