@@ -12,11 +12,12 @@ from slotwise.benchmarks.cli import app as bench
 from slotwise.benchmarks.simulation.cli import simulate
 from slotwise.benchmarks.tuning.cli import tune
 from slotwise.commands import out, refused
-from slotwise.config import ConfigError, Settings, load_settings
+from slotwise.config import ConfigError, load_settings
 from slotwise.doctor import doctor
 from slotwise.fit import fit
 from slotwise.keys.cli import app as keys
 from slotwise.ps import ps
+from slotwise.settings import Settings
 from slotwise.usage.cli import usage
 
 logger = logging.getLogger(__name__)

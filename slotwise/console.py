@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from slotwise.config import Settings
 from slotwise.scheduler.dispatcher import Dispatcher, ServedModel
+from slotwise.settings import Settings
 
 logger = logging.getLogger(__name__)
 console = Console(stderr=True)

@@ -15,7 +15,7 @@ from slotwise.advice.finding import Finding, size
 from slotwise.advice.judge import judge
 from slotwise.advice.snapshot import NotASnapshot, Snapshot, Window, snapshot_of, windows
 from slotwise.commands import AsJson, out, refused
-from slotwise.config import DEFAULT_PORT
+from slotwise.settings import DEFAULT_PORT
 
 EXIT_NOTHING, EXIT_SOMETHING = 0, 1
 

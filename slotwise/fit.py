@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from slotwise.commands import AsJson, Folder, out, refused
-from slotwise.config import ConfigError, load_settings, parse_bytes
+from slotwise.config import ConfigError, load_settings
 from slotwise.load_store import LoadStore
 from slotwise.loads import model_loads
 from slotwise.memory.accounts import device_name
@@ -24,6 +24,7 @@ from slotwise.memory.probe import read_memory
 from slotwise.needs import ModelFile, Need, Parts
 from slotwise.paths import data_folder
 from slotwise.plans import with_cells
+from slotwise.settings import parse_bytes
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.layout import pool_sizes
 from slotwise.workers.protocol import LoadModel

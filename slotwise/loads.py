@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
-from slotwise.config import ConfigError, ModelTable, PrefixTable, Settings
+from slotwise.config import ConfigError
 from slotwise.memory.architectures import EMBEDDERS, HYBRID, RECURRENT
 from slotwise.memory.facts import ModelFacts, Pooling, read_facts
 from slotwise.memory.probe import read_memory
 from slotwise.model_folder import models_in
 from slotwise.places import places_of
+from slotwise.settings import ModelTable, PrefixTable, Settings
 from slotwise.workers.fake import SCHEME as FAKE_SCHEME
 from slotwise.workers.fake import TEMPLATE as FAKE_TEMPLATE
 from slotwise.workers.protocol import LoadModel, NamedPrefix

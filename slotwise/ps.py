@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from slotwise.commands import err, out
-from slotwise.config import DEFAULT_PORT
 from slotwise.memory.pressure import NORMAL
+from slotwise.settings import DEFAULT_PORT
 
 _INTERVAL_S = 1.0
 _UNKNOWN = "-"

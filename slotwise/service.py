@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from slotwise.advisor import advise
 from slotwise.api.app import create_app
 from slotwise.api.metrics import Metrics
-from slotwise.config import ConfigError, Settings, data_of, key_store, memory_budgets
+from slotwise.config import ConfigError, data_of, key_store, memory_budgets
 from slotwise.console import announce, watch_loads
 from slotwise.keys.keyring import Keyring
 from slotwise.keys.store import KeyStoreError
@@ -35,6 +35,7 @@ from slotwise.scheduler.events import BookUsage
 from slotwise.scheduler.measured import WorkerMemory
 from slotwise.scheduler.specs import ModelSpec, PoolSize, SchedulerConfig
 from slotwise.server import AddressInUse, Server, bind, http_server
+from slotwise.settings import Settings
 from slotwise.usage.entry import Outcome, UsageEntry
 from slotwise.usage.ledger import UsageLedger
 from slotwise.usage.store import UsageStore, UsageStoreError

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from slotwise.config import ConfigError, load_settings, memory_budgets, parse_bytes, parse_duration
+from slotwise.config import ConfigError, load_settings, memory_budgets
 from slotwise.loads import facts_of_load, model_loads
 from slotwise.memory.footprint import HOST
+from slotwise.settings import parse_bytes, parse_duration
 from slotwise.workers.protocol import LoadModel
 from tests.tiny_models import write_encoder, write_model
 

@@ -22,7 +22,7 @@ from slotwise.scheduler.dispatcher import Dispatcher
 from slotwise.scheduler.lease import Lease
 from slotwise.scheduler.policy import KeyPolicy
 from slotwise.scheduler.specs import ModelSpec, PoolSize, SchedulerConfig
-from slotwise.workers import child
+from slotwise.workers import child, preparer
 from slotwise.workers.constraint import Constraints
 from slotwise.workers.fake import FakeModel
 from slotwise.workers.loop import StepLoop
@@ -73,7 +73,7 @@ WORLDS = {
 }
 
 
-class Preparer(child.Preparer):
+class Preparer(preparer.Preparer):
     """What the child's does, without its thread."""
 
     def __init__(self, prepare: Preparing) -> None:
@@ -100,7 +100,7 @@ class Worker:
         self.loop = StepLoop(self.model, timer=lambda: world.now, constraints=constraints)
         prompts = PromptPreparer(self.model.vocabulary, self.model.info.vocab_size)
         self.preparer = Preparer(for_answers(prompts, constraints))
-        self.inbox: deque[Command | child._PreparedTokens] = deque()
+        self.inbox: deque[Command | preparer.PreparedTokens] = deque()
         self.to_prepare: deque[Prepare] = deque()
         self.prepares = self.steps = self.dead = False
         self.heard = self.told = 0.0
@@ -123,7 +123,7 @@ class Worker:
 
         def done() -> None:
             self.prepares = False
-            self.inbox.append(child._PreparedTokens(command.request_id, inputs))
+            self.inbox.append(preparer.PreparedTokens(command.request_id, inputs))
             self.tell(report)
             self.wake()
             self.prepare()

@@ -7,7 +7,7 @@ import anyio
 import msgspec
 import pytest
 
-from slotwise.config import Settings, load_settings
+from slotwise.config import load_settings
 from slotwise.keys.keyring import Keyring
 from slotwise.keys.store import KeyStore
 from slotwise.load_store import LoadStore
@@ -17,6 +17,7 @@ from slotwise.plans import Plan, plans_of
 from slotwise.scheduler.measured import Measured, WorkerMemory
 from slotwise.scheduler.status import Reservation
 from slotwise.service import Service
+from slotwise.settings import Settings
 from slotwise.usage.ledger import UsageLedger
 from slotwise.usage.store import UsageStore
 from tests.tiny_models import write_model

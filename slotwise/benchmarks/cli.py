@@ -24,9 +24,10 @@ from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.tokens import CountError
 from slotwise.benchmarks.traces import TraceError
 from slotwise.commands import EXIT_INTERRUPTED
-from slotwise.config import DEFAULT_PORT, ConfigError
+from slotwise.config import ConfigError
 from slotwise.loads import demo_model_path
 from slotwise.memory.probe import physical_cores
+from slotwise.settings import DEFAULT_PORT
 
 #: A condition did not hold; the command line is wrong; a server can not be measured; a leg shows nothing, because the
 #: client was too slow or nothing was answered.

@@ -14,41 +14,34 @@ import faulthandler
 import gc
 import logging
 import os
-import queue
 import resource
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from itertools import count
 from typing import NoReturn
 
-from slotwise.request import Prompt
-from slotwise.workers.constraint import ConstraintRefused, Constraints
+from slotwise.workers.constraint import Constraints
 from slotwise.workers.embedding import EmbedLoop
 from slotwise.workers.fake import SCHEME, FakeModel
 from slotwise.workers.fake_embedder import FakeEmbedder
-from slotwise.workers.frames import FrameBuffer, FrameError, decode_command, encode
+from slotwise.workers.frames import FrameBuffer, FrameError, decode_command
 from slotwise.workers.inputs import InputPreparer
 from slotwise.workers.loop import ModelBroken, StepLoop
 from slotwise.workers.model import ContextLost, Embedder, Model
-from slotwise.workers.prepare import PromptPreparer, PromptRefused
-from slotwise.workers.prepared import Made, Preparing, for_answers, for_vectors
+from slotwise.workers.prepare import PromptPreparer
+from slotwise.workers.prepared import Preparing, for_answers, for_vectors
+from slotwise.workers.preparer import FrameWriter, Inbox, PreparedTokens, Preparer
 from slotwise.workers.protocol import (
     EXIT_CONTEXT_LOST,
+    EXIT_MODEL_BROKEN,
     CancelSequence,
     Command,
     ExtendSequence,
     Loading,
     LoadModel,
-    Message,
     PauseSequence,
     Prepare,
-    Prepared,
-    PrepareFailed,
     Ready,
     ResizePool,
     ResumeSequence,
@@ -56,139 +49,15 @@ from slotwise.workers.protocol import (
     StartFailed,
     StartSequence,
 )
+from slotwise.workers.threads import start_thread, with_large_stack
 from slotwise.workers.warm import warm_up_prefixes
 
 logger = logging.getLogger("slotwise.worker")
 
-#: llama.cpp's regex fallback recurses once per character (llama.cpp #27783): 8 MiB of stack end at about 26,000.
-PREPARE_STACK_BYTES = 512 * 1024 * 1024
-EXIT_MODEL_BROKEN = 70
 _PR_SET_PDEATHSIG = 1
 
 
 _Loop = StepLoop | EmbedLoop
-
-
-class FrameWriter:
-    """Writes whole frames to a descriptor, from any thread."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._lock = threading.Lock()
-
-    def send(self, message: Message) -> None:
-        view = memoryview(encode(message))
-        with self._lock:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-
-
-class Inbox:
-    """Commands in order of arrival, for the main thread; filled by the reader and the preparer."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Command | _PreparedTokens] = queue.SimpleQueue()
-
-    def put(self, item: Command | _PreparedTokens) -> None:
-        self._queue.put(item)
-
-    def get(self) -> Command | _PreparedTokens:
-        """The next item, when there is one."""
-        return self._queue.get()
-
-    def drain(self, *, wait: bool) -> list[Command | _PreparedTokens]:
-        """Everything there is; with `wait`, at least one item."""
-        items = [self._queue.get()] if wait else []
-        while True:
-            try:
-                items.append(self._queue.get_nowait())
-            except queue.Empty:
-                return items
-
-
-class _PreparedTokens:
-    """From the preparer to the main thread: the tokens of one prompt, or of each of its inputs."""
-
-    def __init__(self, request_id: str, inputs: list[list[int]]) -> None:
-        self.request_id = request_id
-        self.inputs = inputs
-
-
-class Preparer:
-    """The prepare thread, and the set of prompts that are still owed.
-
-    A constraint that is not known yet is compiled by a thread of its own, the shortest first: schemas can be made to
-    take long, and other prompts do not wait for them.
-    """
-
-    def __init__(self, prepare: Preparing, inbox: Inbox, writer: FrameWriter) -> None:
-        self._prepare = prepare
-        self._inbox = inbox
-        self._writer = writer
-        self._queue: queue.SimpleQueue[Prepare] = queue.SimpleQueue()
-        #: By how large it is, then in order of arrival.
-        self._to_compile: queue.PriorityQueue[tuple[int, int, Made]] = queue.PriorityQueue()
-        self._arrivals = count()
-        self._cancelled: set[str] = set()
-        #: Asked for and not yet taken over by the main thread. The reader adds, before the main thread can hear of
-        #: anything that follows; the main thread removes.
-        self.owed: set[str] = set()
-        _start_thread(self._run, "prepare", stack_bytes=PREPARE_STACK_BYTES)
-        _start_thread(self._compile, "compile")
-
-    def submit(self, command: Prepare) -> None:
-        self.owed.add(command.request_id)
-        self._queue.put(command)
-
-    def cancel(self, request_id: str) -> None:
-        if request_id in self.owed:
-            self._cancelled.add(request_id)
-
-    def take(self, item: _PreparedTokens) -> list[list[int]] | None:
-        """The tokens of each input, or None if nobody wants them any more."""
-        self.owed.discard(item.request_id)
-        if item.request_id in self._cancelled:
-            self._cancelled.discard(item.request_id)
-            return None
-        return item.inputs
-
-    def _run(self) -> None:
-        while True:
-            command = self._queue.get()
-            self._answer(command.request_id, partial(self._prepare, command))
-
-    def _compile(self) -> None:
-        while True:
-            *_, made = self._to_compile.get()
-            self._answer(made.report.request_id, partial(_compiled, made))
-
-    def _answer(self, request_id: str, prepare: Callable[[], Made]) -> None:
-        """Once for each prompt, but for one of which the other thread does the rest."""
-        inputs: list[list[int]] = []
-        report: Message = Prepared(request_id, prompt_tokens=0)
-        try:
-            if request_id not in self._cancelled:
-                made = prepare()
-                if made.rest is not None:
-                    self._to_compile.put((made.size, next(self._arrivals), made))
-                    return
-                report, inputs = made.report, made.inputs
-        except PromptRefused as refusal:
-            report = PrepareFailed(request_id, refusal.message, refusal.param, refusal.code)
-        except ConstraintRefused as refusal:
-            report = PrepareFailed(request_id, str(refusal), refusal.param, "invalid_schema")
-        except Exception:
-            logger.exception("prompt of %s could not be prepared", request_id)
-            report = PrepareFailed(request_id, "the prompt could not be tokenised", "messages")
-        # First the tokens, then the news: a StartSequence that answers the news must find the tokens.
-        self._inbox.put(_PreparedTokens(request_id, inputs))
-        self._writer.send(report)
-
-
-def _compiled(made: Made) -> Made:
-    assert made.rest is not None
-    made.rest()
-    return Made(made.report, made.inputs)
 
 
 class Reader:
@@ -199,7 +68,7 @@ class Reader:
         self._inbox = inbox
         #: There before the first Prepare comes: nobody is asked to prepare who has not said Ready.
         self.preparer: Preparer | None = None
-        _start_thread(self._run, "reader")
+        start_thread(self._run, "reader")
 
     def _run(self) -> None:
         buffer = FrameBuffer()
@@ -259,8 +128,8 @@ def _serve(loop: _Loop, inbox: Inbox, preparer: Preparer, writer: FrameWriter) -
             writer.send(loop.step())
 
 
-def _apply(item: Command | _PreparedTokens, loop: _Loop, preparer: Preparer) -> None:
-    if isinstance(item, _PreparedTokens):
+def _apply(item: Command | PreparedTokens, loop: _Loop, preparer: Preparer) -> None:
+    if isinstance(item, PreparedTokens):
         inputs = preparer.take(item)
         if not inputs:
             return
@@ -335,7 +204,7 @@ def _writing(
     model: Model, constraints: Constraints, load: LoadModel, writer: FrameWriter
 ) -> tuple[Model, StepLoop, Preparing]:
     prompts = PromptPreparer(model.vocabulary, model.info.vocab_size)
-    prepare = _with_large_stack(prompts.prepare)
+    prepare = with_large_stack(prompts.prepare)
     warm = warm_up_prefixes(model, prepare, load, lambda done: writer.send(Loading("prefixes", done)))
     loop = StepLoop(model, warm, host_bytes=load.host_bytes, itl_target=load.itl_target, constraints=constraints)
     return model, loop, for_answers(prompts, constraints)
@@ -345,40 +214,6 @@ def _embedding(model: Embedder, load: LoadModel) -> tuple[Embedder, EmbedLoop, P
     inputs = InputPreparer(model.vocabulary, model.info, model.rank_format)
     prepare = for_vectors(inputs, PromptPreparer(model.vocabulary, model.info.vocab_size))
     return model, EmbedLoop(model, budget=load.n_batch), prepare
-
-
-def _start_thread(target: Callable[[], object], name: str, *, stack_bytes: int = 0) -> None:
-    """A daemon thread whose failure ends the process: a worker without its reader or preparer would hang for ever."""
-
-    def run() -> None:
-        try:
-            target()
-        except BaseException:
-            logger.exception("worker thread %s failed", name)
-            os._exit(EXIT_MODEL_BROKEN)
-
-    with _stack_size(stack_bytes):
-        threading.Thread(target=run, name=name, daemon=True).start()
-
-
-@contextmanager
-def _stack_size(count: int) -> Iterator[None]:
-    """Threads that are started meanwhile have a stack of so many bytes; 0 = the system's own."""
-    previous = threading.stack_size(count)
-    try:
-        yield
-    finally:
-        threading.stack_size(previous)
-
-
-def _with_large_stack(prepare: Callable[[Prompt], list[int]]) -> Callable[[Prompt], list[int]]:
-    """The same, on a thread of its own for each call: see PREPARE_STACK_BYTES."""
-
-    def call(prompt: Prompt) -> list[int]:
-        with _stack_size(PREPARE_STACK_BYTES), ThreadPoolExecutor(1, "prepare") as executor:
-            return executor.submit(prepare, prompt).result()
-
-    return call
 
 
 def _claim_pipes() -> tuple[int, int]:

@@ -317,6 +317,8 @@ Report = Loading | Ready | StartFailed | Resized | Prepared | PrepareFailed | St
 
 #: A worker that could not make a context again ends so: other programs have taken the memory, no request is to blame.
 EXIT_CONTEXT_LOST = 75
+#: One whose model is broken, or that failed otherwise, ends so.
+EXIT_MODEL_BROKEN = 70
 #: In the reason of a worker that was ended because it stood still.
 NO_PROGRESS = "made no progress"
 

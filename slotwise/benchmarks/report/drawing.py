@@ -217,11 +217,11 @@ def _beside(x: float, y: float, side: str) -> dict[str, Any]:
     return {"xytext": (x, y), "textcoords": "offset points", "ha": side, "va": "bottom", "annotation_clip": False}
 
 
-def legend(axes: Any, place: str) -> None:
-    """A legend within the plot; long names are cut."""
+def legend(axes: Any, place: str, lines: int = 1) -> None:
+    """A legend within the plot; what of a name does not fit into so many lines is cut."""
     found = axes.legend(loc=place, handlelength=1.4, labelspacing=0.3, borderaxespad=0.3)
     for text in found.get_texts():
-        text.set_text(wrapped(text.get_text(), 24, 1))
+        text.set_text(wrapped(text.get_text(), 24, lines))
 
 
 def ramp(count: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,21 +29,23 @@ from slotwise.benchmarks.simulation.cli import (
 from slotwise.benchmarks.simulation.served import ALL_LAYERS, MeasuredHere, Served, calibration_key
 from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.traces import read_trace
+from slotwise.benchmarks.tuning.answering import Answer, answer_of
 from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate, Choices, threads_to_try
 from slotwise.benchmarks.tuning.judging import Reading, nothing_came
 from slotwise.benchmarks.tuning.memory import ceiling_of
 from slotwise.benchmarks.tuning.pareto import pareto
 from slotwise.benchmarks.tuning.predicting import Predictor
-from slotwise.benchmarks.tuning.searching import DEFAULT, Answer, Search
+from slotwise.benchmarks.tuning.searching import DEFAULT, Search
 from slotwise.benchmarks.tuning.state import Question, StateFile
 from slotwise.benchmarks.tuning.telling import config_of, figures_of, reading_in_words, told
 from slotwise.benchmarks.tuning.trying import Bench
 from slotwise.benchmarks.tuning.workloads import NAMES, Workload, workload_named, workload_of_trace
 from slotwise.commands import EXIT_INTERRUPTED, Folder, err, out
-from slotwise.config import load_settings, memory_budgets, parse_bytes
+from slotwise.config import load_settings, memory_budgets
 from slotwise.durations import seconds_of
 from slotwise.memory.probe import cpu_cores, physical_cores
 from slotwise.paths import data_folder
+from slotwise.settings import parse_bytes
 
 #: Of the time that there is: measuring steps, and simulating.
 _CALIBRATING, _PREDICTING = 0.2, 0.15
@@ -53,21 +56,38 @@ def tune(
     model: Annotated[str | None, typer.Argument(help="GGUF file; none: the demo model.", show_default=False)] = None,
     workload: Annotated[str, typer.Option(help=f"{', '.join(NAMES)}, or a trace (JSONL).")] = "chat",
     users: Annotated[
-        int | None, typer.Option(help="So many people, and no others; none: as many as can be served.", min=1)
+        int | None,
+        typer.Option(
+            help="So many people who ask, read and ask again, and no others; none: as many as can be served.", min=1
+        ),
     ] = None,
-    ttft: Annotated[str | None, typer.Option(help="Within it the first token, as 2s.", show_default="2s")] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(help="A trace: so many times as fast; none: as fast as can be served.", min=0.01),
+    ] = None,
+    ttft: Annotated[str | None, typer.Option(help="Longest wait for a first token, as 2s.", show_default="2s")] = None,
     tpot: Annotated[
-        str | None, typer.Option(help="Time of each token after it, as 100ms.", show_default="100ms")
+        str | None, typer.Option(help="Longest time for each token after it, as 100ms.", show_default="100ms")
     ] = None,
-    e2e: Annotated[str | None, typer.Option(help="All of an answer within it.", show_default=False)] = None,
+    e2e: Annotated[str | None, typer.Option(help="Longest time for all of an answer.", show_default=False)] = None,
     memory: Annotated[str | None, typer.Option(help="Most memory, as 8GiB.", show_default="as there is")] = None,
     minutes: Annotated[float, typer.Option(help="About how long it may take.", min=2)] = 20.0,
     scale_lengths: Annotated[float, typer.Option(help="All lengths so many times as long.", min=0.001)] = 1.0,
     allow_kv: Annotated[str, typer.Option(help="The smallest type of KV cells that answers may have.")] = "q8_0",
     simulate: Annotated[bool, typer.Option("--simulate", help="Measure no server: choose by simulation.")] = False,
-    gpu: Annotated[str | None, typer.Option(help="Simulate this GPU: 'RTX 4090'.", show_default=False)] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="Simulate this GPU: 'RTX 4090', or NAME,gib=24,gbs=1008,tflops=330 (memory, GB/s of it, dense FP16).",
+            show_default=False,
+        ),
+    ] = None,
     cpu: Annotated[
-        str | None, typer.Option(help="Simulate this processor: cores=8,ghz=3.5,gbs=60,gib=64.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Simulate this processor: cores=8,ghz=3.5,gbs=60,gib=64 (GB/s of its memory, and how much).",
+            show_default=False,
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Compute threads.", show_default="the physical cores")] = None,
     out_file: Annotated[
@@ -99,7 +119,7 @@ def tune(
         wanted = None if memory is None else _bytes(memory)
         budgets = memory_budgets(load_settings({}, environment={}))
         predictor = Predictor(
-            model, common, load, slo, engines, seed, TEMPLATE_TOKENS, None if users is None else float(users)
+            model, common, load, slo, engines, seed, TEMPLATE_TOKENS, level=_level(load, users, speed)
         )
         subject = predictor.served(DEFAULT)
         on_cpu = hardware is None and not subject.load.n_gpu_layers
@@ -127,7 +147,7 @@ def tune(
             file.forget()
         search = Search(predictor, load, engines, ceiling_of(hardware, budgets, wanted), file, choices, _say)
         _Run(search, minutes * 60, simulate=simulate).go()
-        answer = search.answer()
+        answer = answer_of(search)
         file.state.chosen, file.state.done = answer.chosen, True
         file.save()
         assumptions = engines.assumptions(predictor.served(answer.chosen))
@@ -182,35 +202,29 @@ class _Run:
         engines = search.engines
         if not isinstance(engines, MeasuredHere):
             return
-        choices, context = search.choices, search.choices.contexts[0]
-        split, unified, small = (
-            search.predictor.served(candidate)
-            for candidate in (
-                Candidate(context=context),
-                Candidate(context=context, kv_layout="unified"),
-                Candidate(context=context, kv_type=choices.kv_types[-1]),
-            )
-        )
-        shares = 4 + (choices.is_flash is not None) + len(choices.threads)
-        each = 0.0 if search.file.state.done else _CALIBRATING * self._seconds / shares
-        more = [search.predictor.served(Candidate(context=context, threads=count)) for count in choices.threads]
-        if choices.is_flash is not None:
-            other = "off" if split.flash else "on"
-            more.append(search.predictor.served(Candidate(context=context, flash_attn=other)))
-        await calibrated(engines, [split], 2 * each)
-        if search.predictor.served(DEFAULT).load.slots > 1:
-            await calibrated(engines, [unified], each)
-        if len(choices.kv_types) > 1:
-            await calibrated(engines, [small], each)
-        await calibrated(engines, more, each)
+        is_done = search.file.state.done
+        # Of those that fit, that which is most usual. Raises before anything is measured where none does.
+        usual = search.default if is_done else (await anyio.to_thread.run_sync(search.first))[0]
+        wanted = [search.predictor.served(one) for one in self._kinds(usual)]
+        # The first twice as long: all but one layout is told from it.
+        each = 0.0 if is_done else _CALIBRATING * self._seconds / (len(wanted) + 1)
+        await calibrated(engines, wanted[:1], 2 * each)
+        await calibrated(engines, wanted[1:], each)
         if not self._simulate:
-            await self._host(self._usual(), [split, unified, small, *more])
+            await self._host(usual, wanted)
 
-    def _usual(self) -> Candidate:
-        """As many slots as usual, and a context for all requests; or as much of it as there is memory for."""
-        search = self._search
-        wanted = [Candidate(slots=count, context=one) for one in search.choices.contexts for count in (8, 4, 2, 1)]
-        return next((one for one in wanted if search.ceiling.fits(search.predictor.served(one))), wanted[0])
+    def _kinds(self, usual: Candidate) -> list[Candidate]:
+        """Candidates whose steps take differently long, and that are told apart by nothing but measuring."""
+        choices = self._search.choices
+        split = Candidate(context=usual.context)
+        unified = Candidate(context=usual.context, kv_layout="unified")
+        small = [replace(split, kv_type=kind) for kind in choices.kv_types[1:]]
+        if usual.kv_cells:  # there is so little memory that cells are shared and small
+            small.append(replace(unified, kv_type=choices.kv_types[-1]))
+        more = [replace(split, threads=count) for count in choices.threads]
+        if choices.is_flash is not None:
+            more.append(replace(split, flash_attn="off" if choices.is_flash(split) else "on"))
+        return [split, unified, *small, *more]
 
     async def _host(self, candidate: Candidate, others: Sequence[Served]) -> None:
         """What the front takes of this machine, which is the same for all."""
@@ -230,7 +244,7 @@ class _Run:
         for other in others:
             found_other = engines.find(other)
             if found_other is not None and found_other.host is None:
-                engines.keep(other, msgspec.structs.replace(found_other, host=host))
+                engines.keep(other, msgspec.structs.replace(found_other, host=host, template=known.template))
 
     @property
     def _common_flags(self) -> tuple[str, ...]:
@@ -251,6 +265,15 @@ class _Run:
             return nothing_came(level, seconds)
         _say(reading_in_words(candidate, reading, search.workload))
         return reading
+
+
+def _level(load: Workload, users: int | None, speed: float | None) -> float | None:
+    """The only one that matters, if there is one. Raises ValueError."""
+    if load.crowd.trace and users is not None:
+        raise ValueError(f"'users' is {users}, and a trace has its own; 'speed' says how fast it is replayed")
+    if not load.crowd.trace and speed is not None:
+        raise ValueError(f"'speed' is {speed:g}, and is for traces; 'users' says how many people there are")
+    return speed if users is None else float(users)
 
 
 def _slo(ttft: str | None, tpot: str | None, e2e: str | None) -> Slo:
@@ -298,7 +321,7 @@ def _bytes(text: str) -> int:
 def _draw(search: Search, answer: Answer, path: Path) -> None:
     probes, slo = search.file.state.probes, search.predictor.slo
     try:
-        plot = pareto(answer.others, probes, answer.chosen, DEFAULT, slo, simulated=not answer.measured)
+        plot = pareto(answer.others, probes, answer.chosen, answer.default, slo, simulated=not answer.measured)
         if path.suffix == ".svg":
             path.write_text(plot.svg(), encoding="utf-8")
         else:

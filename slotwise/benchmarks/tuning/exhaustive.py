@@ -20,12 +20,14 @@ from slotwise.benchmarks.job import until_terminated
 from slotwise.benchmarks.live import display
 from slotwise.benchmarks.measure import Options
 from slotwise.benchmarks.metrics import Slo
+from slotwise.benchmarks.peers import PeerError
 from slotwise.benchmarks.simulation.cli import refusals
 from slotwise.benchmarks.simulation.served import served
+from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.tuning.candidates import Candidate, contexts_for
-from slotwise.benchmarks.tuning.judging import Reading
+from slotwise.benchmarks.tuning.judging import Reading, nothing_came
 from slotwise.benchmarks.tuning.searching import DEFAULT
-from slotwise.benchmarks.tuning.trying import Bench, Probe, score
+from slotwise.benchmarks.tuning.trying import Bench, Probe, measured_reading, score
 from slotwise.benchmarks.tuning.workloads import workload_named
 from slotwise.commands import err, out
 from slotwise.durations import seconds_of
@@ -82,6 +84,8 @@ def main(
         context = contexts_for(load.needs(1, known), known)[0]
         other = "off" if served(Candidate(context=context).settings, None).flash else "on"
         candidates = [*(grid_of(context, other) if grid_too else ()), *(_candidate(one) for one in more or ())]
+        if not candidates:
+            raise ValueError("there is nothing to measure: 'more' names no settings")
         options = Options(slo, context=context)
 
         async def go() -> Grid:
@@ -90,7 +94,11 @@ def main(
                 for candidate in candidates if repeat % 2 == 0 else reversed(candidates):
                     with display(err, load.warmup_s + seconds) as shown:
                         bench = Bench(subject.load.path, (), load, options, shown.watch)
-                        reading = await bench.measure(candidate, float(users), seconds, repeat + 1)
+                        try:
+                            reading = await bench.measure(candidate, float(users), seconds, repeat + 1)
+                        except (PeerError, ServerUnfit) as error:  # as `tune` does
+                            err.print(f"  {candidate}: {error}", highlight=False)
+                            reading = nothing_came(float(users), seconds)
                     grid.probes.append(
                         Probe(round=repeat, candidate=candidate, level=float(users), seed=repeat + 1, reading=reading)
                     )
@@ -139,13 +147,15 @@ def _tell(candidate: Candidate, reading: Reading) -> None:
 
 def _table(grid: Grid) -> Table:
     table = Table(box=None, header_style="bold")
-    for heading in ("SETTINGS", "GOOD REQ/S", "OF THE BEST"):
+    for heading in ("SETTINGS", "SCORE", "OF THE BEST", "GOOD REQ/S", "IN TIME"):
         table.add_column(heading, justify="left" if heading == "SETTINGS" else "right")
     ranked = grid.ranked()
     best = score(grid.probes, ranked[0])
     for one in ranked:
-        name = f"{one}{' (default)' if one == DEFAULT else ''}"
-        table.add_row(name, f"{score(grid.probes, one):.3f}", f"{score(grid.probes, one) / best:.2f}")
+        name, reached = f"{one}{' (default)' if one == DEFAULT else ''}", score(grid.probes, one)
+        found = measured_reading(grid.probes, one) or nothing_came(float(grid.users), 0.0)
+        of_best = f"{reached / best:.2f}" if best else "n/a"
+        table.add_row(name, f"{reached:.3f}", of_best, f"{found.goodput_s:.3f}", f"{found.attainment:.0%}")
     return table
 
 

@@ -26,7 +26,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     #: More than the chosen settings take.
     bytes: int
     fits: bool = True
-    #: Of the requests, with a context that is too short for them.
+    #: Of the load's requests, those that need more tokens than its context has.
     refused: float = 0.0
 
 
@@ -55,10 +55,10 @@ def binding(chosen: Prediction, changes: list[Change], slo: Slo, level_words: st
     shown = above or best
     if above is None and best.attainment >= _NEARLY_ALL:
         return Binding("nothing", f"Nothing binds with {level_words}: {best.attainment:.0%} are within the limits.")
-    return _of_time(best, shown, slo, level_words)
+    return _of_time(best, shown, slo, f"with {level_words}" if above is None else f"beyond {level_words}")
 
 
-def _of_time(best: Reading, above: Reading, slo: Slo, level_words: str) -> Binding:
+def _of_time(best: Reading, above: Reading, slo: Slo, where: str) -> Binding:
     """Which limit is broken when more come, and whether the machine is busy then."""
     busy = above.busy or 0.0
     prompts = (above.prompts or 0.0) / busy if busy else 0.0
@@ -66,7 +66,7 @@ def _of_time(best: Reading, above: Reading, slo: Slo, level_words: str) -> Bindi
     if above.slow > above.late + above.failed and slo.tpot is not None:
         return Binding(
             "latency",
-            f"Time per token binds: beyond {level_words}, 95% of answers take up to {1000 * above.tpot_p95:,.0f} ms a "
+            f"Time per token binds: {where}, 95% of answers take up to {1000 * above.tpot_p95:,.0f} ms a "
             f"token, {1000 * slo.tpot:,.0f} are allowed ({machine}).",
         )
     wait = (
@@ -76,10 +76,8 @@ def _of_time(best: Reading, above: Reading, slo: Slo, level_words: str) -> Bindi
     )
     limit = "" if slo.ttft is None else f", {slo.ttft:g} s are allowed"
     if busy >= 0.8:
-        return Binding("compute", f"Compute binds: beyond {level_words} there is {wait}{limit}; {machine}.")
-    return Binding(
-        "latency", f"The wait for a first token binds: beyond {level_words} there is {wait}{limit}; {machine}."
-    )
+        return Binding("compute", f"Compute binds: {where} there is {wait}{limit}; {machine}.")
+    return Binding("latency", f"The wait for a first token binds: {where} there is {wait}{limit}; {machine}.")
 
 
 def _percent(relative: float | None) -> str:

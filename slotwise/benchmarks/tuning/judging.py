@@ -40,6 +40,11 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     prompts: float | None = None
 
     @property
+    def started(self) -> bool:
+        """There was a server (`nothing_came`)."""
+        return self.judged > 0 or self.failed < 1.0
+
+    @property
     def attainment(self) -> float:
         return self.attained / self.judged if self.judged else 0.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from slotwise.benchmarks.hardware import Hardware
 from slotwise.benchmarks.simulation.served import Served
@@ -21,17 +21,25 @@ class Ceiling:
         self._hardware = hardware
         self._known: dict[LoadModel, Amounts] = {}
 
+    def look(self, subjects: Sequence[Served]) -> None:
+        """At many workers of one model at once: a dry run is a process."""
+        loads = list(dict.fromkeys(one.load for one in subjects if one.load not in self._known))
+        if not loads:
+            return
+        file = subjects[0].file
+        if self._hardware is None:
+            needs = file.needs(loads)
+        else:
+            split = Split(-1) if self._hardware.is_gpu else Split(0)
+            needs = [file.by_formula(load, split, note="the hardware is not here") for load in loads]
+        self._known |= {
+            load: {HOST: 2**62} if need.error else need.amounts for load, need in zip(loads, needs, strict=True)
+        }
+
     def amounts(self, subject: Served) -> Amounts:
         """Bytes of a worker, by device."""
-        load = subject.load
-        if load not in self._known:
-            if self._hardware is None:
-                (need,) = subject.file.needs([load])
-            else:
-                split = Split(-1) if self._hardware.is_gpu else Split(0)
-                need = subject.file.by_formula(load, split, note="the hardware is not here")
-            self._known[load] = {HOST: 2**62} if need.error else need.amounts
-        return self._known[load]
+        self.look([subject])
+        return self._known[subject.load]
 
     def total(self, subject: Served) -> int:
         """Bytes of the device that computes."""

@@ -58,7 +58,7 @@ def pareto(
         axes.set_xlabel("time per token, 95% (stars: measured)")
         axes.set_ylabel("output tok/s")
         axes.set_title(title)
-        legend(axes, "lower right")
+        legend(axes, "lower right", lines=2)
     words = "; ".join(
         f"{one.candidate}: "
         + ", ".join(f"{r.output_tok_s:.0f} tok/s at {1000 * r.tpot_p95:.0f} ms" for r in one.readings)

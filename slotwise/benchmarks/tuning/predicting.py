@@ -67,16 +67,27 @@ class Predictor:
     def contexts(self) -> list[int]:
         """That have room for the workload's requests, for all and for nearly all; the longest first. All candidates are
         asked for what the longest has room for: with a shorter one some is refused, and is not asked for less."""
-        known = self.served(Candidate()).file.shape.context_train
-        return contexts_for(self.workload.needs(self.seed, known), known)
+        return contexts_for(self._needs, self.served(Candidate()).file.shape.context_train)
+
+    @cached_property
+    def _needs(self) -> list[int]:
+        return self.workload.needs(self.seed, self.served(Candidate()).file.shape.context_train)
+
+    def too_long(self, context: int) -> float:
+        """Of the load's requests, those that need more tokens, prompt and answer."""
+        return sum(tokens > context for tokens in self._needs) / len(self._needs)
 
     def stop(self) -> None:
         """Whatever is simulated ends soon, in whatever thread, with Stopped."""
         self._stopped = True
 
-    def _go_on(self, seconds: float) -> None:
+    def look_whether_stopped(self) -> None:
+        """Raises Stopped."""
         if self._stopped:
             raise Stopped
+
+    def _go_on(self, seconds: float) -> None:
+        self.look_whether_stopped()
 
     def served(self, candidate: Candidate) -> Served:
         """Raises ConfigError."""

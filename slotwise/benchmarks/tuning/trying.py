@@ -23,6 +23,8 @@ _LEAST_S = 15.0
 _TIE = 0.03
 #: Requests within the limits from which on a candidate is given more people, and below which fewer.
 _MORE, _FEWER = 0.95, 0.8
+#: Of a reading: what is a part of its requests, and what is per second.
+_PARTS, _RATES = ("late", "slow", "failed"), ("goodput_s", "soft_s", "output_tok_s")
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +109,7 @@ async def halve(
     for number, stage in enumerate(rounds):
         remaining = remaining[: stage.candidates]
         for candidate in remaining:
-            if not any(probe.round == number and probe.candidate == candidate for probe in known):
+            if not any(one.round == number and one.candidate == candidate and one.reading.started for one in known):
                 seed = number + 1
                 reading = await measure(candidate, levels[candidate], stage.seconds, seed)
                 known.append(
@@ -130,17 +132,48 @@ def _next_level(reading: Reading, workload: Workload) -> float:
     return levels[max(at - 1, 0)] if reading.attainment < _FEWER else reading.level
 
 
+def of_servers(probes: Sequence[Probe]) -> list[Probe]:
+    """Those of candidates with which the server came up when it was last started."""
+    last = {probe.candidate: probe.reading for probe in probes}
+    return [probe for probe in probes if last[probe.candidate].started and probe.reading.started]
+
+
 def score(probes: Sequence[Probe], candidate: Candidate) -> float:
     """The best of its levels; of a level the mean by time."""
-    by_level: dict[float, list[Reading]] = {}
+    return max((_mean(found, "soft_s") for found in _by_level(probes, candidate).values()), default=0.0)
+
+
+def measured_reading(probes: Sequence[Probe], candidate: Candidate) -> Reading | None:
+    """All readings of the level that it is best at together: what can be counted is, of times the longest one's stand.
+    None: no server came up with it."""
+    found = max(_by_level(of_servers(probes), candidate).values(), key=lambda one: _mean(one, "soft_s"), default=[])
+    if not found:
+        return None
+    longest = max(found, key=lambda one: one.seconds)
+    judged = sum(one.judged for one in found)
+    parts = {name: sum(getattr(one, name) * one.judged for one in found) / max(judged, 1) for name in _PARTS}
+    return msgspec.structs.replace(
+        longest,
+        **parts,
+        **{name: _mean(found, name) for name in _RATES},
+        judged=judged,
+        attained=sum(one.attained for one in found),
+        seconds=sum(one.seconds for one in found),
+    )
+
+
+def _by_level(probes: Sequence[Probe], candidate: Candidate) -> dict[float, list[Reading]]:
+    found: dict[float, list[Reading]] = {}
     for probe in probes:
         if probe.candidate == candidate:
-            by_level.setdefault(probe.level, []).append(probe.reading)
-    means = [
-        sum(one.soft_s * one.seconds for one in found) / sum(one.seconds for one in found)
-        for found in by_level.values()
-    ]
-    return max(means, default=0.0)
+            found.setdefault(probe.level, []).append(probe.reading)
+    return found
+
+
+def _mean(readings: Sequence[Reading], name: str) -> float:
+    """By time."""
+    total: float = sum(getattr(one, name) * one.seconds for one in readings)
+    return total / sum(one.seconds for one in readings)
 
 
 def choose(probes: Sequence[Probe], bytes_of: Callable[[Candidate], int], default: Candidate) -> Candidate:

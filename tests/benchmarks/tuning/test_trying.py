@@ -1,12 +1,23 @@
 """Half of the candidates go after each round, and what was measured is not measured again."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slotwise.benchmarks.tuning.candidates import Candidate
-from slotwise.benchmarks.tuning.judging import Reading
-from slotwise.benchmarks.tuning.trying import Probe, Round, choose, halve, rounds_for, score, seconds_of_rounds
+from slotwise.benchmarks.tuning.judging import Reading, nothing_came
+from slotwise.benchmarks.tuning.trying import (
+    Probe,
+    Round,
+    choose,
+    halve,
+    measured_reading,
+    of_servers,
+    rounds_for,
+    score,
+    seconds_of_rounds,
+)
 from slotwise.benchmarks.tuning.workloads import workload_named
 
 CHAT = workload_named("chat")
@@ -133,3 +144,32 @@ def test_the_score_is_that_of_the_best_level() -> None:
     ]
     assert score(probes, one) == pytest.approx(1.5)
     assert score(probes, Candidate(slots=3)) == 0.0
+
+
+def test_what_was_measured_of_a_level_is_told_together() -> None:
+    one = Candidate()
+    short = msgspec.structs.replace(reading(4.0, 1.0, attainment=1.0), seconds=20.0, ttft_p95=0.5, failed=0.0)
+    long = msgspec.structs.replace(reading(4.0, 4.0, attainment=0.5), seconds=40.0, ttft_p95=2.0, failed=0.3)
+    worse = reading(6.0, 0.1)
+    probes = [Probe(round=0, candidate=one, level=found.level, seed=1, reading=found) for found in (short, long, worse)]
+    found = measured_reading(probes, one)
+    assert found is not None
+    assert (found.level, found.judged, found.attained, found.seconds) == (4.0, 200, 150, 60.0)
+    assert found.goodput_s == pytest.approx(3.0)
+    assert found.failed == pytest.approx(0.15)
+    assert found.ttft_p95 == 2.0, "of the longer one"
+    assert measured_reading(probes, Candidate(slots=3)) is None
+
+
+def test_whose_server_did_not_come_up_the_last_time_was_not_measured() -> None:
+    one, other = candidates(2)
+    failed = nothing_came(4.0, 20.0)
+    assert not failed.started
+    probes = [
+        Probe(round=number, candidate=candidate, level=4.0, seed=1, reading=found)
+        for number, candidate, found in ((0, one, reading(4.0, 1.0)), (0, other, failed), (1, one, failed))
+    ]
+    assert of_servers(probes) == []
+    again = Probe(round=0, candidate=other, level=4.0, seed=1, reading=reading(4.0, 1.0))
+    assert of_servers([*probes, again]) == [again]
+    assert measured_reading(probes, one) is None
