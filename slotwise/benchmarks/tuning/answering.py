@@ -41,8 +41,7 @@ def answer_of(search: Search) -> Answer:
     state, found = search.file.state, search.ranked()
     # What was answered before is answered again, though there may be less memory by now.
     chosen = state.chosen or _choose(search, found)
-    known = (one for one in state.predictions if one.candidate == chosen)
-    prediction = next(known, None) or search.predictor.predict(chosen)
+    prediction = state.predicted(chosen) or search.predictor.predict(chosen)
     measured = measured_reading(state.probes, chosen)
     tried = _changes(search, prediction)
     words = search.workload.words(prediction.best.level)
@@ -86,8 +85,7 @@ def _changes(search: Search, chosen: Prediction) -> list[Change]:
     for words, candidate in changes(chosen.candidate, search.choices):
         if not search.is_known(candidate):
             continue
-        known = next((one for one in state.predictions if one.candidate == candidate), None)
-        known = known or search.predictor.predict(candidate)
+        known = state.predicted(candidate) or search.predictor.predict(candidate)
         found.append(
             Change(
                 words=words,

@@ -17,7 +17,6 @@ from slotwise.benchmarks.job import until_terminated
 from slotwise.benchmarks.live import display
 from slotwise.benchmarks.measure import Options
 from slotwise.benchmarks.metrics import PRESETS, Slo
-from slotwise.benchmarks.peers import PeerError
 from slotwise.benchmarks.report.drawing import NoPlots
 from slotwise.benchmarks.simulation.cli import (
     TEMPLATE_TOKENS,
@@ -27,11 +26,10 @@ from slotwise.benchmarks.simulation.cli import (
     refusals,
 )
 from slotwise.benchmarks.simulation.served import ALL_LAYERS, MeasuredHere, Served, calibration_key
-from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.traces import read_trace
 from slotwise.benchmarks.tuning.answering import Answer, answer_of
 from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate, Choices, threads_to_try
-from slotwise.benchmarks.tuning.judging import Reading, nothing_came
+from slotwise.benchmarks.tuning.judging import Reading
 from slotwise.benchmarks.tuning.memory import ceiling_of
 from slotwise.benchmarks.tuning.pareto import pareto
 from slotwise.benchmarks.tuning.predicting import Predictor
@@ -254,16 +252,12 @@ class _Run:
     async def _measure(self, candidate: Candidate, level: float, seconds: float, seed: int) -> Reading:
         search = self._search
         path = search.predictor.served(candidate).load.path
-        try:
-            with display(err, search.workload.warmup_s + seconds) as shown:
-                options = Options(search.predictor.slo, context=search.predictor.contexts[0])
-                bench = Bench(path, self._common_flags, search.workload, options, shown.watch)
-                reading = await bench.measure(candidate, level, seconds, seed)
-        except (PeerError, ServerUnfit) as error:
-            # Settings with which there is no server are worth nothing, and no reason to end.
-            _say(f"  {candidate}: {error}")
-            return nothing_came(level, seconds)
-        _say(reading_in_words(candidate, reading, search.workload))
+        with display(err, search.workload.warmup_s + seconds) as shown:
+            options = Options(search.predictor.slo, context=search.predictor.contexts[0])
+            bench = Bench(path, self._common_flags, search.workload, options, shown.watch, _say)
+            reading = await bench.measure(candidate, level, seconds, seed)
+        if reading.started:
+            _say(reading_in_words(candidate, reading, search.workload))
         return reading
 
 

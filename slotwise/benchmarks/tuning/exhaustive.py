@@ -20,10 +20,8 @@ from slotwise.benchmarks.job import until_terminated
 from slotwise.benchmarks.live import display
 from slotwise.benchmarks.measure import Options
 from slotwise.benchmarks.metrics import Slo
-from slotwise.benchmarks.peers import PeerError
 from slotwise.benchmarks.simulation.cli import refusals
 from slotwise.benchmarks.simulation.served import served
-from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.tuning.candidates import Candidate, contexts_for
 from slotwise.benchmarks.tuning.judging import Reading, nothing_came
 from slotwise.benchmarks.tuning.searching import DEFAULT
@@ -93,12 +91,8 @@ def main(
             for repeat in range(repeats):
                 for candidate in candidates if repeat % 2 == 0 else reversed(candidates):
                     with display(err, load.warmup_s + seconds) as shown:
-                        bench = Bench(subject.load.path, (), load, options, shown.watch)
-                        try:
-                            reading = await bench.measure(candidate, float(users), seconds, repeat + 1)
-                        except (PeerError, ServerUnfit) as error:  # as `tune` does
-                            err.print(f"  {candidate}: {error}", highlight=False)
-                            reading = nothing_came(float(users), seconds)
+                        bench = Bench(subject.load.path, (), load, options, shown.watch, _say)
+                        reading = await bench.measure(candidate, float(users), seconds, repeat + 1)
                     grid.probes.append(
                         Probe(round=repeat, candidate=candidate, level=float(users), seed=repeat + 1, reading=reading)
                     )
@@ -138,11 +132,14 @@ def _candidate(spelled: str) -> Candidate:
 
 
 def _tell(candidate: Candidate, reading: Reading) -> None:
-    err.print(
+    _say(
         f"  {candidate}: {reading.goodput_s:.3f} requests/s in time ({reading.attained} of {reading.judged}), "
-        f"{reading.output_tok_s:.0f} tok/s",
-        highlight=False,
+        f"{reading.output_tok_s:.0f} tok/s"
     )
+
+
+def _say(text: str) -> None:
+    err.print(text, highlight=False)
 
 
 def _table(grid: Grid) -> Table:

@@ -106,7 +106,7 @@ class Search:
         """As far as there is time; `least`: so many of them in any case."""
         state = self.file.state
         for number, candidate in enumerate(dict.fromkeys(candidates)):
-            if any(one.candidate == candidate for one in state.predictions) or not self._possible(candidate):
+            if state.predicted(candidate) or not self._possible(candidate):
                 continue
             if time.perf_counter() > until and number >= least:
                 return
@@ -131,8 +131,8 @@ class Search:
 
     def predicted_default(self) -> list[Prediction]:
         """The default settings, where there is memory for them: to compare with, also where they refuse something."""
-        known = (one for one in self.file.state.predictions if one.candidate == self.default)
-        return [one for one in known if self._possible(self.default)]
+        known = self.file.state.predicted(self.default)
+        return [known] if known and self._possible(self.default) else []
 
     def shortlist(self) -> list[tuple[Candidate, float]]:
         """The most promising with their levels, of those that are alike the simplest; and, among the first, the default

@@ -59,6 +59,9 @@ class State(msgspec.Struct, kw_only=True):
     chosen: Candidate | None = None
     done: bool = False
 
+    def predicted(self, candidate: Candidate) -> Prediction | None:
+        return next((one for one in self.predictions if one.candidate == candidate), None)
+
 
 class StateFile:
     """One question's file."""

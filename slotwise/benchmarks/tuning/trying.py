@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from slotwise.benchmarks.measure import Options, prepare, run_leg
-from slotwise.benchmarks.peers import our_server
+from slotwise.benchmarks.peers import PeerError, our_server
 from slotwise.benchmarks.processes import running
 from slotwise.benchmarks.runner import Run
+from slotwise.benchmarks.survey import ServerUnfit
 from slotwise.benchmarks.tuning.candidates import KV_TYPES, Candidate, distance
-from slotwise.benchmarks.tuning.judging import Reading, read
+from slotwise.benchmarks.tuning.judging import Reading, nothing_came, read
 from slotwise.benchmarks.tuning.workloads import Workload
 
 #: Seconds of a probe beside its measured part and its warm-up: a start, and what is under way at its end.
@@ -78,8 +79,17 @@ class Bench:
     #: With the most tokens of a request, which are the same for all candidates.
     options: Options
     watch: Callable[[Run, str, float], None]
+    say: Callable[[str], None]
 
     async def measure(self, candidate: Candidate, level: float, seconds: float, seed: int) -> Reading:
+        """Settings with which there is no server are worth nothing, and no reason to end."""
+        try:
+            return await self._measure(candidate, level, seconds, seed)
+        except (PeerError, ServerUnfit) as error:
+            self.say(f"  {candidate}: {error}")
+            return nothing_came(level, seconds)
+
+    async def _measure(self, candidate: Candidate, level: float, seconds: float, seed: int) -> Reading:
         """Raises PeerError or ServerUnfit."""
         contestant = our_server(self.path, (*self.common, *candidate.flags), str(candidate))
         options = replace(self.options, seed=seed)

@@ -17,6 +17,7 @@ from slotwise.benchmarks.tuning.searching import Search
 from slotwise.benchmarks.tuning.state import Question, StateFile
 from slotwise.benchmarks.tuning.trying import Probe
 from slotwise.benchmarks.tuning.workloads import workload_named
+from tests.benchmarks.tuning.test_trying import reading
 
 CPU = cpu_of("cores=4,ghz=3,gbs=40,gib=64", "avx512")
 SLO = Slo("s", ttft=2.0, tpot=0.1)
@@ -26,6 +27,14 @@ SLO = Slo("s", ttft=2.0, tpot=0.1)
 def few_slots_and_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "first_ones", lambda context: first_ones(context, slots=(1, 4)))
     monkeypatch.setattr(predicting, "WINDOW_S", 120.0)
+
+
+@pytest.fixture
+def short_default(monkeypatch: pytest.MonkeyPatch) -> Candidate:
+    """The default settings refuse some of the load's requests."""
+    least = Candidate(context=512)
+    monkeypatch.setattr(searching, "DEFAULT", least)
+    return least
 
 
 def search(
@@ -95,12 +104,8 @@ def test_nothing_fits(tmp_path: Path) -> None:
         search(tmp_path, memory=2**20).predict(600)
 
 
-def test_the_default_is_compared_with_where_it_refuses_something(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    least = Candidate(context=512)
-    monkeypatch.setattr(searching, "DEFAULT", least)
-    one = search(tmp_path)
+def test_the_default_is_compared_with_where_it_refuses_something(tmp_path: Path, short_default: Candidate) -> None:
+    least, one = short_default, search(tmp_path)
     found = one.predict(600)
     assert least not in [prediction.candidate for prediction in found]
     assert least in dict(one.shortlist())
@@ -119,12 +124,8 @@ def test_what_was_answered_is_answered_again_with_less_memory(tmp_path: Path) ->
     assert (again.chosen, again.reading, again.changes) == (best, answer.reading, answer.changes)
 
 
-def test_where_no_server_of_the_best_came_up_what_did_is_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    least = Candidate(context=512)
-    monkeypatch.setattr(searching, "DEFAULT", least)
-    one = search(tmp_path)
+def test_where_no_server_of_the_best_came_up_what_did_is_chosen(tmp_path: Path, short_default: Candidate) -> None:
+    least, one = short_default, search(tmp_path)
     best, *_ = (prediction.candidate for prediction in one.predict(600))
     failed = Probe(round=1, candidate=best, level=3.0, seed=2, reading=nothing_came(3.0, 40.0))
     one.file.state.probes += [failed, _probe(least, 0.5)]
@@ -162,18 +163,4 @@ def test_only_where_few_fit_smaller_ones_are_looked_at(tmp_path: Path) -> None:
 
 
 def _probe(candidate: Candidate, good: float) -> Probe:
-    reading = Reading(
-        level=3.0,
-        goodput_s=good,
-        soft_s=good,
-        output_tok_s=100.0,
-        ttft_p95=1.0,
-        tpot_p95=0.05,
-        judged=40,
-        attained=40,
-        late=0.0,
-        slow=0.0,
-        failed=0.0,
-        seconds=40.0,
-    )
-    return Probe(round=1, candidate=candidate, level=3.0, seed=2, reading=reading)
+    return Probe(round=1, candidate=candidate, level=3.0, seed=2, reading=reading(3.0, good, attainment=1.0))
